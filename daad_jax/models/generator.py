@@ -1,0 +1,79 @@
+"""The generator (paper, Fig. 3): a U-Net in which no raw encoder feature reaches the decoder."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from daad_jax.config import ModelConfig
+from daad_jax.models.layers import Conv, ConvTranspose
+from daad_jax.models.memory import BlockMemory
+from daad_jax.models.norm import batch_norm
+
+Usage = dict[str, dict[str, jax.Array]]
+
+
+class Generator(nn.Module):
+    """Encoder, a memory per scale, decoder.
+
+    Scale 1 is the bottleneck at 1 / 2^levels, scales 2.. are the skips going up to 1/2; full
+    resolution has neither skip nor memory. A scale with 0 memory items passes its features
+    unchanged, which is how AE and AE+Skip are built.
+    """
+
+    config: ModelConfig
+    channels: int
+    axis_name: str | None = None
+
+    def width(self, level: int) -> int:
+        """Channels at 1 / 2^level of the full resolution."""
+        return min(self.config.base_width * 2**level, self.config.max_width)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, Usage]:
+        """Reconstructs images.
+
+        Args:
+            images: `[B, H, W, C]` in [0, 1]; H and W multiples of 2^levels.
+            train: batch statistics (and their running means updated) instead of running ones.
+
+        Returns:
+            Reconstructions `[B, H, W, C]` in [0, 1], and per memory its usage.
+        """
+        chex.assert_rank(images, 4)
+        chex.assert_axis_dimension(images, 3, self.channels)
+        levels = self.config.levels
+        features = [self._unit(Conv(self.width(0), name="stem"), images, train)]
+        for level in range(1, levels + 1):
+            down = Conv(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"down{level}")
+            features.append(self._unit(down, features[-1], train))
+
+        usage: Usage = {}
+        x = self._remember(1, features[levels], usage)
+        for level in reversed(range(levels)):
+            up = ConvTranspose(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"up{level}")
+            x = self._unit(up, x, train)
+            scale = levels - level + 1
+            if level > 0 and self.config.skips[scale - 2]:
+                x = jnp.concatenate([x, self._remember(scale, features[level], usage)], axis=-1)
+        logits = Conv(self.channels, name="output")(x)
+        return jax.nn.sigmoid(logits), usage
+
+    def _unit(self, conv: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+        """ConvBNReLU."""
+        return jax.nn.relu(batch_norm(f"{conv.name}_norm", self.axis_name, train)(conv(x)))  # pyright: ignore[reportCallIssue]
+
+    def _remember(self, scale: int, features: jax.Array, usage: Usage) -> jax.Array:
+        items = self.config.memory_items[scale - 1]
+        if items == 0:
+            return features
+        name = f"memory{scale}"
+        memory = BlockMemory(
+            items,
+            self.config.division[scale - 1],
+            self.config.temperature,
+            self.config.shrink,
+            name=name,
+        )
+        read, usage[name] = memory(features)
+        return read

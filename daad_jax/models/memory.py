@@ -1,0 +1,166 @@
+"""Block-wise memory (paper, Fig. 3): divide a map into blocks, read each from a bank, assemble again."""
+
+import math
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from daad_jax.errors import UserError
+
+Division = tuple[int, int, int]
+EPSILON = 1e-12
+
+
+def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") -> Division:
+    """Division rates for a map of `shape` = (H, W, C), with 0 standing for the whole axis.
+
+    Raises:
+        UserError: a rate that does not divide its axis; names the module, the shape and the rates.
+    """
+    rates = tuple(cuts or axis for cuts, axis in zip(division, shape))
+    if any(axis % cuts for cuts, axis in zip(rates, shape)):
+        raise UserError(
+            f"{name}: a feature map of (H, W, C) = {tuple(shape)} cannot be cut by config.model.division "
+            f"= {tuple(division)}: every rate must divide its axis (0 stands for the whole axis)"
+        )
+    return rates  # pyright: ignore[reportReturnType]
+
+
+def divide(features: jax.Array, division: Division) -> jax.Array:
+    """Cuts a map into blocks, each flattened to one query.
+
+    Args:
+        features: `[B, H, W, C]`.
+        division: cuts per axis (r_h, r_w, r_c), each dividing its axis.
+
+    Returns:
+        Queries `[B, Q, D]`, Q = r_h r_w r_c and D = (H / r_h)(W / r_w)(C / r_c).
+    """
+    batch, height, width, channels = features.shape
+    rows, columns, depth = division
+    block = (height // rows, width // columns, channels // depth)
+    cut = features.reshape(batch, rows, block[0], columns, block[1], depth, block[2])
+    return cut.transpose(0, 1, 3, 5, 2, 4, 6).reshape(batch, rows * columns * depth, -1)
+
+
+def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]) -> jax.Array:
+    """Puts every block back in its place: the inverse of `divide`.
+
+    Args:
+        queries: `[B, Q, D]`.
+        division: as given to `divide`.
+        shape: (H, W, C) of the map.
+
+    Returns:
+        `[B, H, W, C]`.
+    """
+    height, width, channels = shape
+    rows, columns, depth = division
+    block = (height // rows, width // columns, channels // depth)
+    cut = queries.reshape(-1, rows, columns, depth, *block)
+    return cut.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, channels)
+
+
+def address(
+    queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0
+) -> jax.Array:
+    """Weights of the items for every query: softmax over j of cos(q, m_j) / temperature.
+
+    Args:
+        queries: `[..., D]`.
+        items: `[N, D]`.
+        temperature: 1 is the paper's equation; far below 1 makes the read select.
+        shrink: MemAE's hard-shrinkage threshold (weights below it become 0, the rest are
+            normalised again); 0 is the paper's equation.
+
+    Returns:
+        float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
+    """
+    queries, items = queries.astype(jnp.float32), items.astype(jnp.float32)
+    item_scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(items**2, -1, keepdims=True), EPSILON))
+    query_scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(queries**2, -1, keepdims=True), EPSILON))
+    cosine = query_scale * (queries @ (items * item_scale).T)
+    weights = jax.nn.softmax(cosine / temperature, axis=-1)
+    if shrink > 0:
+        above = jax.nn.relu(weights - shrink)
+        weights = above * weights / (jnp.abs(weights - shrink) + EPSILON)
+        weights = weights / jnp.maximum(jnp.sum(weights, -1, keepdims=True), EPSILON)
+    return weights
+
+
+def read(
+    queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """What the memory can express of each query: q^ = w M.
+
+    Args:
+        queries: `[..., D]`.
+        items: M, `[N, D]`.
+        temperature: see `address`.
+        shrink: see `address`.
+
+    Returns:
+        `[..., D]` in the type of `queries`, and the weights `[..., N]` in float32.
+    """
+    weights = address(queries, items, temperature, shrink)
+    return (weights @ items.astype(jnp.float32)).astype(queries.dtype), weights
+
+
+def usage(weights: jax.Array) -> dict[str, jax.Array]:
+    """How a batch of queries used the memory.
+
+    Args:
+        weights: `[B, Q, N]`.
+
+    Returns:
+        `entropy` (of the weights, mean, as a share of log N: 1 is uniform, 0 selects one item; 0
+        where N = 1), `top_weight` (mean largest weight) and `hits` `[N]`, the share of the queries
+        that have the item on top.
+    """
+    count = weights.shape[-1]
+    entropy = -jnp.mean(jnp.sum(jax.scipy.special.xlogy(weights, weights), -1))
+    top = jax.nn.one_hot(jnp.argmax(weights, -1), count)
+    return jax.lax.stop_gradient(
+        {
+            "entropy": entropy / max(math.log(count), EPSILON),
+            "top_weight": jnp.mean(jnp.max(weights, -1)),
+            "hits": jnp.mean(top, axis=(0, 1)),
+        }
+    )
+
+
+class BlockMemory(nn.Module):
+    """A bank of N normal blocks through which a feature map must pass."""
+
+    items: int
+    division: Division
+    temperature: float = 1.0
+    shrink: float = 0.0
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Replaces every block of `features` by what the bank can express of it.
+
+        Args:
+            features: `[B, H, W, C]`.
+
+        Returns:
+            `[B, H, W, C]`, and the usage statistics of `usage`.
+
+        Raises:
+            UserError: the division rates do not divide (H, W, C).
+        """
+        chex.assert_rank(features, 4)
+        shape: Any = features.shape[1:]
+        division = resolve(self.division, shape, self.name or "memory")
+        queries = divide(features, division)
+        # Only the direction of an item addresses, but its length is what is read: unit variance
+        # per entry starts the read at the scale of batch-normalised features.
+        bank = self.param(
+            "items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32
+        )
+        expressed, weights = read(queries, bank, self.temperature, self.shrink)
+        return assemble(expressed, division, shape), usage(weights)

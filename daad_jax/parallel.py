@@ -1,0 +1,113 @@
+"""The only file that knows devices: jit on one, pmap on many, the same code for several processes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from daad_jax.errors import UserError
+
+AXIS = "devices"
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A function of (replicated tree, batch) compiled for some devices.
+
+    `batch_axis` is None on one device, else the name of the mapped axis.
+    """
+
+    devices: Sequence[jax.Device]  # of this process
+
+    @property
+    def axis_name(self) -> str | None:
+        return AXIS if self.many else None
+
+    @property
+    def many(self) -> bool:
+        return len(self.devices) * jax.process_count() > 1
+
+    def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> Callable[[Any, Any], Any]:
+        """`step(state, batch) -> (state, metrics)` with the state donated."""
+        if not self.many:
+            return jax.jit(step, donate_argnums=0)
+        devices = None if jax.process_count() > 1 else self.devices
+        return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of `tree` on every device, owned by the caller (it may be donated)."""
+        if not self.many:
+            return jax.tree.map(lambda x: jax.device_put(np.array(x), self.devices[0]), tree)
+        copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self.devices)
+        return copy(np.zeros(len(self.devices), np.int8), jax.device_get(tree))
+
+    def first(self, tree: Any) -> Any:
+        """One device's copy of a replicated tree, as numpy arrays."""
+        if not self.many:
+            return jax.device_get(tree)
+        # Other processes' copies cannot be read from here; ours can, without a gather.
+        return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+
+    def put(self, batch: np.ndarray) -> jax.Array:
+        """This process' part of a global batch, cut over its devices: `[b, ...]` -> `[n, b/n, ...]`."""
+        if not self.many:
+            return jax.device_put(batch, self.devices[0])
+        cut = batch.reshape(len(self.devices), -1, *batch.shape[1:])
+        return jax.device_put(cut, _sharding(self.devices))
+
+
+def choose(requested: int, batch_size: int) -> Mapped:
+    """Devices of this process for a global batch.
+
+    Args:
+        requested: local devices to use; 0: all.
+        batch_size: over all devices and processes.
+
+    Raises:
+        UserError: more devices than there are, or a batch that they cannot share evenly.
+    """
+    local = jax.local_devices()
+    if requested > len(local):
+        raise UserError(
+            f"config.train.devices = {requested}: this process has {len(local)} {local[0].platform} device(s)"
+        )
+    devices = local[: requested or len(local)]
+    if jax.process_count() > 1 and len(devices) < len(local):
+        raise UserError(
+            f"config.train.devices = {requested}: with several processes all devices take part; use 0"
+        )
+    total = len(devices) * jax.process_count()
+    if batch_size % total:
+        raise UserError(
+            f"config.train.batch_size = {batch_size}: must be a multiple of the {total} devices "
+            f"(the nearest is {max(total, round(batch_size / total) * total)}, or set config.train.devices)"
+        )
+    return Mapped(devices)
+
+
+def map_scoring(score: Callable[..., Any]) -> tuple[Callable[..., Any], int]:
+    """Compiles `score(variables, batch)` for all devices of this process.
+
+    Returns:
+        A function of (variables, numpy batch `[b, ...]`) giving numpy results `[b, ...]`, b a
+        multiple of the second value returned, the number of devices.
+    """
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        compiled = jax.jit(score)
+        return lambda variables, batch: jax.device_get(compiled(variables, batch)), 1
+    mapped = jax.pmap(score, in_axes=(None, 0), devices=devices)
+
+    def run(variables: Any, batch: np.ndarray) -> Any:
+        cut = batch.reshape(len(devices), -1, *batch.shape[1:])
+        outputs = jax.device_get(mapped(variables, cut))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+
+    return run, len(devices)
+
+
+def _sharding(devices: Sequence[jax.Device]) -> Any:
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))

@@ -1,0 +1,88 @@
+"""What training changes: parameters, batch statistics and optimiser states of both networks."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from daad_jax.config import Config, TrainConfig
+from daad_jax.models.discriminator import Discriminator
+from daad_jax.models.generator import Generator
+
+
+@flax.struct.dataclass
+class NetworkState:
+    """One network."""
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """As `module.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A run after `step` steps. `discriminator` is None where the losses need none."""
+
+    step: jax.Array
+    generator: NetworkState
+    discriminator: NetworkState | None
+
+
+def build_generator(config: Config, axis_name: str | None = None) -> Generator:
+    return Generator(config.model, config.data.channels, axis_name)
+
+
+def build_discriminator(config: Config, axis_name: str | None = None) -> Discriminator:
+    return Discriminator(config.model, axis_name)
+
+
+def learning_rate(config: TrainConfig) -> optax.Schedule:
+    """Step -> learning rate: linear warm-up, then constant or cosine to zero."""
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(
+            config.learning_rate, config.steps - config.warmup_steps
+        )
+    else:
+        after = optax.constant_schedule(config.learning_rate)
+    if config.warmup_steps == 0:
+        return after
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    return optax.adam(learning_rate(config), b1=config.beta1, b2=config.beta2)
+
+
+def create(config: Config) -> TrainState:
+    """The state before the first step, a function of `config.seed` alone.
+
+    Raises:
+        UserError: division rates that do not divide a feature map.
+    """
+    data = config.data
+    images = jnp.zeros((1, data.height, data.width, data.channels))
+    optimizer = build_optimizer(config.train)
+    generator_key, discriminator_key = jax.random.split(jax.random.key(config.seed))
+
+    def network(module: Any, key: jax.Array) -> NetworkState:
+        variables = jax.jit(lambda k: module.init(k, images, train=False))(key)
+        params = variables["params"]
+        return NetworkState(params, variables.get("batch_stats", {}), optimizer.init(params))
+
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=network(build_generator(config), generator_key),
+        discriminator=(
+            network(build_discriminator(config), discriminator_key)
+            if config.uses_discriminator
+            else None
+        ),
+    )

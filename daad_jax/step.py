@@ -1,0 +1,161 @@
+"""One training step of both networks, and what scoring computes: pure functions that know no devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from daad_jax.config import Config
+from daad_jax.losses import adversarial_loss, discriminator_loss, distance
+from daad_jax.state import (
+    NetworkState,
+    TrainState,
+    build_discriminator,
+    build_generator,
+    build_optimizer,
+)
+
+Metrics = dict[str, jax.Array]
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 `[B, H, W, C]` -> float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def make_train_step(
+    config: Config, axis_name: str | None = None
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """The step for this configuration.
+
+    Args:
+        config: a validated configuration.
+        axis_name: the mapped axis over which gradients, metrics and batch statistics are averaged;
+            None on one device.
+
+    Returns:
+        `train_step(state, images)`, images uint8 `[B, H, W, C]`, giving the next state and float32
+        metrics. Both networks are updated from one forward pass of the generator, each against the
+        other's parameters of before the step.
+    """
+    generator = build_generator(config, axis_name)
+    discriminator = build_discriminator(config, axis_name)
+    optimizer = build_optimizer(config.train)
+    loss = config.loss
+
+    def average(tree: Any) -> Any:
+        return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def update(network: NetworkState, grads: Any, batch_stats: Any) -> NetworkState:
+        updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
+        return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
+
+    def reconstruct(params: Any, batch_stats: Any, images: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        (fake, usage), new = generator.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )  # pyright: ignore[reportAssignmentType]
+        return fake, (usage, new.get("batch_stats", {}))
+
+    def judge(params: Any, batch_stats: Any, images: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, new = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs, new.get("batch_stats", {})
+
+    def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        images = to_unit(batch)
+        fake, pull_generator, (usage, generator_stats) = jax.vjp(
+            lambda params: reconstruct(params, state.generator.batch_stats, images),
+            state.generator.params,
+            has_aux=True,
+        )
+        reconstruction, fake_grad = jax.value_and_grad(distance)(fake, images, loss.distance)
+        metrics = {"reconstruction": reconstruction}
+        fake_grad = loss.reconstruction * fake_grad
+        next_discriminator = None
+
+        if state.discriminator is not None:
+            before = state.discriminator
+
+            (real_logits, real_features), pull_real, after_real = jax.vjp(
+                lambda params: judge(params, before.batch_stats, images),
+                before.params,
+                has_aux=True,
+            )
+            (fake_logits, fake_features), pull_fake, after_fake = jax.vjp(
+                lambda params, x: judge(params, after_real, x), before.params, fake, has_aux=True
+            )
+            # The fake pass is pulled back twice: into the discriminator's parameters by its own
+            # loss, and into the reconstruction by the generator's.
+            d_loss, (d_real, d_fake) = jax.value_and_grad(discriminator_loss, (0, 1))(
+                real_logits, fake_logits
+            )
+            zeros = jnp.zeros_like(fake_features)
+            d_grads = jax.tree.map(
+                jnp.add, pull_real((d_real, zeros))[0], pull_fake((d_fake, zeros))[0]
+            )
+            adversarial, g_logits = jax.value_and_grad(adversarial_loss)(fake_logits, loss.generator)
+            alignment, g_features = jax.value_and_grad(distance)(
+                fake_features, real_features, loss.distance
+            )
+            fake_grad += pull_fake((loss.adversarial * g_logits, loss.alignment * g_features))[1]
+            d_grads = average(d_grads)
+            next_discriminator = update(before, d_grads, after_fake)
+            metrics |= {
+                "adversarial": adversarial,
+                "alignment": alignment,
+                "discriminator": d_loss,
+                "discriminator_grad_norm": optax.global_norm(d_grads),
+            }
+
+        grads = average(pull_generator(fake_grad)[0])
+        weights = {k: getattr(loss, k) for k in ("reconstruction", "adversarial", "alignment")}
+        metrics["loss"] = sum(w * metrics[k] for k, w in weights.items() if k in metrics)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics = average(metrics | _usage_metrics(average(usage)))
+        next_generator = update(state.generator, grads, generator_stats)
+        return TrainState(state.step + 1, next_generator, next_discriminator), metrics
+
+    return train_step
+
+
+def make_score_step(
+    config: Config,
+) -> Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array | None]]:
+    """What scoring needs of both networks, with running batch statistics: no image sees another.
+
+    Returns:
+        `score_step(generator_variables, discriminator_variables, images)` for uint8 images
+        `[B, H, W, C]`, giving images and reconstructions `[B, H, W, C]` in [0, 1] and the feature
+        differences f_D(x) - f_D(x^) `[B, F]` (None without a discriminator).
+    """
+    generator = build_generator(config)
+    discriminator = build_discriminator(config)
+
+    def score_step(
+        generator_variables: Any, discriminator_variables: Any, batch: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        images = to_unit(batch)
+        fake, _ = generator.apply(generator_variables, images, train=False)  # pyright: ignore
+        if discriminator_variables is None:
+            return images, fake, None
+        _, real_features = discriminator.apply(discriminator_variables, images, train=False)  # pyright: ignore
+        _, fake_features = discriminator.apply(discriminator_variables, fake, train=False)  # pyright: ignore
+        return images, fake, real_features - fake_features
+
+    return score_step
+
+
+def _usage_metrics(usage: Any) -> Metrics:
+    """Per memory: entropy, mean top weight, and the share of items on top for some query."""
+    return {
+        f"{name}/{key}": value
+        for name, of in usage.items()
+        for key, value in {
+            "entropy": of["entropy"],
+            "top_weight": of["top_weight"],
+            "items_in_use": jnp.mean((of["hits"] > 0).astype(jnp.float32)),
+        }.items()
+    }
