@@ -53,7 +53,11 @@ class ModelConfig:
     levels: int = 4  # 2x down-samplings
     base_width: int = 64  # channels at full resolution; doubled per level
     max_width: int = 512
-    skips: tuple[bool, ...] = (True, True, True)  # scales 2.. (1/8, 1/4, 1/2); full resolution has none
+    skips: tuple[bool, ...] = (
+        True,
+        True,
+        True,
+    )  # scales 2.. (1/8, 1/4, 1/2); full resolution has none
     memory_items: tuple[int, ...] = (500, 500, 500, 500)  # N per scale; 0: features pass unchanged
     # Cuts (r_h, r_w, r_c) per scale; 0 stands for the whole axis, so (0, 0, 1) is pixel-wise (MemAE).
     division: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (1, 1, 1), (2, 2, 1), (4, 4, 1))
@@ -291,9 +295,7 @@ def _fits(value: Any, hint: Any) -> bool:
             return all(_fits(v, args[0]) for v in value)
         return len(value) == len(args) and all(_fits(v, a) for v, a in zip(value, args))
     if hint is float:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

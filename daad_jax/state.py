@@ -46,9 +46,7 @@ def build_discriminator(config: Config, axis_name: str | None = None) -> Discrim
 def learning_rate(config: TrainConfig) -> optax.Schedule:
     """Step -> learning rate: linear warm-up, then constant or cosine to zero."""
     if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(
-            config.learning_rate, config.steps - config.warmup_steps
-        )
+        after = optax.cosine_decay_schedule(config.learning_rate, config.steps - config.warmup_steps)
     else:
         after = optax.constant_schedule(config.learning_rate)
     if config.warmup_steps == 0:
@@ -81,8 +79,6 @@ def create(config: Config) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         generator=network(build_generator(config), generator_key),
         discriminator=(
-            network(build_discriminator(config), discriminator_key)
-            if config.uses_discriminator
-            else None
+            network(build_discriminator(config), discriminator_key) if config.uses_discriminator else None
         ),
     )

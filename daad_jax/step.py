@@ -54,9 +54,7 @@ def make_train_step(
 
     def reconstruct(params: Any, batch_stats: Any, images: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
-        (fake, usage), new = generator.apply(
-            variables, images, train=True, mutable=["batch_stats"]
-        )  # pyright: ignore[reportAssignmentType]
+        (fake, usage), new = generator.apply(variables, images, train=True, mutable=["batch_stats"])  # pyright: ignore[reportAssignmentType]
         return fake, (usage, new.get("batch_stats", {}))
 
     def judge(params: Any, batch_stats: Any, images: jax.Array) -> Any:
@@ -93,13 +91,9 @@ def make_train_step(
                 real_logits, fake_logits
             )
             zeros = jnp.zeros_like(fake_features)
-            d_grads = jax.tree.map(
-                jnp.add, pull_real((d_real, zeros))[0], pull_fake((d_fake, zeros))[0]
-            )
+            d_grads = jax.tree.map(jnp.add, pull_real((d_real, zeros))[0], pull_fake((d_fake, zeros))[0])
             adversarial, g_logits = jax.value_and_grad(adversarial_loss)(fake_logits, loss.generator)
-            alignment, g_features = jax.value_and_grad(distance)(
-                fake_features, real_features, loss.distance
-            )
+            alignment, g_features = jax.value_and_grad(distance)(fake_features, real_features, loss.distance)
             fake_grad += pull_fake((loss.adversarial * g_logits, loss.alignment * g_features))[1]
             d_grads = average(d_grads)
             next_discriminator = update(before, d_grads, after_fake)
@@ -107,13 +101,13 @@ def make_train_step(
                 "adversarial": adversarial,
                 "alignment": alignment,
                 "discriminator": d_loss,
-                "discriminator_grad_norm": optax.global_norm(d_grads),
+                "discriminator_grad_norm": optax.tree.norm(d_grads),
             }
 
         grads = average(pull_generator(fake_grad)[0])
         weights = {k: getattr(loss, k) for k in ("reconstruction", "adversarial", "alignment")}
         metrics["loss"] = sum(w * metrics[k] for k, w in weights.items() if k in metrics)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics = average(metrics | _usage_metrics(average(usage)))
         next_generator = update(state.generator, grads, generator_stats)
         return TrainState(state.step + 1, next_generator, next_discriminator), metrics

@@ -64,9 +64,7 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
     return cut.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, channels)
 
 
-def address(
-    queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0
-) -> jax.Array:
+def address(queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0) -> jax.Array:
     """Weights of the items for every query: softmax over j of cos(q, m_j) / temperature.
 
     Args:
@@ -159,8 +157,6 @@ class BlockMemory(nn.Module):
         queries = divide(features, division)
         # Only the direction of an item addresses, but its length is what is read: unit variance
         # per entry starts the read at the scale of batch-normalised features.
-        bank = self.param(
-            "items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32
-        )
+        bank = self.param("items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32)
         expressed, weights = read(queries, bank, self.temperature, self.shrink)
         return assemble(expressed, division, shape), usage(weights)

@@ -1,0 +1,102 @@
+"""The step: losses against numpy, many devices against one, and limit cases."""
+
+import jax
+import numpy as np
+import pytest
+
+from daad_jax import losses, state
+from daad_jax.config import Config
+from daad_jax.parallel import Mapped
+from daad_jax.step import make_train_step
+
+
+def small(**loss) -> Config:
+    config = Config()
+    config.model.levels = 2
+    config.model.base_width = 4
+    config.model.skips = (True,)
+    config.model.memory_items = (5, 6)
+    config.model.division = ((1, 1, 1), (2, 2, 1))
+    config.model.discriminator_width = 4
+    config.data.height = config.data.width = 16
+    for key, value in loss.items():
+        setattr(config.loss, key, value)
+    return config
+
+
+def batches(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 16, 3), np.uint8)
+
+
+def run(config, devices):
+    mapped = Mapped(jax.devices()[:devices])
+    step = mapped.compile_step(make_train_step(config, mapped.axis_name))
+    train_state = mapped.replicate(state.create(config))
+    for batch in batches(3):
+        train_state, metrics = step(train_state, mapped.put(batch))
+    return mapped.first(train_state), mapped.first(metrics)
+
+
+def test_losses_are_the_papers():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 4, 3, 3, 2)).astype(np.float32)
+    real, fake = rng.normal(size=(2, 7)).astype(np.float32)
+    expected = np.mean([np.linalg.norm((x - y).ravel()) for x, y in zip(a, b)])
+    np.testing.assert_allclose(losses.distance(a, b, "l2"), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.distance(a, b, "squared"), np.mean((a - b) ** 2), rtol=1e-5)
+    d_real, d_fake = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
+    value = np.mean(np.log(d_real)) + np.mean(np.log(1 - d_fake))
+    np.testing.assert_allclose(losses.discriminator_loss(real, fake), -value, rtol=1e-5)
+    minimax = losses.adversarial_loss(fake, "minimax")
+    np.testing.assert_allclose(minimax, np.mean(np.log(1 - d_fake)), rtol=1e-5)
+    saturating = losses.adversarial_loss(fake, "non_saturating")
+    np.testing.assert_allclose(saturating, -np.mean(np.log(d_fake)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_many_devices_give_what_one_gives(devices):
+    one, one_metrics = run(small(), 1)
+    many, many_metrics = run(small(), devices)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+    # Adam divides by the gradient's own size, so rounding in a gradient of about 0 can turn an
+    # update's sign: a tenth of the parameters' tolerance is one learning rate.
+    jax.tree.map(close, one.generator.variables, many.generator.variables)
+    jax.tree.map(close, one.discriminator.variables, many.discriminator.variables)
+    for key in ("loss", "reconstruction", "alignment"):
+        np.testing.assert_allclose(one_metrics[key], many_metrics[key], rtol=1e-4)
+
+
+def test_gradients_reach_every_parameter():
+    config = small()
+    before = state.create(config)
+    after, metrics = jax.jit(make_train_step(config))(before, batches(1)[0])
+    for old, new in zip(
+        jax.tree.leaves((before.generator.params, before.discriminator.params)),
+        jax.tree.leaves((after.generator.params, after.discriminator.params)),
+    ):
+        assert not np.array_equal(old, new)
+    weighted = 50 * metrics["reconstruction"] + metrics["adversarial"] + metrics["alignment"]
+    np.testing.assert_allclose(metrics["loss"], weighted, rtol=1e-5)
+
+
+def test_daad_without_plus_has_no_discriminator():
+    config = small(adversarial=0.0, alignment=0.0)
+    before = state.create(config)
+    assert before.discriminator is None
+    after, metrics = jax.jit(make_train_step(config))(before, batches(1)[0])
+    assert after.discriminator is None
+    assert "discriminator" not in metrics
+
+
+def test_training_descends():
+    config = small(adversarial=0.0, alignment=0.0)
+    config.train.learning_rate = 3e-3
+    step = jax.jit(make_train_step(config))
+    batch = batches(1)[0] // 8 + 100
+    current, first = step(state.create(config), batch)
+    for _ in range(60):
+        current, last = step(current, batch)
+    assert last["reconstruction"] < 0.5 * first["reconstruction"]
