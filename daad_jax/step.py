@@ -54,7 +54,7 @@ def make_train_step(
 
     def reconstruct(params: Any, batch_stats: Any, images: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
-        (fake, usage), new = generator.apply(variables, images, train=True, mutable=["batch_stats"])  # pyright: ignore[reportAssignmentType]
+        (fake, usage), new = generator.apply(variables, images, train=True, mutable=["batch_stats"])
         return fake, (usage, new.get("batch_stats", {}))
 
     def judge(params: Any, batch_stats: Any, images: jax.Array) -> Any:
@@ -125,18 +125,18 @@ def make_score_step(
         `[B, H, W, C]`, giving images and reconstructions `[B, H, W, C]` in [0, 1] and the feature
         differences f_D(x) - f_D(x^) `[B, F]` (None without a discriminator).
     """
-    generator = build_generator(config)
-    discriminator = build_discriminator(config)
+    generator: Any = build_generator(config)
+    discriminator: Any = build_discriminator(config)
 
     def score_step(
         generator_variables: Any, discriminator_variables: Any, batch: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         images = to_unit(batch)
-        fake, _ = generator.apply(generator_variables, images, train=False)  # pyright: ignore
+        fake, _ = generator.apply(generator_variables, images, train=False)
         if discriminator_variables is None:
             return images, fake, None
-        _, real_features = discriminator.apply(discriminator_variables, images, train=False)  # pyright: ignore
-        _, fake_features = discriminator.apply(discriminator_variables, fake, train=False)  # pyright: ignore
+        _, real_features = discriminator.apply(discriminator_variables, images, train=False)
+        _, fake_features = discriminator.apply(discriminator_variables, fake, train=False)
         return images, fake, real_features - fake_features
 
     return score_step

@@ -59,9 +59,9 @@ class Generator(nn.Module):
         logits = Conv(self.channels, name="output")(x)
         return jax.nn.sigmoid(logits), usage
 
-    def _unit(self, conv: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+    def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool) -> jax.Array:
         """ConvBNReLU."""
-        return jax.nn.relu(batch_norm(f"{conv.name}_norm", self.axis_name, train)(conv(x)))  # pyright: ignore[reportCallIssue]
+        return jax.nn.relu(batch_norm(f"{conv.name}_norm", self.axis_name, train)(conv(x)))
 
     def _remember(self, scale: int, features: jax.Array, usage: Usage) -> jax.Array:
         items = self.config.memory_items[scale - 1]

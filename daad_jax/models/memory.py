@@ -20,13 +20,14 @@ def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") ->
     Raises:
         UserError: a rate that does not divide its axis; names the module, the shape and the rates.
     """
-    rates = tuple(cuts or axis for cuts, axis in zip(division, shape))
+    rows, columns, depth = (cuts or axis for cuts, axis in zip(division, shape))
+    rates = (rows, columns, depth)
     if any(axis % cuts for cuts, axis in zip(rates, shape)):
         raise UserError(
             f"{name}: a feature map of (H, W, C) = {tuple(shape)} cannot be cut by config.model.division "
             f"= {tuple(division)}: every rate must divide its axis (0 stands for the whole axis)"
         )
-    return rates  # pyright: ignore[reportReturnType]
+    return rates
 
 
 def divide(features: jax.Array, division: Division) -> jax.Array:

@@ -1,0 +1,119 @@
+"""Batches as a pure function of the step number, and a thread that keeps them coming."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data.samples import Split
+
+
+def train_batches(
+    split: Split,
+    config: DataConfig,
+    seed: int,
+    batch_size: int,
+    first_step: int = 0,
+    process: tuple[int, int] = (0, 1),
+) -> Iterator[np.ndarray]:
+    """Endless batches: the epochs' seeded permutations one after the other, cut into batches.
+
+    Batch `step` depends on (seed, step) alone, so a resumed run sees what it would have seen. What
+    is done to an image depends on its place in that stream, so any number of processes agree.
+
+    Args:
+        split: training images.
+        config: its augmentation is applied.
+        seed: of the run.
+        batch_size: over all processes.
+        first_step: where to begin.
+        process: (index, count); every process gets its own slice of every batch.
+
+    Yields:
+        uint8 `[batch_size / count, H, W, C]`.
+    """
+    count, (index, processes) = len(split), process
+    share = batch_size // processes
+    epoch, order = -1, np.empty(0, int)
+    step = first_step
+    while True:
+        start = step * batch_size + index * share
+        places = np.arange(start, start + share)
+        chosen = np.empty(share, int)
+        for of in np.unique(places // count):
+            if of != epoch:
+                epoch, order = of, np.random.default_rng([seed, 3, of]).permutation(count)
+            here = places // count == of
+            chosen[here] = order[places[here] % count]
+        images = np.stack([split.images[i] for i in chosen])
+        yield augment(images, config, seed, places)
+        step += 1
+
+
+def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
+    """Random flips and shifts, image i by (seed, places[i]). uint8 `[B, H, W, C]`, same out."""
+    if not (config.flip_horizontal or config.flip_vertical or config.shift):
+        return images
+    out = np.empty_like(images)
+    reach = config.shift
+    for i, (image, place) in enumerate(zip(images, places)):
+        rng = np.random.default_rng([seed, 4, place])
+        horizontal, vertical = rng.random(2) < 0.5
+        down, right = rng.integers(0, 2 * reach + 1, 2)
+        if config.flip_horizontal and horizontal:
+            image = image[:, ::-1]
+        if config.flip_vertical and vertical:
+            image = image[::-1]
+        if reach:
+            padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+            image = padded[down : down + image.shape[0], right : right + image.shape[1]]
+        out[i] = image
+    return out
+
+
+def score_batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """All images in order: (batch `[batch_size, H, W, C]`, how many of it count), the last filled up."""
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        fill = np.repeat(batch[-1:], batch_size - len(batch), axis=0)
+        yield np.concatenate([batch, fill]), len(batch)
+
+
+def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
+    """`map(put, batches)`, run ahead in a thread. Its exceptions are raised here; closing stops it."""
+    waiting: queue.Queue[Any] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def offer(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if stop.is_set():
+                    return
+                offer((put(batch), None))
+            offer((None, StopIteration()))
+        except BaseException as error:
+            offer((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,77 @@
+"""A folder of images, read in place: MVTec AD's layout, or just good images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax.data.images import SUFFIXES, decode, is_grey
+from daad_jax.data.samples import GOOD, Sample, Samples
+from daad_jax.errors import UserError
+
+CATEGORIES = (
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
+    "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
+)  # fmt: skip
+
+
+def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
+    """Lists a folder.
+
+    With a `train/good` inside it is MVTec AD's layout: `test/<defect type>/*` and
+    `ground_truth/<defect type>/<name>_mask.png` are used where they exist. Otherwise every image
+    below it is a good one, to train on.
+
+    Raises:
+        UserError: missing or empty folder, no normal images, or grey and colour files mixed where
+            `mixed_channels` is "stop".
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give one with images, or with train/good inside")
+    if not (path / "train").is_dir():
+        train, test = _list(path, path, GOOD, channels), []
+        if not train:
+            raise UserError(f"{path}: no images here ({', '.join(SUFFIXES)})")
+    else:
+        train = _list(path / "train" / GOOD, path, GOOD, channels)
+        if not train:
+            raise UserError(f"{path / 'train' / GOOD}: no normal images to train on")
+        kinds = sorted(p for p in (path / "test").glob("*") if p.is_dir())
+        test = [s for kind in kinds for s in _list(kind, path, kind.name, channels)]
+    files = [path / sample.name for sample in train + test]
+    if mixed_channels == "stop":
+        _refuse_mixture(files)
+    stamps = [(s.name, f.stat().st_size, f.stat().st_mtime_ns) for s, f in zip(train + test, files)]
+    return Samples(identity=f"folder {path.resolve()} {stamps}", train=train, test=test)
+
+
+def _list(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [_sample(file, root, kind, channels) for file in files]
+
+
+def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
+    mask = root / "ground_truth" / kind / f"{file.stem}_mask.png"
+
+    def load_mask() -> np.ndarray:
+        return (decode(mask, 1)[..., 0] > 127).astype(np.uint8)
+
+    return Sample(
+        name=str(file.relative_to(root)),
+        kind=kind,
+        load=lambda: decode(file, channels),
+        load_mask=load_mask if kind != GOOD and mask.is_file() else None,
+    )
+
+
+def _refuse_mixture(files: list[Path]) -> None:
+    first: dict[bool, Path] = {}
+    for file in files:
+        try:
+            first.setdefault(is_grey(file), file)
+        except OSError:
+            continue  # decoding will name it
+        if len(first) == 2:
+            raise UserError(
+                f"{first[True]} is grey but {first[False]} is colour; convert them alike, or set "
+                "config.data.mixed_channels = 'convert'"
+            )

@@ -1,0 +1,115 @@
+"""One way from a file to `[H, W, C]` uint8, used wherever an image enters."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from daad_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 2**27  # 134 million: a bound on what one untrusted file can make us allocate
+
+
+def decode(path: Path, channels: int) -> np.ndarray:
+    """Reads an image: EXIF rotation applied, alpha over black, 16 bit scaled by its full range.
+
+    Args:
+        path: PNG, JPEG, BMP, TIFF or WebP; grey, RGB, palette or alpha.
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        uint8 `[H, W, channels]`.
+
+    Raises:
+        UserError: not an image, truncated, or larger than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            # Our own bound is stated below; Pillow warns at another one.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS} "
+                    "that are read; scale the image down"
+                )
+            return _convert(ImageOps.exif_transpose(image), channels)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise many kinds for broken files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: unreadable image ({reason}); remove or replace it, or set "
+            "config.data.on_bad_image = 'skip'"
+        ) from error
+
+
+def is_grey(path: Path) -> bool:
+    """Whether the file stores one channel (its header is read, not its pixels)."""
+    with Image.open(path) as image:
+        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+
+
+def fit(image: np.ndarray, height: int, width: int, how: str, name: str) -> np.ndarray:
+    """Brings an image to a size.
+
+    Args:
+        image: uint8 `[h, w, C]`.
+        height: of the result.
+        width: of the result.
+        how: "exact" refuses another size; "resize" (antialiased bilinear, the aspect may change);
+            "pad" keeps the aspect, shrinks what is too large, and repeats the edges around it.
+        name: of the image, for the error.
+
+    Returns:
+        uint8 `[height, width, C]`.
+
+    Raises:
+        UserError: another size where `how` is "exact".
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    if how == "exact":
+        raise UserError(
+            f"{name}: {image.shape[0]} x {image.shape[1]} pixels, but config.data wants {height} x "
+            f"{width}; set config.data.fit = 'resize' or 'pad'"
+        )
+    if how == "resize":
+        return resize(image, height, width)
+    scale = min(1.0, height / image.shape[0], width / image.shape[1])
+    if scale < 1:
+        image = resize(
+            image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+        )
+    rows, columns = height - image.shape[0], width - image.shape[1]
+    margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+    return np.pad(image, margins, mode="edge")
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bilinear, uint8 `[h, w, C]` -> `[height, width, C]`."""
+    flat = image[..., 0] if image.shape[-1] == 1 else image
+    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(height, width, image.shape[-1])
+
+
+def _convert(image: Image.Image, channels: int) -> np.ndarray:
+    target = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = _from_wide(image)
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)
+    return np.asarray(image.convert("RGB").convert(target) if image.mode == "P" else image.convert(target)).reshape(
+        image.height, image.width, channels
+    )
+
+
+def _from_wide(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise UserError(f"pixels of mode {image.mode} outside 0..65535: store 8 or 16 bit images")
+    return Image.fromarray((values // 257).astype(np.uint8))

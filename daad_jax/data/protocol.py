@@ -1,0 +1,63 @@
+"""Which images are normal, which train, which are held out: functions of class names alone."""
+
+import difflib
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data.samples import GOOD, Sample
+from daad_jax.errors import UserError
+
+
+def labels(samples: list[Sample], classes: tuple[str, ...], config: DataConfig) -> np.ndarray:
+    """0 (normal) or 1 (anomalous) for every sample, `[N]`.
+
+    Raises:
+        UserError: `config.normal_class` does not exist.
+    """
+    kinds = np.array([sample.kind for sample in samples], dtype=object)
+    if config.protocol == "inspection":
+        return (kinds != GOOD).astype(np.int8)
+    chosen = _class(config.normal_class, classes)
+    is_chosen = (kinds == chosen).astype(np.int8)
+    return is_chosen if config.protocol == "leave_one_out" else 1 - is_chosen
+
+
+def hold_out(count: int, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts `count` normal training images into those that train and those that calibrate.
+
+    Returns:
+        Indices of both, at least one each.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    if count < 2:
+        raise UserError(
+            f"config.data: {count} normal training image(s); at least 2 are needed, one to train on "
+            "and one held out to calibrate"
+        )
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    if config.limit_train:
+        order = order[: max(2, config.limit_train)]
+    held = min(len(order) - 1, max(1, round(len(order) * config.calibration_fraction)))
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Indices of at most `limit` samples of each label (0: all), in their order."""
+    if not limit:
+        return np.arange(len(labels))
+    order = np.random.default_rng([seed, 2]).permutation(len(labels))
+    kept = [order[labels[order] == label][:limit] for label in (0, 1)]
+    return np.sort(np.concatenate(kept))
+
+
+def _class(name: str, classes: tuple[str, ...]) -> str:
+    if name in classes:
+        return name
+    if name.isdigit() and int(name) < len(classes):
+        return classes[int(name)]
+    near = difflib.get_close_matches(name, classes, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(classes) or 'none'}"
+    raise UserError(f"config.data.normal_class = {name!r}: no such class; {hint}")
