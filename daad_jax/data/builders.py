@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from daad_jax.data.folder import open_folder
 from daad_jax.data.images import decode
@@ -29,14 +30,11 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
     name = "solar_cells"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells")
-        for n in ("mono", "poly", "all")
+        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in ("mono", "poly", "all")
     ]
 
     def _info(self) -> Any:
-        return self.dataset_info_from_configs(
-            description=self.__doc__, features=_features(1, mask=False)
-        )
+        return self.dataset_info_from_configs(description=self.__doc__, features=_features(1, mask=False))
 
     def _split_generators(self, dl_manager: Any) -> Any:
         root, rows = _elpv()
@@ -63,14 +61,10 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, category: str, root: Path, **kwargs: Any) -> None:
         self.root = root / category
-        super().__init__(
-            config=tfds.core.BuilderConfig(name=category, description=category), **kwargs
-        )
+        super().__init__(config=tfds.core.BuilderConfig(name=category, description=category), **kwargs)
 
     def _info(self) -> Any:
-        return self.dataset_info_from_configs(
-            description=self.__doc__, features=_features(3, mask=True)
-        )
+        return self.dataset_info_from_configs(description=self.__doc__, features=_features(3, mask=True))
 
     def _split_generators(self, dl_manager: Any) -> Any:
         samples = open_folder(self.root, 3, "convert")
@@ -87,9 +81,7 @@ def solar_cells(variant: str, directory: str) -> SolarCells:
         UserError: another variant.
     """
     if variant not in ("mono", "poly", "all"):
-        raise UserError(
-            f"config.data.name = 'solar_cells/{variant}': no such variant; use mono, poly or all"
-        )
+        raise UserError(f"config.data.name = 'solar_cells/{variant}': no such variant; use mono, poly or all")
     return SolarCells(config=variant, data_dir=directory, file_format="array_record")
 
 
@@ -113,7 +105,8 @@ def _features(channels: int, mask: bool) -> Any:
 def _cells(root: Path, rows: list[tuple[str, float, str]], label: int) -> Iterator[Any]:
     for path, _, cell in rows:
         kind = f"defective {cell}" if label else GOOD
-        image = decode(root / path, 1)
+        # TFDS encodes arrays with TensorFlow, Pillow images without.
+        image = Image.fromarray(decode(root / path, 1)[..., 0])
         yield path, {"image": image, "label": label, "kind": kind, "name": path}
 
 
@@ -124,11 +117,11 @@ def _parts(samples: list[Sample]) -> Iterator[Any]:
         yield (
             sample.name,
             {
-                "image": image,
+                "image": Image.fromarray(image),
                 "label": int(sample.kind != GOOD),
                 "kind": sample.kind,
                 "name": sample.name,
-                "mask": (255 * mask)[..., None],
+                "mask": Image.fromarray(255 * mask),
             },
         )
 

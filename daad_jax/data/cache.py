@@ -77,9 +77,7 @@ def _fill(entry: Path, samples: list[Sample], config: DataConfig) -> None:
 
 def _write(folder: Path, samples: list[Sample], config: DataConfig) -> None:
     size = (len(samples), config.height, config.width)
-    images = np.lib.format.open_memmap(
-        folder / "images.npy", "w+", np.uint8, (*size, config.channels)
-    )
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*size, config.channels))
     masks = None
     if any(s.load_mask for s in samples):
         masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, size)

@@ -79,9 +79,7 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str) -> np.n
         return resize(image, height, width)
     scale = min(1.0, height / image.shape[0], width / image.shape[1])
     if scale < 1:
-        image = resize(
-            image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-        )
+        image = resize(image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
     rows, columns = height - image.shape[0], width - image.shape[1]
     margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
     return np.pad(image, margins, mode="edge")
@@ -103,9 +101,9 @@ def _convert(image: Image.Image, channels: int) -> np.ndarray:
     elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)
-    return np.asarray(image.convert("RGB").convert(target) if image.mode == "P" else image.convert(target)).reshape(
-        image.height, image.width, channels
-    )
+    return np.asarray(
+        image.convert("RGB").convert(target) if image.mode == "P" else image.convert(target)
+    ).reshape(image.height, image.width, channels)
 
 
 def _from_wide(image: Image.Image) -> Image.Image:

@@ -52,9 +52,7 @@ def open_named(config: DataConfig) -> Samples:
 
 def _samples(source: Sequence[Any], split: str, labels: list[str]) -> list[Sample]:
     # Labels decide the protocol, so they are read now; pixels when the cache asks.
-    return [
-        _sample(source, i, f"{split}/{i:05d}", labels) for i in range(len(source))
-    ]
+    return [_sample(source, i, f"{split}/{i:05d}", labels) for i in range(len(source))]
 
 
 def _sample(source: Any, index: int, name: str, labels: list[str]) -> Sample:
@@ -100,5 +98,3 @@ def _prepare(builder: Any, name: str, directory: str) -> None:
         raise
     except OSError as error:
         raise UserError(f"{name}: cannot be prepared in {directory}: {error}") from error
-
-

@@ -1,0 +1,29 @@
+"""Your own images: a folder in MVTec AD's layout, or with just good images.
+
+    python train.py --config configs/folder.py:PATH[,VARIANT][,smoke]
+
+VARIANT is ae, ae_skip, memae, daad or daad_plus (default). Images are resized to 128 x 128. A path
+with a comma goes into --config.data.path instead. Without test images there is a checkpoint and a
+threshold, but no figures.
+"""
+
+from daad_jax import variants
+from daad_jax.config import Config
+
+
+def get_config(argument: str = "") -> Config:
+    value, variant, smoke = variants.parse(argument, "")
+    config = Config()
+    config.data.source = "folder"
+    config.data.path = value
+    config.data.protocol = "inspection"
+    config.data.height = config.data.width = 128
+    config.data.fit = "resize"
+    config.model.base_width = 16
+    config.model.discriminator_width = 16
+    config.model.max_width = 128
+    config.model.memory_items = (20, 20, 20, 20)
+    config.model.division = ((1, 1, 1),) * 4
+    config.train.batch_size = 16
+    config.score.smoothing = 1.0
+    return variants.finish(config, "folder", value, variant, smoke)

@@ -1,0 +1,30 @@
+"""MVTec AD, one category (paper: image AUROC per category).
+
+    python train.py --config configs/mvtec_ad.py[:CATEGORY[,VARIANT][,smoke]]
+
+CATEGORY defaults to bottle; VARIANT is ae, ae_skip, memae, daad or daad_plus (default).
+DAAD_MVTEC_DIR (or --config.data.path) is the folder that holds the categories. Trained at 64 x 64.
+Results and times: docs/results.md.
+"""
+
+from daad_jax import variants
+from daad_jax.config import Config
+
+
+def get_config(argument: str = "") -> Config:
+    value, variant, smoke = variants.parse(argument, "bottle")
+    config = Config()
+    config.data.name = f"mvtec_ad/{value}"
+    config.data.protocol = "inspection"
+    config.data.height = config.data.width = 64
+    config.data.fit = "resize"
+    config.model.base_width = 16
+    config.model.discriminator_width = 16
+    config.model.max_width = 128
+    config.model.memory_items = (20, 20, 20, 20)
+    config.model.division = ((1, 1, 1),) * 4
+    config.train.steps = 600
+    config.train.batch_size = 32
+    config.score.distance = "cosine"
+    config.score.smoothing = 1.0
+    return variants.finish(config, "mvtec_ad", value, variant, smoke)

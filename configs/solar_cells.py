@@ -1,0 +1,32 @@
+"""Solar cells in electroluminescence (package elpv-dataset): sound cells train, broken ones are found.
+
+    python train.py --config configs/solar_cells.py[:CELLS[,VARIANT][,smoke]]
+
+CELLS is mono (default), poly or all; VARIANT is ae, ae_skip, memae, daad or daad_plus (default).
+`make demo` runs this as it stands. Results and times: docs/results.md.
+"""
+
+from daad_jax import variants
+from daad_jax.config import Config
+
+
+def get_config(argument: str = "") -> Config:
+    value, variant, smoke = variants.parse(argument, "mono")
+    config = Config()
+    config.data.name = f"solar_cells/{value}"
+    config.data.protocol = "inspection"
+    config.data.channels = 1
+    config.data.height = config.data.width = 64
+    config.data.fit = "resize"
+    config.data.flip_horizontal = config.data.flip_vertical = True
+    config.model.base_width = 16
+    config.model.discriminator_width = 16
+    config.model.max_width = 128
+    config.model.memory_items = (20, 20, 20, 20)
+    config.model.division = ((1, 1, 1),) * 4
+    config.train.steps = 500
+    config.train.batch_size = 32
+    # The current through a cell sets its brightness; its defects are relative to that.
+    config.score.distance = "cosine"
+    config.score.smoothing = 1.0
+    return variants.finish(config, "solar_cells", value, variant, smoke)

@@ -1,0 +1,108 @@
+"""Orbax checkpoints: state, configuration and calibration. The only file that imports orbax."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from daad_jax import config as configs
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+from daad_jax.scoring import Calibration
+from daad_jax.state import TrainState, create
+
+FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Saving happens in the background; `close` waits for it."""
+
+    def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
+        self.folder = (workdir / "checkpoints").resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, config: Config, calibration: Calibration) -> None:
+        """Saves `state` (numpy arrays) under its own step, unless it is there already."""
+        step = int(state.step)
+        if step in self.steps:
+            return
+        about = {
+            "format": FORMAT,
+            "config": configs.to_json(config),
+            "calibration": calibration.to_json(),
+        }
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_to_tree(state)), about=ocp.args.JsonSave(about)
+            ),
+        )
+
+    def restore(self) -> tuple[TrainState, Config, Calibration]:
+        """The newest checkpoint that can be read; a damaged one is named on standard error.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.steps:
+            raise UserError(f"{self.folder}: no checkpoint here; train first, or give another --workdir")
+        problem = ""
+        for step in reversed(self.steps):
+            try:
+                return self._restore(step)
+            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                problem = " ".join(str(error).split())[:300]
+                print(
+                    f"warning: checkpoint {self.folder / str(step)} cannot be read ({problem})",
+                    file=sys.stderr,
+                )
+        raise UserError(f"{self.folder}: no checkpoint can be read; the oldest says: {problem}")
+
+    def _restore(self, step: int) -> tuple[TrainState, Config, Calibration]:
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if about.get("format") != FORMAT:
+            raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
+        config = configs.from_json(about["config"])
+        template = jax.tree.map(np.asarray, create(config))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(_to_tree(template))),
+        )["state"]
+        leaves = jax.tree.leaves(restored)
+        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        return state, config, Calibration.from_json(about["calibration"])
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
+    """The newest readable checkpoint of a workdir.
+
+    Raises:
+        UserError: no such workdir, or no readable checkpoint in it.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir}: no checkpoints here; give --workdir the folder that train.py printed")
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore()
+    finally:
+        checkpoints.close()
+
+
+def _to_tree(state: TrainState) -> Any:
+    """Nested lists and dictionaries of arrays, in the order of the state's own leaves."""
+    return {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}

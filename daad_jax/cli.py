@@ -1,0 +1,86 @@
+"""What the scripts share: flags, and bad input as one line with exit status 2."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from daad_jax import config as configs
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+
+INTERRUPTED = 130
+
+
+def define_workdir(help_text: str) -> flags.FlagHolder:
+    return flags.DEFINE_string("workdir", None, help_text)
+
+
+def define_config() -> flags.FlagHolder:
+    return config_flags.DEFINE_config_file(
+        "config", None, "configs/NAME.py[:argument]; --config.a.b=value overrides", lock_config=True
+    )
+
+
+def checked(config: Config | None) -> Config:
+    """The configuration from the flags, validated.
+
+    Raises:
+        UserError: none was given, or a value is impossible.
+    """
+    if config is None:
+        raise UserError("--config is missing; for instance --config configs/cifar10.py")
+    configs.validate(config)
+    return config
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; whatever the user can mend is one line and exit status 2."""
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}; options begin with --")
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except flags.Error as error:
+        _fail(f"{error}")
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        if flags.FLAGS.is_parsed():
+            raise  # not about the flags: a defect of ours, with its traceback
+        _fail(_explain(error))
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _explain(error: Exception) -> str:
+    """What config_flags met, in a line: it lets whatever happened inside it escape."""
+    override = re.compile(r"^--(config\.[^=]+)")
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename or error}: no such config file; see configs/"
+    for argument in sys.argv[1:]:
+        match = override.match(argument)
+        if match and not _known(match[1]):
+            near = configs.nearest_key(match[1].removeprefix("config."))
+            hint = f"; did you mean config.{near}?" if near else ""
+            return f"{match[1]}: no such key{hint}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _known(key: str) -> bool:
+    node: object = Config()
+    for part in key.split(".")[1:]:
+        if not hasattr(node, part):
+            return False
+        node = getattr(node, part)
+    return True
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,72 @@
+"""Where a run's numbers go: progress on the terminal, JSON lines, TensorBoard events."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from daad_jax import workdir as files
+
+
+class Log:
+    """A run's log from `first_step` on; what an interrupted run wrote past it is dropped."""
+
+    def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        self._steps, self._batch_size = steps, batch_size
+        if self._path.is_file():
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
+            files.write(self._path, "".join(f"{line}\n" for line in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._bar = tqdm(
+            total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+        self._since, self._done = time.perf_counter(), first_step
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of the steps since the last call, up to `step`."""
+        now = time.perf_counter()
+        rate = (step - self._done) * self._batch_size / max(now - self._since, 1e-9)
+        self._file.write(json.dumps({"step": step, **metrics, "images_per_s": rate}) + "\n")
+        self._file.flush()
+        for key, value in metrics.items():
+            self._events.add_scalar(key, value, step)
+        self._events.add_scalar("images_per_s", rate, step)
+        names = ("reconstruction", "adversarial", "alignment", "discriminator")
+        shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
+        if self._bar.disable:
+            left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
+            text = "  ".join(f"{n} {v}" for n, v in shown.items())
+            print(f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {left:.0f} s left", flush=True)
+        else:
+            self._bar.set_postfix({**shown, "images/s": f"{rate:.0f}"}, refresh=False)
+            self._bar.update(step - self._bar.n)
+        self._since, self._done = now, step
+
+    def pause(self) -> None:
+        """Time from here to the next `resume` is not the steps'."""
+        self._paused = time.perf_counter()
+
+    def resume(self) -> None:
+        self._since += time.perf_counter() - self._paused
+
+    def say(self, text: str) -> None:
+        """A line beside the progress bar."""
+        tqdm.write(text) if not self._bar.disable else print(text, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+
+def _step(line: str) -> float:
+    """A line's step; a line cut short by a kill counts as never written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,150 @@
+"""The training loop: from a configuration to a checkpoint that scores."""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from daad_jax import parallel
+from daad_jax import workdir as files
+from daad_jax.checkpoint import Checkpoints
+from daad_jax.config import Config
+from daad_jax.data import datasets
+from daad_jax.data.batches import prefetch, train_batches
+from daad_jax.errors import UserError
+from daad_jax.logs import Log
+from daad_jax.scoring import Scorer, calibrate
+from daad_jax.state import TrainState, create
+from daad_jax.step import make_train_step
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains to `config.train.steps`, from the newest checkpoint in `workdir` where there is one.
+
+    Raises:
+        UserError: bad input, or a loss that is not finite.
+        SystemExit: SIGTERM came; what was done is saved.
+    """
+    print(f"workdir: {workdir}", flush=True)
+    train_config = config.train
+    mapped = parallel.choose(train_config.devices, train_config.batch_size)
+    initial = create(config)
+    files.claim(workdir, config)
+    splits = datasets.load(config)
+    for note in splits.notes:
+        print(note)
+    print(
+        f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
+        f"calibrate, {len(splits.test)} to test; {_describe(initial)}; "
+        f"{len(mapped.devices)} {mapped.devices[0].platform} device(s)",
+        flush=True,
+    )
+    with closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints:
+        if checkpoints.steps:
+            initial, _, _ = checkpoints.restore()
+            print(f"resumed from step {int(initial.step)}", flush=True)
+        first_step = int(initial.step)
+        process = (jax.process_index(), jax.process_count())
+        batches = train_batches(
+            splits.train, config.data, config.seed, train_config.batch_size, first_step, process
+        )
+        log = Log(workdir, first_step, train_config.steps, train_config.batch_size)
+        with closing(log), closing(prefetch(batches, mapped.put)) as ready, _termination() as told:  # type: ignore[type-var]
+            _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, told)
+    print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
+
+
+def _loop(
+    config: Config,
+    mapped: parallel.Mapped,
+    initial: TrainState,
+    batches: Iterator[Any],
+    checkpoints: Checkpoints,
+    log: Log,
+    held_out: np.ndarray,
+    told: list[int],
+) -> None:
+    step_fn = mapped.compile_step(make_train_step(config, mapped.axis_name))
+    scorer = Scorer(config)
+    state = mapped.replicate(initial)
+    pending: list[Any] = []
+    every, last = config.train.log_every, config.train.steps
+
+    for step in range(int(initial.step) + 1, last + 1):
+        state, metrics = step_fn(state, next(batches))
+        pending.append(metrics)
+        saving = step % config.train.checkpoint_every == 0 or step == last or bool(told)
+        if step % every == 0 or saving:
+            values = [mapped.first(m) for m in pending]
+            _refuse_non_finite(values, step - len(values), checkpoints)
+            mean = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
+            log.write(step, mean)
+            _warn_of_collapse(mean, config, log)
+            pending = []
+        if saving:
+            log.pause()
+            host = mapped.first(state)
+            variables = (
+                host.generator.variables,
+                host.discriminator.variables if host.discriminator else None,
+            )
+            checkpoints.save(host, config, calibrate(*scorer.distances(variables, held_out), config))
+            log.resume()
+        if told:
+            checkpoints.wait()
+            log.say(f"stopped by SIGTERM, saved at step {step}; the same command resumes")
+            raise SystemExit(TERMINATED)
+
+
+def _refuse_non_finite(values: list[Any], before: int, checkpoints: Checkpoints) -> None:
+    for offset, metrics in enumerate(values):
+        bad = [k for k, v in metrics.items() if not math.isfinite(v)]
+        if bad:
+            checkpoints.wait()
+            kept = checkpoints.steps
+            where = (
+                f"the last good checkpoint is {checkpoints.folder / str(kept[-1])}"
+                if kept
+                else "no checkpoint was saved before"
+            )
+            raise UserError(
+                f"step {before + offset + 1}: {bad[0]} is not finite; {where}; try a smaller "
+                "config.train.learning_rate"
+            )
+
+
+def _warn_of_collapse(metrics: dict[str, float], config: Config, log: Log) -> None:
+    """Every query of every recent batch on one and the same item: the memory says one thing."""
+    for scale, items in enumerate(config.model.memory_items, 1):
+        used = metrics.get(f"memory{scale}/items_in_use")
+        if used is not None and items > 1 and used * items < 1 + 1e-6:
+            log.say(
+                f"warning: memory{scale} has collapsed: 1 of its {items} items is on top for every "
+                "block; fewer items, another config.model.division or temperature may help"
+            )
+
+
+def _describe(state: TrainState) -> str:
+    def size(network: Any) -> str:
+        return f"{sum(leaf.size for leaf in jax.tree.leaves(network.params)) / 1e6:.2f} M"
+
+    text = f"generator {size(state.generator)} parameters"
+    return text + (f", discriminator {size(state.discriminator)}" if state.discriminator else "")
+
+
+@contextmanager
+def _termination() -> Iterator[list[int]]:
+    """A list that SIGTERM (a preempted machine) makes non-empty."""
+    told: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, previous)

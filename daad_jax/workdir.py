@@ -1,0 +1,83 @@
+"""The files of a run besides its checkpoints: each appears whole or not at all."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from daad_jax import config as configs
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+
+# A run may be made longer, watched or scored differently; anything else makes it another run.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
+    "score.", "data.cache_dir", "data.data_dir",
+)  # fmt: skip
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces a file in one go."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes the workdir this configuration's, and records versions and devices.
+
+    Raises:
+        UserError: it cannot be written, or belongs to another configuration (names the first key).
+    """
+    stored = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if stored.is_file():
+            _compare(workdir, configs.from_json(stored.read_text()), config)
+        write(stored, configs.to_json(config))
+        write(workdir / "environment.json", json.dumps(environment(), indent=2))
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror}); give another --workdir") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices that a result depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "daad_jax")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": [str(device) for device in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def _compare(workdir: Path, stored: Config, config: Config) -> None:
+    old, new = (_flat(dataclasses.asdict(c)) for c in (stored, config))
+    for key, value in new.items():
+        if old[key] != value and not key.startswith(MAY_CHANGE):
+            raise UserError(
+                f"{workdir}: belongs to another configuration (config.{key} is {old[key]!r} there, "
+                f"{value!r} here); give another --workdir, or remove it"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
