@@ -59,7 +59,7 @@ def evaluate(workdir: Path) -> None:
     print(f"average precision {found['average_precision']:.4f}")
     print(
         f"F1 {found['f1']:.4f} at threshold {calibration.threshold:.4f} (the "
-        f"{1 - calibration.false_alarm_rate:.0%} quantile of {int(calibration.images)} held-out normal images)"
+        f"{1 - calibration.false_alarm_rate:.0%} quantile of {int(calibration.images)} held-out normals)"
     )
     print(
         f"of {int((test.labels == 0).sum())} normal: {found['false_alarms']} false alarms; "

@@ -1,0 +1,68 @@
+"""Every configuration loads; impossible values are one line that names the key."""
+
+import importlib
+
+import pytest
+
+from daad_jax import config as configs
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+from daad_jax.variants import VARIANTS
+
+NAMES = ["cifar10", "mnist", "solar_cells", "mvtec_ad", "folder"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("words", ["", "smoke", *VARIANTS])
+def test_configs_are_valid_and_survive_json(name, words):
+    config = importlib.import_module(f"configs.{name}").get_config(words)
+    configs.validate(config)
+    assert configs.from_json(configs.to_json(config)) == config
+    assert config.name.startswith(name)
+
+
+def test_variants_are_the_papers_columns():
+    def of(variant):
+        config = importlib.import_module("configs.mnist").get_config(f"3,{variant}")
+        return any(config.model.skips), [n > 0 for n in config.model.memory_items], config.uses_discriminator
+
+    assert of("ae") == (False, [False] * 4, False)
+    assert of("ae_skip") == (True, [False] * 4, False)
+    assert of("memae") == (False, [True, False, False, False], False)
+    assert of("daad") == (True, [True] * 4, False)
+    assert of("daad_plus") == (True, [True] * 4, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("data.height", 30, "nearest is 32"),
+        ("data.protocol", "oneclass", "did you mean 'one_class'"),
+        ("data.channels", 2, "must be 1"),
+        ("model.memory_items", (5, 5), "needs levels = 4 entries"),
+        ("model.division", ((1, 1),) * 4, "must be of type"),
+        ("model.temperature", 0.0, "above 0"),
+        ("train.steps", 0, "at least 1"),
+        ("train.steps", 1.5, "must be of type int"),
+        ("train.learning_rate", float("nan"), "must be of type float"),
+        ("score.gamma", 1.5, r"\[0, 1\]"),
+        ("score.false_alarm_rate", 0.0, r"\(0, 1\)"),
+    ],
+)
+def test_impossible_values(key, value, says):
+    config = Config()
+    node, _, leaf = key.partition(".")
+    setattr(getattr(config, node), leaf, value)
+    with pytest.raises(UserError, match=rf"config\.{key} = .*{says}"):
+        configs.validate(config)
+
+
+def test_stored_configurations_are_not_trusted():
+    with pytest.raises(UserError, match="not JSON"):
+        configs.from_json("import os")
+    with pytest.raises(UserError, match=r"config\.evil: unknown key"):
+        configs.from_json('{"evil": 1}')
+
+
+def test_nearest_key():
+    assert configs.nearest_key("train.batchsize") == "train.batch_size"

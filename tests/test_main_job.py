@@ -1,0 +1,168 @@
+"""The commands as a user runs them: child processes, real files, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax import checkpoint
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--config.data.height=32", "--config.data.width=32", "--config.train.steps=12",
+         "--config.train.batch_size=4", "--config.train.checkpoint_every=4", "--config.train.log_every=2"]  # fmt: skip
+
+
+def start(*arguments, cache):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"DAAD_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def call(*arguments, cache):
+    child = start(*arguments, cache=cache)
+    out, err = child.communicate(timeout=300)
+    return child.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stripes are normal; one with a blot is not."""
+    root, rng = tmp_path_factory.mktemp("job"), np.random.default_rng(0)
+    for part, count in (("train/good", 20), ("test/good", 6), ("test/<b>blot", 6)):
+        path = root / "set" / part
+        path.mkdir(parents=True)
+        for i in range(count):
+            image = np.tile(np.arange(32, dtype=np.uint8) % 8 * 20, (32, 1))
+            image = np.stack([image] * 3, -1) + rng.integers(0, 20, (32, 32, 3)).astype(np.uint8)
+            if "blot" in part:
+                image[8:20, 8:20] = 255
+            Image.fromarray(image).save(path / f"{i}.png")
+    return root
+
+
+def config_of(folder):
+    return f"--config=configs/folder.py:{folder / 'set'},smoke"
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    workdir = folder / "whole"
+    code, out, err = call("train.py", config_of(folder), "--workdir", workdir, *SMALL, cache=folder / "c")
+    assert code == 0, err
+    assert out.splitlines()[0] == f"workdir: {workdir}"
+    return workdir
+
+
+def test_evaluate_prints_and_writes(folder, finished):
+    code, out, err = call("evaluate.py", "--workdir", finished, cache=folder / "c")
+    assert code == 0, err
+    auroc = float(next(x for x in out.splitlines() if x.startswith("image AUROC")).split()[-1])
+    report = json.loads((finished / "evaluation.json").read_text())
+    assert auroc == round(report["auroc"], 4)
+    rows = (finished / "scores.csv").read_text().splitlines()
+    assert rows[0] == "name,label,defect_type,R,L,A,verdict"
+    assert len(rows) == 13
+    lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == [2, 4, 6, 8, 10, 12]
+    assert any((finished / "tensorboard").iterdir())
+
+
+def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
+    workdir = folder / "killed"
+    arguments = ("train.py", config_of(folder), "--workdir", workdir, *SMALL)
+    child = start(*arguments, cache=folder / "c")
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / "4").is_dir() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    code, out, err = call(*arguments, cache=folder / "c")
+    assert code == 0, err
+    assert "resumed from step" in out
+    whole, again = (checkpoint.load(path)[0] for path in (finished, workdir))
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+
+
+def test_sigterm_saves(folder):
+    workdir = folder / "preempted"
+    steps = "--config.train.steps=100000"
+    arguments = ("train.py", config_of(folder), "--workdir", workdir, *SMALL, steps)
+    child = start(*arguments, "--config.train.checkpoint_every=100000", cache=folder / "c")
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("step 4/"):
+            break
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 143, err
+    assert "saved at step" in out
+    assert int(checkpoint.load(workdir)[0].step) >= 4
+
+
+def test_a_damaged_newest_checkpoint_falls_back(folder, finished):
+    import shutil
+
+    workdir = folder / "damaged"
+    shutil.copytree(finished, workdir)
+    for path in (workdir / "checkpoints" / "12" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, out, err = call("evaluate.py", "--workdir", workdir, cache=folder / "c")
+    assert code == 0, err
+    assert "step 8," in out
+    assert "12 cannot be read" in err
+
+
+BAD = {
+    "unknown key": (["--config.train.batchsize=3"], "did you mean config.train.batch_size"),
+    "wrong type": (["--config.train.steps=many"], "steps"),
+    "out of range": (["--config.score.gamma=2.0"], "config.score.gamma = 2.0"),
+    "rates": (["--config.model.division=((3,1,1),(1,1,1),(1,1,1),(1,1,1))"], "memory1"),
+    "folder": (["--config.data.path=/nonexistent"], "/nonexistent: no such folder"),
+    "stray word": (["stray"], "unexpected argument 'stray'"),
+    "workdir": (["--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),
+    "devices": (["--config.train.devices=99"], "config.train.devices = 99"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(folder, case):
+    extra, says = BAD[case]
+    workdir = folder / "bad" / case
+    code, _, err = call(
+        "train.py", config_of(folder), f"--workdir={workdir}", *SMALL, *extra, cache=folder / "c"
+    )
+    lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("train.py: error: ")
+    assert says in lines[0]
+
+
+def test_other_bad_commands(folder, finished):
+    other = ["--config.seed=5"]
+    for arguments, says in (
+        (["train.py"], "--config is missing"),
+        (["train.py", "--config=configs/none.py"], "no such config file"),
+        (["train.py", "--config=configs/mnist.py:8,memea"], "did you mean 'memae'"),
+        (["train.py", config_of(folder), f"--workdir={finished}", *SMALL, *other], "another configuration"),
+        (["evaluate.py"], "--workdir is missing"),
+        (["evaluate.py", f"--workdir={folder}"], "no checkpoints here"),
+        (["evaluate.py", "--wrkdir=x"], "wrkdir"),
+    ):
+        code, _, err = call(*arguments, cache=folder / "c")
+        assert code == 2, err
+        assert len(err.splitlines()) == 1, err
+        assert says in err
