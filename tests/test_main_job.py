@@ -16,8 +16,14 @@ from PIL import Image
 from daad_jax import checkpoint
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--config.data.height=32", "--config.data.width=32", "--config.train.steps=12",
-         "--config.train.batch_size=4", "--config.train.checkpoint_every=4", "--config.train.log_every=2"]  # fmt: skip
+SMALL = [
+    "--config.data.height=32",
+    "--config.data.width=32",
+    "--config.train.steps=12",
+    "--config.train.batch_size=4",
+    "--config.train.checkpoint_every=4",
+    "--config.train.log_every=2",
+]
 
 
 def start(*arguments, cache):

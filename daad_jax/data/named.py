@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from daad_jax.config import DataConfig
 from daad_jax.data.folder import CATEGORIES
@@ -24,6 +25,8 @@ def open_named(config: DataConfig) -> Samples:
         UserError: an unknown name, or what is missing to prepare it, with the remedy.
     """
     import tensorflow_datasets as tfds  # slow to import, and not needed for folders
+
+    logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
 
     from daad_jax.data import builders
 
@@ -42,6 +45,8 @@ def open_named(config: DataConfig) -> Samples:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         raise UserError(f"config.data.name = {config.name!r}: no such data set; {hint}")
     if not builder.data_path.exists():
+        if name not in ("mnist", "cifar10"):  # TFDS's bars are for downloads; ours take seconds
+            tfds.disable_progress_bar()
         _prepare(builder, name, directory)
     sources = builder.as_data_source()
     labels = builder.info.features["label"].names
@@ -92,6 +97,7 @@ def _prepare(builder: Any, name: str, directory: str) -> None:
             f"{name}: not prepared in {directory}, and TFDS needs TensorFlow to prepare it: pip "
             "install tensorflow (or point TFDS_DATA_DIR to a directory where it is prepared)"
         )
+    print(f"preparing {builder.info.full_name} in {directory} (once)", flush=True)
     try:
         builder.download_and_prepare()
     except UserError:
