@@ -33,6 +33,13 @@ def checked(config: Config | None) -> Config:
     """
     if config is None:
         raise UserError("--config is missing; for instance --config configs/cifar10.py")
+    try:
+        config.name  # noqa: B018 - config_flags keeps a failure to load until the first access
+    except OSError as error:
+        reason = str(error)
+        if "[Errno 2]" in reason:
+            reason = f"{reason.rsplit(':', 1)[-1].strip()}: no such config file; see configs/"
+        raise UserError(f"--config: {reason}") from error
     configs.validate(config)
     return config
 

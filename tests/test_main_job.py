@@ -101,6 +101,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
     jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
+@pytest.mark.slow
 def test_sigterm_saves(folder):
     workdir = folder / "preempted"
     steps = "--config.train.steps=100000"
@@ -111,7 +112,7 @@ def test_sigterm_saves(folder):
         if line.startswith("step 4/"):
             break
     child.send_signal(signal.SIGTERM)
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == 143, err
     assert "saved at step" in out
     assert int(checkpoint.load(workdir)[0].step) >= 4

@@ -38,7 +38,8 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> Any:
         root, rows = _elpv()
-        cells = [r for r in rows if self.builder_config.name in ("all", r[2])]
+        chosen: Any = self.builder_config
+        cells = [r for r in rows if chosen.name in ("all", r[2])]
         sound = [r for r in cells if r[1] < 0.01]
         broken = [r for r in cells if r[1] > 0.99]
         order = np.random.default_rng(0).permutation(len(sound))
@@ -67,7 +68,8 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(description=self.__doc__, features=_features(3, mask=True))
 
     def _split_generators(self, dl_manager: Any) -> Any:
-        root = Path(dl_manager.manual_dir) / self.builder_config.name
+        category: Any = self.builder_config
+        root = Path(dl_manager.manual_dir) / category.name
         train, test = open_folder(root, 3, "convert").read()
         return {"train": _parts(train), "test": _parts(test)}
 

@@ -120,7 +120,7 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
             mask = sample.load_mask() if sample.load_mask else None
         except UserError as error:
             if config.on_bad_image == "stop":
-                raise
+                raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
             return
         images[index] = fit(image, config.height, config.width, config.fit, sample.name)

@@ -44,10 +44,7 @@ def decode(source: Path | bytes, channels: int, name: str = "") -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plug-ins raise many kinds for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{shown}: unreadable image ({reason}); remove or replace it, or set "
-            "config.data.on_bad_image = 'skip'"
-        ) from error
+        raise UserError(f"{shown}: unreadable image ({reason}); remove or replace it") from error
 
 
 def is_grey(path: Path) -> bool:
@@ -56,9 +53,7 @@ def is_grey(path: Path) -> bool:
         return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
 
 
-def fit(
-    image: np.ndarray, height: int, width: int, how: str, name: str, nearest: bool = False
-) -> np.ndarray:
+def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest: bool = False) -> np.ndarray:
     """Brings an image to a size.
 
     Args:

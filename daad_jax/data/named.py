@@ -38,7 +38,7 @@ def open_named(config: DataConfig) -> Samples:
 
     chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     directory = os.path.expanduser(chosen)
-    builder = tfds.builder(config.name, data_dir=directory, file_format="array_record")
+    builder: Any = tfds.builder(config.name, data_dir=directory, file_format="array_record")
     if not builder.data_path.exists():
         _prepare(builder, config, directory)
     folder = Path(builder.data_path)
@@ -97,7 +97,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.util import DownloadError
 
-    name, settings = config.name, {}
+    name, settings = config.name, dict[str, Any]()
     if name in WITH_CLASSES:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
