@@ -1,8 +1,7 @@
 """What a source yields before any protocol: lazily decoded images with what is known of each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,44 +20,24 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """A data set as its source has it.
-
-    `identity` changes whenever its pixels could have. `read` lists the training and the test
-    images; a filled cache never asks. `classes` is empty where the source itself says what is good.
-    """
+    """A data set as its source has it. `identity` changes whenever its pixels could have."""
 
     identity: str
-    read: Callable[[], tuple[list[Sample], list[Sample]]]
+    train: list[Sample]
+    test: list[Sample]
     classes: tuple[str, ...] = ()
-
-
-class Rows:
-    """Chosen rows of a memory-mapped array `[M, ...]`, read from the disk when they are asked for."""
-
-    def __init__(self, array: np.ndarray, indices: np.ndarray) -> None:
-        self._array, self._indices = array, indices
-        self.shape, self.dtype = (len(indices), *array.shape[1:]), array.dtype
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        return np.asarray(self._array[self._indices[key]])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Split:
     """Images of one purpose.
 
-    `images` uint8 `[N, H, W, C]` (an array, or `Rows` of one that may exceed the memory), `labels` `[N]`
-    (0 normal, 1 anomalous), `kinds` and `names` of N entries, `masks` uint8 `[N, H, W]` of 0 and 1,
-    or None where there are none.
+    `images` uint8 `[N, H, W, C]`, `labels` `[N]` (0 normal, 1 anomalous), `kinds` and `names` of N
+    entries, `masks` uint8 `[N, H, W]` of 0 and 1, or None where the source has none.
     """
 
-    images: Any
+    images: np.ndarray
     labels: np.ndarray
     kinds: list[str]
     names: list[str]
