@@ -43,7 +43,9 @@ class Generator(nn.Module):
         chex.assert_rank(images, 4)
         chex.assert_axis_dimension(images, 3, self.channels)
         levels = self.config.levels
-        features = [self._unit(Conv(self.width(0), name="stem"), images, train)]
+        # No bias before batch norm: its gradient is 0, and Adam would make steps of the rounding.
+        stem = Conv(self.width(0), use_bias=False, name="stem")
+        features = [self._unit(stem, images, train)]
         for level in range(1, levels + 1):
             down = Conv(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"down{level}")
             features.append(self._unit(down, features[-1], train))
