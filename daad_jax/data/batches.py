@@ -48,8 +48,7 @@ def train_batches(
                 epoch, order = of, np.random.default_rng([seed, 3, of]).permutation(count)
             here = places // count == of
             chosen[here] = order[places[here] % count]
-        images = np.stack([split.images[i] for i in chosen])
-        yield augment(images, config, seed, places)
+        yield augment(np.asarray(split.images[chosen]), config, seed, places)
         step += 1
 
 

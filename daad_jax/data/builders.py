@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from daad_jax.data.folder import open_folder
+from daad_jax.data.folder import CATEGORIES, open_folder
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample
 from daad_jax.errors import UserError
@@ -38,7 +38,8 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> Any:
         root, rows = _elpv()
-        cells = [r for r in rows if self.builder_config.name in ("all", r[2])]
+        chosen: Any = self.builder_config
+        cells = [r for r in rows if chosen.name in ("all", r[2])]
         sound = [r for r in cells if r[1] < 0.01]
         broken = [r for r in cells if r[1] > 0.99]
         order = np.random.default_rng(0).permutation(len(sound))
@@ -54,40 +55,26 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
 
 
 class MvtecAd(tfds.core.GeneratorBasedBuilder):
-    """One category of MVTec AD in its original layout, with masks."""
+    """One category of MVTec AD, with masks, from a copy of the data set in its original layout."""
 
     name = "mvtec_ad"
     VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, category: str, root: Path, **kwargs: Any) -> None:
-        self.root = root / category
-        super().__init__(config=tfds.core.BuilderConfig(name=category, description=category), **kwargs)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds the categories (bottle, ...)."
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=category, description=category) for category in CATEGORIES
+    ]
 
     def _info(self) -> Any:
         return self.dataset_info_from_configs(description=self.__doc__, features=_features(3, mask=True))
 
     def _split_generators(self, dl_manager: Any) -> Any:
-        samples = open_folder(self.root, 3, "convert")
-        return {"train": _parts(samples.train), "test": _parts(samples.test)}
+        category: Any = self.builder_config
+        root = Path(dl_manager.manual_dir) / category.name
+        train, test = open_folder(root, 3, "convert").read()
+        return {"train": _parts(train), "test": _parts(test)}
 
     def _generate_examples(self, *_: Any) -> Any:
         raise NotImplementedError("the split generators yield the examples")
-
-
-def solar_cells(variant: str, directory: str) -> SolarCells:
-    """The builder for "mono", "poly" or "all" cells.
-
-    Raises:
-        UserError: another variant.
-    """
-    if variant not in ("mono", "poly", "all"):
-        raise UserError(f"config.data.name = 'solar_cells/{variant}': no such variant; use mono, poly or all")
-    return SolarCells(config=variant, data_dir=directory, file_format="array_record")
-
-
-def mvtec_ad(category: str, directory: str, root: Path) -> MvtecAd:
-    """The builder for a category below `root`."""
-    return MvtecAd(category, root, data_dir=directory, file_format="array_record")
 
 
 def _features(channels: int, mask: bool) -> Any:

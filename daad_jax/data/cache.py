@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,27 @@ from tqdm import tqdm
 
 from daad_jax.config import DataConfig
 from daad_jax.data.images import fit
-from daad_jax.data.samples import Sample
+from daad_jax.data.samples import Sample, Samples
 from daad_jax.errors import UserError
 
-VERSION = 1
+VERSION = 2  # of the files below; another one decodes again
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A whole data set at the configuration's size, the first `train` of its N images to train on.
+
+    `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are
+    memory-mapped. `skipped` has (index, reason) of unreadable images, whose pixels are 0.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray | None
+    train: int
+    kinds: list[str]
+    names: list[str]
+    skipped: list[tuple[int, str]]
 
 
 def directory(config: DataConfig) -> Path:
@@ -25,78 +43,89 @@ def directory(config: DataConfig) -> Path:
     return Path(chosen).expanduser()
 
 
-def decoded(
-    samples: list[Sample], identity: str, config: DataConfig
-) -> tuple[np.ndarray, np.ndarray | None, list[tuple[int, str]]]:
-    """All samples at the configuration's size.
-
-    Returns:
-        Images uint8 `[N, H, W, C]` and masks uint8 `[N, H, W]` or None, both memory-mapped, and
-        (index, reason) of what was skipped as unreadable (its pixels are 0).
+def decoded(source: Samples, config: DataConfig) -> Decoded:
+    """All images of `source` from the cache, which is filled (or mended) first where it must be.
 
     Raises:
         UserError: an unreadable image where `config.on_bad_image` is "stop", an image of another
-            size where `config.fit` is "exact", or a cache directory that cannot be written.
+            size where `config.fit` is "exact", a mask of another size than its image, or a cache
+            directory that cannot be written or is too full.
     """
     shape = (config.height, config.width, config.channels)
-    key = repr((VERSION, identity, shape, config.fit, config.on_bad_image))
+    key = repr((VERSION, source.identity, shape, config.fit, config.on_bad_image))
     root = directory(config)
-    entry = root / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if not (entry / "skipped.json").is_file():
+    entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    found = _open(entry)
+    if found is None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _fill(entry, samples, config)
+            _fill(entry, source, config)
         except OSError as error:
             raise UserError(
                 f"{root}: cannot write the image cache ({error}); set config.data.cache_dir or "
                 "DAAD_CACHE_DIR to a folder that can be written"
             ) from error
-    images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
-    masks = entry / "masks.npy"
-    return (
-        images,
-        np.load(masks, mmap_mode="r", allow_pickle=False) if masks.is_file() else None,
-        [(index, reason) for index, reason in json.loads((entry / "skipped.json").read_text())],
-    )
+        found = _open(entry)
+    if found is None:
+        raise UserError(f"{entry}: the image cache was changed while it was read; run again")
+    return found
 
 
-def _fill(entry: Path, samples: list[Sample], config: DataConfig) -> None:
+def _open(entry: Path) -> Decoded | None:
+    """What a filled entry holds; None where it is missing or damaged."""
+    try:
+        index = json.loads((entry / INDEX).read_text())
+        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
+        masks = None
+        if index["masks"]:
+            masks = np.load(entry / "masks.npy", mmap_mode="r", allow_pickle=False)
+        skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
+        found = Decoded(images, masks, index["train"], index["kinds"], index["names"], skipped)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if len(images) == len(found.names) == len(found.kinds) else None
+
+
+def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
     """Decodes into a folder of its own, which appears whole or not at all."""
     temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".filling-"))
     try:
-        _write(temporary, samples, config)
+        _write(temporary, source, config)
+        if entry.exists() and _open(entry) is None:
+            shutil.rmtree(entry, ignore_errors=True)  # damaged
         try:
             os.replace(temporary, entry)
         except OSError:
-            if not (entry / "skipped.json").is_file():
+            if _open(entry) is None:
                 raise
             # Another process was faster, with the same bytes.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(folder: Path, samples: list[Sample], config: DataConfig) -> None:
+def _write(folder: Path, source: Samples, config: DataConfig) -> None:
+    train, test = source.read()
+    samples = train + test
     size = (len(samples), config.height, config.width)
+    masked = any(s.load_mask for s in samples)
+    _need_space(folder, len(samples) * config.height * config.width * (config.channels + masked))
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*size, config.channels))
-    masks = None
-    if any(s.load_mask for s in samples):
-        masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, size)
+    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, size) if masked else None
     skipped: list[tuple[int, str]] = []
 
     def one(index: int) -> None:
         sample = samples[index]
         try:
-            image = to_channels(sample.load(), config.channels)
+            image = sample.load()
+            mask = sample.load_mask() if sample.load_mask else None
         except UserError as error:
             if config.on_bad_image == "stop":
-                raise
+                raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
             return
         images[index] = fit(image, config.height, config.width, config.fit, sample.name)
-        if masks is not None and sample.load_mask:
-            mask = 255 * sample.load_mask()[..., None]
-            fitted = fit(mask, config.height, config.width, config.fit, sample.name)
-            masks[index] = fitted[..., 0] > 127
+        if masks is not None and mask is not None:
+            masks[index] = _fit_mask(mask, image, sample, config)
 
     # Pillow decodes and scales without the interpreter's lock.
     with ThreadPoolExecutor() as pool:
@@ -112,14 +141,31 @@ def _write(folder: Path, samples: list[Sample], config: DataConfig) -> None:
     images.flush()
     if masks is not None:
         masks.flush()
-    (folder / "skipped.json").write_text(json.dumps(sorted(skipped)))
+    index = {
+        "train": len(train),
+        "masks": masked,
+        "kinds": [s.kind for s in samples],
+        "names": [s.name for s in samples],
+        "skipped": sorted(skipped),
+    }
+    (folder / INDEX).write_text(json.dumps(index))
 
 
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 `[h, w, 1 or 3]` -> `[h, w, channels]`; grey is ITU-R 601 luma."""
-    if image.shape[-1] == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image, 3, axis=-1)
-    luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(luma).astype(np.uint8)[..., None]
+def _fit_mask(mask: np.ndarray, image: np.ndarray, sample: Sample, config: DataConfig) -> np.ndarray:
+    if mask.shape != image.shape[:2]:
+        raise UserError(
+            f"{sample.name}: its mask is {mask.shape[0]} x {mask.shape[1]} pixels, the image "
+            f"{image.shape[0]} x {image.shape[1]}; give a mask of the image's size"
+        )
+    size = config.height, config.width
+    return fit(mask[..., None], *size, config.fit, sample.name, nearest=True)[..., 0]
+
+
+def _need_space(folder: Path, needed: int) -> None:
+    # The files are mapped: writing to a full disk would kill the process, not raise.
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are "
+            "free; set config.data.cache_dir or DAAD_CACHE_DIR to a larger disk"
+        )

@@ -22,13 +22,15 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
     below it is a good one, to train on.
 
     Raises:
-        UserError: missing or empty folder, no normal images, or grey and colour files mixed where
+        UserError: missing or empty folder, no normal images, test images or masks among those of a
+            folder without train/good, or grey and colour files mixed where
             `mixed_channels` is "stop".
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give one with images, or with train/good inside")
     if not (path / "train").is_dir():
         train, test = _list(path, path, GOOD, channels), []
+        _refuse_tests(path, train)
         if not train:
             raise UserError(f"{path}: no images here ({', '.join(SUFFIXES)})")
     else:
@@ -40,13 +42,17 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
     files = [path / sample.name for sample in train + test]
     if mixed_channels == "stop":
         _refuse_mixture(files)
-    stamps = [(s.name, f.stat().st_size, f.stat().st_mtime_ns) for s, f in zip(train + test, files)]
-    return Samples(identity=f"folder {path.resolve()} {stamps}", train=train, test=test)
+    masks = sorted((path / "ground_truth").rglob("*_mask.png"))
+    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
+    names = [s.name for s in train + test]
+    return Samples(f"folder {path.resolve()} {names} {stamps}", read=lambda: (train, test))
 
 
 def _list(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return [_sample(file, root, kind, channels) for file in files]
+    # Hidden ones are other programs' (macOS leaves "._x.png" beside x.png).
+    seen = (f for f in files if not any(part.startswith(".") for part in f.relative_to(root).parts))
+    return [_sample(file, root, kind, channels) for file in seen]
 
 
 def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
@@ -63,13 +69,22 @@ def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
     )
 
 
+def _refuse_tests(path: Path, samples: list[Sample]) -> None:
+    for sample in samples:
+        if {"test", "ground_truth"} & set(Path(sample.name).parts[:-1]):
+            raise UserError(
+                f"{path / sample.name}: a test image or a mask, where only good images are expected; "
+                "give a folder with train/good inside, or one with just good images"
+            )
+
+
 def _refuse_mixture(files: list[Path]) -> None:
     first: dict[bool, Path] = {}
     for file in files:
         try:
             first.setdefault(is_grey(file), file)
-        except OSError:
-            continue  # decoding will name it
+        except Exception:
+            continue  # whatever Pillow minds, decoding will name it
         if len(first) == 2:
             raise UserError(
                 f"{first[True]} is grey but {first[False]} is colour; convert them alike, or set "

@@ -1,6 +1,10 @@
 """One way from a file to `[H, W, C]` uint8, used wherever an image enters."""
 
+import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +14,16 @@ from daad_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2**27  # 134 million: a bound on what one untrusted file can make us allocate
+_FILTERS = threading.Lock()  # warning filters belong to the process, decoding runs in threads
 
 
-def decode(path: Path, channels: int) -> np.ndarray:
+def decode(source: Path | bytes, channels: int, name: str = "") -> np.ndarray:
     """Reads an image: EXIF rotation applied, alpha over black, 16 bit scaled by its full range.
 
     Args:
-        path: PNG, JPEG, BMP, TIFF or WebP; grey, RGB, palette or alpha.
-        channels: 1 (grey) or 3 (RGB).
+        source: PNG, JPEG, BMP, TIFF or WebP, a file or its bytes; grey, RGB, palette or alpha.
+        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        name: of the image, for the error; a file has its path.
 
     Returns:
         uint8 `[H, W, channels]`.
@@ -25,13 +31,12 @@ def decode(path: Path, channels: int) -> np.ndarray:
     Raises:
         UserError: not an image, truncated, or larger than MAX_PIXELS.
     """
+    shown = name or (source if isinstance(source, Path) else "image")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # Our own bound is stated below; Pillow warns at another one.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _opened(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
-                    f"{path}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS} "
+                    f"{shown}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS} "
                     "that are read; scale the image down"
                 )
             return _convert(ImageOps.exif_transpose(image), channels)
@@ -39,19 +44,16 @@ def decode(path: Path, channels: int) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plug-ins raise many kinds for broken files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: unreadable image ({reason}); remove or replace it, or set "
-            "config.data.on_bad_image = 'skip'"
-        ) from error
+        raise UserError(f"{shown}: unreadable image ({reason}); remove or replace it") from error
 
 
 def is_grey(path: Path) -> bool:
     """Whether the file stores one channel (its header is read, not its pixels)."""
-    with Image.open(path) as image:
+    with _opened(path) as image:
         return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
 
 
-def fit(image: np.ndarray, height: int, width: int, how: str, name: str) -> np.ndarray:
+def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest: bool = False) -> np.ndarray:
     """Brings an image to a size.
 
     Args:
@@ -61,6 +63,7 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str) -> np.n
         how: "exact" refuses another size; "resize" (antialiased bilinear, the aspect may change);
             "pad" keeps the aspect, shrinks what is too large, and repeats the edges around it.
         name: of the image, for the error.
+        nearest: scale by nearest neighbour (for masks), which makes no new values.
 
     Returns:
         uint8 `[height, width, C]`.
@@ -76,20 +79,32 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str) -> np.n
             f"{width}; set config.data.fit = 'resize' or 'pad'"
         )
     if how == "resize":
-        return resize(image, height, width)
+        return resize(image, height, width, nearest)
     scale = min(1.0, height / image.shape[0], width / image.shape[1])
     if scale < 1:
-        image = resize(image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
+        rows, columns = (max(1, round(n * scale)) for n in image.shape[:2])
+        image = resize(image, rows, columns, nearest)
     rows, columns = height - image.shape[0], width - image.shape[1]
     margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
     return np.pad(image, margins, mode="edge")
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bilinear, uint8 `[h, w, C]` -> `[height, width, C]`."""
+def resize(image: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
+    """Antialiased bilinear, or nearest neighbour: uint8 `[h, w, C]` -> `[height, width, C]`."""
     flat = image[..., 0] if image.shape[-1] == 1 else image
-    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR)
+    kind = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    resized = Image.fromarray(flat).resize((width, height), kind)
     return np.asarray(resized).reshape(height, width, image.shape[-1])
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Opens an image (its header is read) without Pillow's warning of large ones: we have our bound."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    with image:
+        yield image
 
 
 def _convert(image: Image.Image, channels: int) -> np.ndarray:
@@ -109,5 +124,5 @@ def _convert(image: Image.Image, channels: int) -> np.ndarray:
 def _from_wide(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UserError(f"pixels of mode {image.mode} outside 0..65535: store 8 or 16 bit images")
+        raise ValueError(f"pixels of mode {image.mode} outside 0..65535: store 8 or 16 bit images")
     return Image.fromarray((values // 257).astype(np.uint8))

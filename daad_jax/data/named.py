@@ -1,9 +1,9 @@
 """Named data sets through TFDS: its own `mnist` and `cifar10`, and our `solar_cells` and `mvtec_ad`."""
 
 import difflib
+import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,16 @@ from absl import logging
 
 from daad_jax.config import DataConfig
 from daad_jax.data.folder import CATEGORIES
-from daad_jax.data.samples import Sample, Samples
+from daad_jax.data.images import decode
+from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
-NAMES = ("mnist", "cifar10", "solar_cells/mono", "solar_cells/poly", "solar_cells/all")
+WITH_CLASSES = ("mnist", "cifar10")
+NAMES = (
+    *WITH_CLASSES,
+    *(f"solar_cells/{cells}" for cells in ("mono", "poly", "all")),
+    *(f"mvtec_ad/{category}" for category in CATEGORIES),
+)
 
 
 def open_named(config: DataConfig) -> Samples:
@@ -24,50 +30,60 @@ def open_named(config: DataConfig) -> Samples:
     Raises:
         UserError: an unknown name, or what is missing to prepare it, with the remedy.
     """
+    _check(config.name)
     import tensorflow_datasets as tfds  # slow to import, and not needed for folders
 
     logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
+    importlib.import_module("daad_jax.data.builders")  # TFDS knows our builders from here on
 
-    from daad_jax.data import builders
-
-    directory = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    directory = os.path.expanduser(directory)
-    name, _, variant = config.name.partition("/")
-    if name == "solar_cells":
-        builder: Any = builders.solar_cells(variant or "mono", directory)
-    elif name == "mvtec_ad":
-        builder = builders.mvtec_ad(variant, directory, _mvtec_root(config.path, variant))
-    elif name in ("mnist", "cifar10"):
-        builder = tfds.builder(name, data_dir=directory, file_format="array_record")
-    else:
-        known = (*NAMES, *(f"mvtec_ad/{c}" for c in CATEGORIES))
-        near = difflib.get_close_matches(config.name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise UserError(f"config.data.name = {config.name!r}: no such data set; {hint}")
+    chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    directory = os.path.expanduser(chosen)
+    builder: Any = tfds.builder(config.name, data_dir=directory, file_format="array_record")
     if not builder.data_path.exists():
-        if name not in ("mnist", "cifar10"):  # TFDS's bars are for downloads; ours take seconds
-            tfds.disable_progress_bar()
-        _prepare(builder, name, directory)
-    sources = builder.as_data_source()
-    labels = builder.info.features["label"].names
-    identity = f"tfds {builder.info.full_name} {builder.data_path}"
-    train, test = (_samples(sources[s], s, labels) for s in ("train", "test"))
-    return Samples(identity=identity, train=train, test=test, classes=tuple(labels))
+        _prepare(builder, config, directory)
+    folder = Path(builder.data_path)
+    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
+
+    def read() -> tuple[list[Sample], list[Sample]]:
+        # Encoded images pass as they are: a set may be larger than the memory.
+        raw = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
+        sources = builder.as_data_source(decoders=raw)
+        kinds = builder.info.features["label"].names
+        train, test = (_samples(sources[s], s, kinds, config.channels) for s in ("train", "test"))
+        return train, test
+
+    classes = tuple(builder.info.features["label"].names) if config.name in WITH_CLASSES else ()
+    return Samples(f"tfds {builder.info.full_name} {folder} {stamps}", read, classes)
 
 
-def _samples(source: Sequence[Any], split: str, labels: list[str]) -> list[Sample]:
-    # Labels decide the protocol, so they are read now; pixels when the cache asks.
-    return [_sample(source, i, f"{split}/{i:05d}", labels) for i in range(len(source))]
+def _check(name: str) -> None:
+    """Raises UserError with the nearest known name; a data set alone ("solar_cells") lists its parts."""
+    if name in NAMES:
+        return
+    parts = [known for known in NAMES if known.startswith(f"{name.split('/')[0]}/")]
+    near = difflib.get_close_matches(name, parts or NAMES, 1)
+    guess = near and (not parts or "/" in name)
+    hint = f"did you mean {near[0]!r}?" if guess else f"known: {', '.join(parts or NAMES)}"
+    raise UserError(f"config.data.name = {name!r}: no such data set; {hint}")
 
 
-def _sample(source: Any, index: int, name: str, labels: list[str]) -> Sample:
+def _samples(source: Any, split: str, kinds: list[str], channels: int) -> list[Sample]:
+    return [_sample(source, i, f"{split}/{i:05d}", kinds, channels) for i in range(len(source))]
+
+
+def _sample(source: Any, index: int, default: str, kinds: list[str], channels: int) -> Sample:
     example = source[index]
-    mask = example.get("mask")
+    name = _text(example.get("name"), default)
+    kind = _text(example.get("kind"), kinds[int(example["label"])])
+
+    def load_mask() -> np.ndarray:
+        return (decode(source[index]["mask"], 1, name)[..., 0] > 127).astype(np.uint8)
+
     return Sample(
-        name=str(_text(example.get("name"), name)),
-        kind=_text(example.get("kind"), labels[int(example["label"])]),
-        load=lambda: np.asarray(example["image"]),
-        load_mask=None if mask is None or not mask.any() else lambda: (mask[..., 0] > 0).astype(np.uint8),
+        name=name,
+        kind=kind,
+        load=lambda: decode(source[index]["image"], channels, name),
+        load_mask=load_mask if "mask" in example and kind != GOOD else None,
     )
 
 
@@ -77,30 +93,36 @@ def _text(value: Any, default: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _mvtec_root(path: str, category: str) -> Path:
-    if category not in CATEGORIES:
-        near = difflib.get_close_matches(category, CATEGORIES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CATEGORIES)}"
-        raise UserError(f"config.data.name = 'mvtec_ad/{category}': no such category; {hint}")
-    root = path or os.environ.get("DAAD_MVTEC_DIR", "")
-    if not root:
-        raise UserError(
-            "mvtec_ad: where is it? Download MVTec AD and set config.data.path or DAAD_MVTEC_DIR to "
-            "the folder that holds its categories"
-        )
-    return Path(root)
+def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.util import DownloadError
 
-
-def _prepare(builder: Any, name: str, directory: str) -> None:
-    if name in ("mnist", "cifar10") and importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"{name}: not prepared in {directory}, and TFDS needs TensorFlow to prepare it: pip "
-            "install tensorflow (or point TFDS_DATA_DIR to a directory where it is prepared)"
-        )
+    name, settings = config.name, dict[str, Any]()
+    if name in WITH_CLASSES:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise UserError(
+                f"{name}: not prepared in {directory}, and TFDS needs TensorFlow to prepare it: pip "
+                "install tensorflow (or point TFDS_DATA_DIR to a directory where it is prepared)"
+            )
+    else:
+        tfds.disable_progress_bar()  # TFDS's bars are for downloads; ours take seconds
+    if name.startswith("mvtec_ad/"):
+        root = _mvtec_root(config.path, directory)
+        settings["download_config"] = tfds.download.DownloadConfig(manual_dir=str(root))
     print(f"preparing {builder.info.full_name} in {directory} (once)", flush=True)
     try:
-        builder.download_and_prepare()
-    except UserError:
-        raise
-    except OSError as error:
+        builder.download_and_prepare(**settings)
+    except (OSError, DownloadError) as error:
         raise UserError(f"{name}: cannot be prepared in {directory}: {error}") from error
+
+
+def _mvtec_root(path: str, directory: str) -> Path:
+    """The folder of categories: as configured, $DAAD_MVTEC_DIR, or where TFDS keeps manual downloads."""
+    chosen = path or os.environ.get("DAAD_MVTEC_DIR", "")
+    root = Path(chosen).expanduser() if chosen else Path(directory) / "downloads" / "manual"
+    if not any((root / category / "train").is_dir() for category in CATEGORIES):
+        raise UserError(
+            f"mvtec_ad: not in {root}; download MVTec AD and set config.data.path or DAAD_MVTEC_DIR to "
+            "the folder that holds its categories (bottle, cable, ...)"
+        )
+    return root

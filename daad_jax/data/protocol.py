@@ -5,20 +5,35 @@ import difflib
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data.samples import GOOD, Sample
+from daad_jax.data.samples import GOOD
 from daad_jax.errors import UserError
 
 
-def labels(samples: list[Sample], classes: tuple[str, ...], config: DataConfig) -> np.ndarray:
-    """0 (normal) or 1 (anomalous) for every sample, `[N]`.
+def check(classes: tuple[str, ...], config: DataConfig) -> None:
+    """Before anything is decoded: does the protocol go with the source?
 
     Raises:
-        UserError: `config.normal_class` does not exist.
+        UserError: it does not, or `config.normal_class` does not exist.
     """
-    kinds = np.array([sample.kind for sample in samples], dtype=object)
+    if config.protocol != "inspection":
+        _class(config.normal_class, classes, config.protocol)
+    elif classes:
+        raise UserError(
+            "config.data.protocol = 'inspection': this source has classes and does not say which are "
+            "good; set 'one_class' or 'leave_one_out', and config.data.normal_class"
+        )
+
+
+def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) -> np.ndarray:
+    """0 (normal) or 1 (anomalous) for images of these kinds, int8 `[N]`.
+
+    Raises:
+        UserError: see `check`.
+    """
+    kinds = np.array(of_kinds, dtype=object)
     if config.protocol == "inspection":
         return (kinds != GOOD).astype(np.int8)
-    chosen = _class(config.normal_class, classes)
+    chosen = _class(config.normal_class, classes, config.protocol)
     is_chosen = (kinds == chosen).astype(np.int8)
     return is_chosen if config.protocol == "leave_one_out" else 1 - is_chosen
 
@@ -53,11 +68,16 @@ def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def _class(name: str, classes: tuple[str, ...]) -> str:
+def _class(name: str, classes: tuple[str, ...], protocol: str) -> str:
+    if not classes:
+        raise UserError(
+            f"config.data.protocol = {protocol!r}: this source has no classes, it says itself what is "
+            "good; set 'inspection'"
+        )
     if name in classes:
         return name
-    if name.isdigit() and int(name) < len(classes):
+    if name.isdecimal() and int(name) < len(classes):
         return classes[int(name)]
     near = difflib.get_close_matches(name, classes, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(classes) or 'none'}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(classes)}"
     raise UserError(f"config.data.normal_class = {name!r}: no such class; {hint}")

@@ -1,7 +1,8 @@
 """What a source yields before any protocol: lazily decoded images with what is known of each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +21,44 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """A data set as its source has it. `identity` changes whenever its pixels could have."""
+    """A data set as its source has it.
+
+    `identity` changes whenever its pixels could have. `read` lists the training and the test
+    images; a filled cache never asks. `classes` is empty where the source itself says what is good.
+    """
 
     identity: str
-    train: list[Sample]
-    test: list[Sample]
+    read: Callable[[], tuple[list[Sample], list[Sample]]]
     classes: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
+
+
+class Rows:
+    """Chosen rows of a memory-mapped array `[M, ...]`, read from the disk when they are asked for."""
+
+    def __init__(self, array: np.ndarray, indices: np.ndarray) -> None:
+        self._array, self._indices = array, indices
+        self.shape, self.dtype = (len(indices), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(self._array[self._indices[key]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
 
 
 @dataclass(frozen=True)
 class Split:
     """Images of one purpose.
 
-    `images` uint8 `[N, H, W, C]`, `labels` `[N]` (0 normal, 1 anomalous), `kinds` and `names` of N
-    entries, `masks` uint8 `[N, H, W]` of 0 and 1, or None where the source has none.
+    `images` uint8 `[N, H, W, C]` (an array, or `Rows` of one that may exceed the memory), `labels` `[N]`
+    (0 normal, 1 anomalous), `kinds` and `names` of N entries, `masks` uint8 `[N, H, W]` of 0 and 1,
+    or None where there are none.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     kinds: list[str]
     names: list[str]

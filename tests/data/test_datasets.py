@@ -1,6 +1,8 @@
 """Folders, protocols, the cache and the real sets."""
 
 import os
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol
-from daad_jax.data.samples import Sample
+from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
 
 
@@ -80,6 +82,7 @@ def test_unreadable_images_stop_or_are_skipped(config, tmp_path):
     config.data.on_bad_image = "skip"
     splits = datasets.load(config)
     assert len(splits.train) + len(splits.calibration) == 10
+    assert splits.notes[0].startswith("skipped 1 unreadable image(s): ")
     assert "bad.png" in splits.notes[0]
 
 
@@ -103,10 +106,7 @@ def test_mixed_channels_can_be_refused(config, tmp_path):
 
 
 def test_protocols():
-    def empty():
-        return np.zeros((1, 1, 1), np.uint8)
-
-    samples = [Sample(str(i), kind, empty) for i, kind in enumerate(("cat", "dog", "cat", "eel"))]
+    samples = ["cat", "dog", "cat", "eel"]
     classes = ("cat", "dog", "eel")
     data = Config().data
     data.normal_class = "cat"
@@ -132,9 +132,131 @@ def test_hold_out_is_seeded_and_disjoint():
         protocol.hold_out(1, data, 0)
 
 
-def test_luma():
-    colour = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)
-    assert cache.to_channels(colour, 1).ravel().tolist() == [76, 150]
+def test_the_protocol_must_suit_the_source(config, tmp_path):
+    mvtec(tmp_path / "set")
+    config.data.protocol = "one_class"
+    with pytest.raises(UserError, match=r"no classes.*'inspection'"):
+        datasets.load(config)
+    data = Config().data
+    data.normal_class = "²"
+    with pytest.raises(UserError, match="known: cat, eel"):
+        protocol.check(("cat", "eel"), data)
+    data.protocol = "inspection"
+    with pytest.raises(UserError, match="set 'one_class'"):
+        protocol.check(("cat", "eel"), data)
+
+
+def test_limit_per_label():
+    labels = np.array([0] * 10 + [1] * 3)
+    kept = protocol.limit_per_label(labels, 4, 0)
+    assert labels[kept].tolist() == [0] * 4 + [1] * 3
+    assert len(protocol.limit_per_label(labels, 0, 0)) == 13
+
+
+def test_masks_and_tests_are_not_taken_for_good_images(config, tmp_path):
+    mvtec(tmp_path / "set/bottle")
+    with pytest.raises(UserError, match="test image or a mask"):
+        datasets.load(config)
+
+
+def test_hidden_files_are_passed_over(config, tmp_path):
+    mvtec(tmp_path / "set")
+    (tmp_path / "set/train/good/._0.png").write_text("left by macOS")
+    assert len(datasets.load(config).train) == 9
+
+
+def test_a_new_mask_is_seen(config, tmp_path):
+    mvtec(tmp_path / "set")
+    mask = tmp_path / "set/ground_truth/scratch/b_mask.png"
+    mask.rename(tmp_path / "kept.png")
+    assert datasets.load(config).test.masks is None
+    (tmp_path / "kept.png").rename(mask)
+    assert datasets.load(config).test.masks.sum() == 18
+
+
+def test_a_mask_of_another_size_is_refused(config, tmp_path):
+    mvtec(tmp_path / "set")
+    Image.new("L", (8, 16)).save(tmp_path / "set/ground_truth/scratch/b_mask.png")
+    with pytest.raises(UserError, match="its mask is 16 x 8"):
+        datasets.load(config)
+
+
+def test_other_sizes_are_refused_or_fitted(config, tmp_path):
+    mvtec(tmp_path / "set")
+    config.data.height = 8
+    with pytest.raises(UserError, match=r"0\.png: 16 x 16 pixels.*config.data.fit"):
+        datasets.load(config)
+    config.data.fit = "resize"
+    splits = datasets.load(config)
+    assert splits.test.images.shape == (2, 8, 16, 3)
+    assert set(np.unique(splits.test.masks)) == {0, 1}
+    assert splits.notes == ["images are brought to 8 x 16 (resize)"]
+
+
+def source(load=lambda: np.zeros((16, 16, 3), np.uint8), count=3):
+    samples = [Sample(str(i), GOOD, load) for i in range(count)]
+    return Samples("made here", lambda: (samples, []))
+
+
+def test_a_filled_cache_asks_the_source_for_nothing(config):
+    cache.decoded(source(), config.data)
+
+    def never():
+        raise AssertionError("read again")
+
+    again = cache.decoded(Samples("made here", never), config.data)
+    assert (again.train, again.names, again.masks) == (3, ["0", "1", "2"], None)
+
+
+@pytest.mark.parametrize("damage", ["images.npy", "index.json"])
+def test_a_damaged_cache_is_filled_again(config, tmp_path, damage):
+    cache.decoded(source(), config.data)
+    (entry,) = (tmp_path / "cache").iterdir()
+    (entry / damage).write_bytes((entry / damage).read_bytes()[:90])
+    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    (entry / damage).unlink()
+    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    assert list((tmp_path / "cache").iterdir()) == [entry]
+
+
+def test_two_may_fill_the_cache_at_once(config, tmp_path):
+    both, found = threading.Barrier(2), []
+
+    def fill():
+        def read():
+            both.wait(10)
+            return source().read()
+
+        found.append(cache.decoded(Samples("made here", read), config.data))
+
+    threads = [threading.Thread(target=fill) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(f.images) for f in found] == [3, 3]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written(config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    config.data.cache_dir = str(tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot write the image cache.*cache_dir"):
+        cache.decoded(source(), config.data)
+    config.data.cache_dir = str(tmp_path / "cache")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"needs 0 MB.*larger disk"):
+        cache.decoded(source(), config.data)
+
+
+def test_rows_are_read_when_asked_for():
+    array = np.arange(24).reshape(6, 4)
+    rows = Rows(array, np.array([1, 3, 5]))
+    assert (len(rows), rows.shape) == (3, (3, 4))
+    np.testing.assert_array_equal(rows[1], array[3])
+    np.testing.assert_array_equal(rows[1:], array[[3, 5]])
+    np.testing.assert_array_equal(rows[np.array([2, 0])], array[[5, 1]])
+    np.testing.assert_array_equal(np.asarray(rows), array[[1, 3, 5]])
 
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
@@ -166,13 +288,57 @@ def test_solar_cells(config, tmp_path):
     config.data.source, config.data.name = "tfds", "solar_cells/mono"
     config.data.data_dir, config.data.fit, config.data.channels = str(tmp_path), "resize", 1
     splits = datasets.load(config)
+    assert len(splits.train) + len(splits.calibration) == 588 - 118
+    assert splits.test.labels.tolist().count(0) == 118
     assert set(splits.test.names).isdisjoint(splits.train.names + splits.calibration.names)
     assert set(splits.test.kinds) == {"good", "defective mono"}
 
 
+def named(config, name, folder):
+    config.data.source, config.data.name, config.data.data_dir = "tfds", name, str(folder)
+    return config
+
+
+def test_what_is_missing_to_prepare_a_set_is_said(config, tmp_path, monkeypatch):
+    monkeypatch.delenv("DAAD_MVTEC_DIR", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="pip install tensorflow"):
+        datasets.load(named(config, "mnist", tmp_path))
+    with pytest.raises(UserError, match=r"pip install elpv-dataset.*CC BY-NC-SA"):
+        datasets.load(named(config, "solar_cells/poly", tmp_path))
+    config.data.path = ""
+    with pytest.raises(UserError, match="DAAD_MVTEC_DIR"):
+        datasets.load(named(config, "mvtec_ad/bottle", tmp_path))
+
+
+def test_a_category_is_prepared_once(config, tmp_path):
+    mvtec(tmp_path / "original/tile")
+    config.data.path = str(tmp_path / "original")
+    first = datasets.load(named(config, "mvtec_ad/tile", tmp_path / "tfds"))
+    assert sorted(first.test.names) == ["test/good/a.png", "test/scratch/b.png"]
+    scratch = first.test.kinds.index("scratch")
+    assert first.test.labels[scratch] == 1
+    assert first.test.masks[scratch].sum() == 18
+    config.data.path = ""  # prepared: the original is not needed any more
+    config.data.channels = 1
+    assert datasets.load(config).test.images.shape == (2, 16, 16, 1)
+
+
+def test_an_unreadable_original_is_named(config, tmp_path):
+    mvtec(tmp_path / "original/tile")
+    (tmp_path / "original/tile/train/good/0.png").write_text("no")
+    config.data.path = str(tmp_path / "original")
+    with pytest.raises(UserError, match=r"0\.png: unreadable"):
+        datasets.load(named(config, "mvtec_ad/tile", tmp_path / "tfds"))
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("mnits", "did you mean 'mnist'"), ("mvtec_ad/botle", "did you mean 'bottle'")],
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("mvtec_ad/botle", "did you mean 'mvtec_ad/bottle'"),
+        ("solar_cells", "solar_cells/mono"),
+    ],
 )
 def test_unknown_sets_name_the_nearest(config, name, says):
     config.data.source, config.data.name = "tfds", name

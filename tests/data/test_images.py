@@ -1,5 +1,8 @@
 """Every format, depth and mode becomes the same uint8 array; what cannot is named."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,3 +82,69 @@ def test_fit():
     assert fit(RGB, 3, 3, "pad", "x").shape == (3, 3, 3)
     constant = np.full((9, 5, 1), 77, np.uint8)
     np.testing.assert_array_equal(fit(constant, 4, 4, "resize", "x"), 77)
+
+
+def test_masks_are_scaled_without_new_values():
+    mask = (GREY[..., None] > 127).astype(np.uint8)
+    for how in ("resize", "pad"):
+        assert set(np.unique(fit(mask, 3, 4, how, "x", nearest=True))) <= {0, 1}
+
+
+def test_jpeg(tmp_path):
+    smooth = np.tile(np.arange(0, 240, 15, dtype=np.uint8), (16, 1))
+    Image.fromarray(np.stack([smooth] * 3, -1)).save(tmp_path / "x.JPG", quality=95)
+    assert np.abs(decode(tmp_path / "x.JPG", 1)[..., 0].astype(int) - smooth).max() < 8
+
+
+def test_bytes_are_decoded_as_files(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(RGB).save(path)
+    np.testing.assert_array_equal(decode(path.read_bytes(), 3), decode(path, 3))
+    with pytest.raises(UserError, match="train/00007: unreadable"):
+        decode(b"no", 3, "train/00007")
+
+
+def test_luma(tmp_path):
+    Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.png", 1).ravel().tolist() == [76, 150]
+
+
+def png16(samples, colour_type):
+    """A PNG of 16 bits per sample, which Pillow writes only for grey. `[H, W, samples per pixel]`."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_sixteen_bits_in_colour_and_with_alpha():
+    opaque = np.full((6, 8, 1), 255)
+    grey, rgb = GREY[..., None].astype(int), RGB.astype(int)
+    np.testing.assert_array_equal(decode(png16(rgb * 257, 2), 3), RGB)
+    np.testing.assert_array_equal(decode(png16(np.concatenate([rgb, opaque], -1) * 257, 6), 3), RGB)
+    np.testing.assert_array_equal(decode(png16(np.concatenate([grey, opaque], -1) * 257, 4), 1), grey)
+
+
+def test_black_and_white_and_big_endian(tmp_path):
+    black_and_white = np.where(GREY > 127, 255, 0).astype(np.uint8)
+    Image.fromarray(black_and_white).convert("1").save(tmp_path / "x.png")
+    np.testing.assert_array_equal(decode(tmp_path / "x.png", 1)[..., 0], black_and_white)
+    Image.fromarray((GREY.astype(np.uint16) * 257).astype(">u2")).save(tmp_path / "x.tiff")
+    np.testing.assert_array_equal(decode(tmp_path / "x.tiff", 1)[..., 0], GREY)
+
+
+def test_float_images_are_named(tmp_path):
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(UserError, match=r"x\.tiff: unreadable.*8 or 16 bit"):
+        decode(tmp_path / "x.tiff", 1)
+
+
+def test_a_transparent_palette_entry_is_black(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([200, 0, 0, 0, 200, 0])
+    image.save(tmp_path / "x.png", transparency=0)
+    np.testing.assert_array_equal(decode(tmp_path / "x.png", 3), [[[0, 0, 0], [0, 200, 0]]])
