@@ -9,12 +9,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from daad_jax import config as configs
+from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.scoring import Calibration
 from daad_jax.state import TrainState, create
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:

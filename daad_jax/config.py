@@ -101,8 +101,9 @@ class ScoreConfig:
     gamma: float = 0.9
     distance: str = "l2"  # R: "l2" (the paper), "squared" or "cosine" (relative)
     smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing
+    heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold is the (1 - rate) quantile of held-out normals
-    batch_size: int = 64
+    batch_size: int = 64  # rounded up to a power of two and a multiple of the devices
 
 
 @dataclass
@@ -219,6 +220,7 @@ def validate(config: Config) -> None:
     )
     one_of("score.distance", score.distance, DISTANCES)
     need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
+    need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
     need(score.batch_size >= 1, "score.batch_size", "must be at least 1")
 

@@ -40,8 +40,7 @@ class Mapped:
         """A copy of `tree` on every device, owned by the caller (it may be donated)."""
         if not self.many:
             return jax.tree.map(lambda x: jax.device_put(np.array(x), self.devices[0]), tree)
-        copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self.devices)
-        return copy(np.zeros(len(self.devices), np.int8), jax.device_get(tree))
+        return _replicate(tree, self.devices)
 
     def first(self, tree: Any) -> Any:
         """One device's copy of a replicated tree, as numpy arrays."""
@@ -87,25 +86,40 @@ def choose(requested: int, batch_size: int) -> Mapped:
     return Mapped(devices)
 
 
-def map_scoring(score: Callable[..., Any]) -> tuple[Callable[..., Any], int]:
-    """Compiles `score(variables, batch)` for all devices of this process.
+class Scoring:
+    """A function of (variables, batch) without a state, compiled for all devices of this process."""
 
-    Returns:
-        A function of (variables, numpy batch `[b, ...]`) giving numpy results `[b, ...]`, b a
-        multiple of the second value returned, the number of devices.
-    """
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        compiled = jax.jit(score)
-        return lambda variables, batch: jax.device_get(compiled(variables, batch)), 1
-    mapped = jax.pmap(score, in_axes=(None, 0), devices=devices)
+    def __init__(self, function: Callable[[Any, jax.Array], Any]) -> None:
+        self._devices = jax.local_devices()
+        self._one = jax.jit(function)
+        self._many = jax.pmap(function, devices=self._devices)
 
-    def run(variables: Any, batch: np.ndarray) -> Any:
-        cut = batch.reshape(len(devices), -1, *batch.shape[1:])
-        outputs = jax.device_get(mapped(variables, cut))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+    @property
+    def multiple(self) -> int:
+        """Batches must be a multiple of this, the number of devices."""
+        return len(self._devices)
 
-    return run, len(devices)
+    def place(self, variables: Any) -> Any:
+        """`variables` as `__call__` takes them, put on every device once."""
+        if self.multiple == 1:
+            return jax.device_put(variables, self._devices[0])
+        return _replicate(variables, self._devices)
+
+    def __call__(self, placed: Any, batch: np.ndarray) -> Any:
+        """Starts on a numpy batch `[b, ...]`, and returns before the results are there."""
+        if self.multiple == 1:
+            return self._one(placed, batch)
+        return self._many(placed, batch.reshape(self.multiple, -1, *batch.shape[1:]))
+
+    def fetch(self, outputs: Any) -> Any:
+        """The results of a call as numpy arrays `[b, ...]`."""
+        arrays = jax.device_get(outputs)
+        return arrays if self.multiple == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+
+
+def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=devices)
+    return copy(np.zeros(len(devices), np.int8), jax.device_get(tree))
 
 
 def _sharding(devices: Sequence[jax.Device]) -> Any:

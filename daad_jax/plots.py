@@ -1,4 +1,4 @@
-"""Pictures of an evaluation."""
+"""Pictures of scores and heat maps."""
 
 from pathlib import Path
 
@@ -7,8 +7,30 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from daad_jax.data.samples import Split
+from daad_jax.detector import Detections
 
 mpl.use("Agg")
+
+COLOURS = mpl.colormaps["inferno"]
+FAINT, STRONG = 0.7, 2.0  # heat where colour begins, and where it is full; 1 is where normal images end
+COVER = 0.65  # of the picture, by full colour
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The image with its heat map laid over, so that what looks normal stays as it is.
+
+    Args:
+        image: uint8 `[H, W, 1 or 3]`.
+        heat: `[H, W]`, as `Detections.heat`.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    strength = np.clip((heat - FAINT) / (STRONG - FAINT), 0, 1)[..., None]
+    colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
+    grey = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    alpha = COVER * np.minimum(1, 3 * strength)
+    return np.rint((1 - alpha) * grey + alpha * colour).astype(np.uint8)
 
 
 def histogram(path: Path, scores: np.ndarray, labels: np.ndarray, threshold: float) -> None:
@@ -27,21 +49,23 @@ def histogram(path: Path, scores: np.ndarray, labels: np.ndarray, threshold: flo
     _save(figure, path)
 
 
-def gallery(path: Path, split: Split, reconstructions: np.ndarray, scores: np.ndarray) -> None:
-    """Input, reconstruction and residual of every image `[N, H, W, C]` uint8, a column each."""
+def gallery(path: Path, split: Split, found: Detections) -> None:
+    """Input, reconstruction, heat map and (where there are any) mask of every image, a column each."""
     count = len(split)
-    figure = Figure(figsize=(1.3 * count, 4.4), layout="constrained")
-    axes = figure.subplots(3, count, squeeze=False)
-    residuals = np.abs(split.images.astype(float) - reconstructions.astype(float)).mean(-1)
-    scale = max(float(np.quantile(residuals, 0.999)), 1.0)
+    rows = ["input", "reconstruction", "heat map"] + ["mask"] * (split.masks is not None)
+    figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
     for i in range(count):
-        for row, picture in enumerate((split.images[i], reconstructions[i])):
+        pictures = [found.images[i], found.reconstructions[i], overlay(found.images[i], found.heat[i])]
+        if split.masks is not None:
+            pictures.append(255 * split.masks[i])
+        for row, picture in enumerate(pictures):
             axes[row, i].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes[2, i].imshow(residuals[i], cmap="magma", vmin=0, vmax=scale)
-        axes[0, i].set_title(f"{split.kinds[i]}\nA = {scores[i]:.1f}", fontsize=8, parse_math=False)
+        title = f"{split.kinds[i]}\nA = {found.scores[i]:.1f}"
+        axes[0, i].set_title(title, fontsize=8, parse_math=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    for row, name in enumerate(("input", "reconstruction", "residual")):
+    for row, name in enumerate(rows):
         axes[row, 0].set_ylabel(name)
     _save(figure, path)
 

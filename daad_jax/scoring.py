@@ -1,55 +1,37 @@
-"""The one scoring path: R(x), L(x), their calibration on normal images, and A(x)."""
+"""What an image shows of its anomaly: R(x), L(x) and where they come from, as pure functions of arrays.
 
-import json
+R compares an image with its reconstruction, L the discriminator's features of both (paper: A(x) = g R
++ (1 - g) L). Each distance has a map of the places that it comes from. `calibration.py` brings all four
+to one scale.
+"""
+
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.data.batches import score_batches
-from daad_jax.errors import UserError
 from daad_jax.losses import norm
-from daad_jax.parallel import map_scoring
 from daad_jax.step import make_score_step
 
 Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
-SMALLEST_SPREAD = 1e-12
+EPSILON = 1e-12
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What held-out normal images say of the score: the units of R and L, and the threshold on A."""
+class Measured(NamedTuple):
+    """What one pass says of `B` images.
 
-    images: int
-    reconstruction_mean: float
-    reconstruction_std: float
-    alignment_mean: float
-    alignment_std: float
-    gamma: float
-    false_alarm_rate: float
-    threshold: float
+    `reconstruction` R and `alignment` L `[B]` (0 without a discriminator), their maps `[B, H, W]`, and
+    the reconstructed images, uint8 `[B, H, W, C]`.
+    """
 
-    def score(self, reconstruction: np.ndarray, alignment: np.ndarray) -> np.ndarray:
-        """A = gamma R + (1 - gamma) L, both in standard deviations from normal. `[N]` -> `[N]`."""
-        r = (reconstruction - self.reconstruction_mean) / self.reconstruction_std
-        if self.gamma == 1:
-            return r
-        return self.gamma * r + (1 - self.gamma) * ((alignment - self.alignment_mean) / self.alignment_std)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(tree: Any) -> "Calibration":
-        """Raises UserError where `tree` is not what `to_json` made."""
-        try:
-            return Calibration(**{k: float(v) for k, v in tree.items()})  # type: ignore[arg-type]
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"the stored calibration is damaged: {json.dumps(tree)[:200]}") from error
+    reconstruction: jax.Array
+    alignment: jax.Array
+    reconstruction_map: jax.Array
+    alignment_map: jax.Array
+    rebuilt: jax.Array
 
 
 def blur_matrix(size: int, sigma: float) -> np.ndarray:
@@ -73,77 +55,70 @@ def smooth(images: jax.Array, sigma: float) -> jax.Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, images, precision="highest")
 
 
-def reconstruction_distance(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
-    """R: distance of every image to its reconstruction, `[B, H, W, C]` twice -> `[B]`.
+def residual(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
+    """The difference whose length is R: `[B, H, W, C]` twice -> `[B, H, W, C]`.
 
-    "l2" is the paper's plain norm, "squared" its mean square, "cosine" the relative distance
-    1 - cos(x, y), blind to brightness.
+    "l2" and "squared": x - y. "cosine": the same of images brought to a mean square of 1, so blind to
+    brightness.
+    """
+    if kind != "cosine":
+        return x - y
+    length = float(np.sqrt(np.prod(x.shape[1:])))
+    return length * (x / norm(x).reshape(-1, 1, 1, 1) - y / norm(y).reshape(-1, 1, 1, 1))
+
+
+def reconstruction_distance(difference: jax.Array, kind: str) -> jax.Array:
+    """R from the residual `[B, H, W, C]` -> `[B]`.
+
+    "l2" is the paper's plain norm, "squared" the mean square, "cosine" the relative distance
+    1 - cos(x, y), here as half the squared distance of unit vectors, which does not cancel.
     """
     if kind == "l2":
-        return norm(x - y)
-    if kind == "squared":
-        return jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
-    dot = jnp.sum(x * y, axis=(1, 2, 3))
-    return 1 - dot / jnp.maximum(norm(x) * norm(y), 1e-12)
+        return norm(difference)
+    square = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
+    return square if kind == "squared" else 0.5 * square
 
 
-def make_distances(config: Config) -> Callable[[Variables, jax.Array], dict[str, jax.Array]]:
-    """The pure function from variables and uint8 images `[B, H, W, C]` to R `[B]`, L `[B]` (0 without
-    a discriminator) and reconstructions `[B, H, W, C]` in [0, 1]."""
-    score_step = make_score_step(config)
-
-    def distances(variables: Variables, batch: jax.Array) -> dict[str, jax.Array]:
-        images, fake, features = score_step(*variables, batch)
-        sigma = config.score.smoothing
-        r = reconstruction_distance(smooth(images, sigma), smooth(fake, sigma), config.score.distance)
-        alignment = jnp.zeros_like(r) if features is None else norm(features)
-        return {"reconstruction": r, "alignment": alignment, "image": fake}
-
-    return distances
+def alignment_distance(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """L = ||f_D(x) - f_D(x^)||_2: maps `[B, h, w, F]` twice -> `[B]`."""
+    return norm(real - fake)
 
 
-class Scorer:
-    """Compiled once, then scores any number of uint8 images `[N, H, W, C]`."""
+def alignment_map(real: tuple[jax.Array, ...], fake: tuple[jax.Array, ...], height: int, width: int) -> Any:
+    """Where the extractor sees a difference: `[B, height, width]`.
 
-    def __init__(self, config: Config) -> None:
-        self._run, devices = map_scoring(make_distances(config))
-        self.batch_size = -(-config.score.batch_size // devices) * devices
-
-    def distances(self, variables: Variables, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """R and L, float64 `[N]`."""
-        parts = []
-        for batch, count in score_batches(images, self.batch_size):
-            out = self._run(variables, batch)
-            parts.append((out["reconstruction"][:count], out["alignment"][:count]))
-        r, alignment = (np.concatenate(p).astype(np.float64) for p in zip(*parts))
-        return r, alignment
-
-    def reconstruct(self, variables: Variables, images: np.ndarray) -> np.ndarray:
-        """Reconstructions uint8 `[N, H, W, C]` (for pictures)."""
-        batches = score_batches(images, self.batch_size)
-        parts = [self._run(variables, b)["image"][:count] for b, count in batches]
-        return np.rint(255 * np.concatenate(parts)).astype(np.uint8)
-
-
-def calibrate(reconstruction: np.ndarray, alignment: np.ndarray, config: Config) -> Calibration:
-    """Means, spreads and the threshold from R and L `[N]` of held-out normal images.
-
-    The threshold is the (1 - false_alarm_rate) quantile of A; `score > threshold` is anomalous.
+    f_D alone is too coarse to show a place, so every layer counts the same: the squared distance of
+    the two feature vectors of a place, each of length 1, scaled up bilinearly and averaged over layers.
     """
 
-    def spread(values: np.ndarray) -> float:
-        return max(float(values.std()), SMALLEST_SPREAD * max(1.0, abs(float(values.mean()))))
+    def layer(a: jax.Array, b: jax.Array) -> jax.Array:
+        a, b = (v * jax.lax.rsqrt(jnp.sum(v * v, -1, keepdims=True) + EPSILON) for v in (a, b))
+        square = jnp.sum(jnp.square(a - b), -1)
+        return jax.image.resize(square, (square.shape[0], height, width), "linear")
 
-    rate = config.score.false_alarm_rate
-    units = Calibration(
-        images=len(reconstruction),
-        reconstruction_mean=float(reconstruction.mean()),
-        reconstruction_std=spread(reconstruction),
-        alignment_mean=float(alignment.mean()),
-        alignment_std=spread(alignment) if alignment.any() else 1.0,
-        gamma=config.score.gamma,
-        false_alarm_rate=rate,
-        threshold=0.0,
-    )
-    threshold = float(np.quantile(units.score(reconstruction, alignment), 1 - rate))
-    return Calibration(**{**asdict(units), "threshold": threshold})
+    return sum(layer(a, b) for a, b in zip(real, fake)) / len(real)
+
+
+def make_measure(config: Config) -> Callable[[Variables, jax.Array], Measured]:
+    """The pure function from variables and uint8 images `[B, H, W, C]` to what they show."""
+    score_step = make_score_step(config)
+    score = config.score
+    height, width = config.data.height, config.data.width
+    sigma = score.heat_smoothing * min(height, width)
+
+    def places(square: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.maximum(smooth(square[..., None], sigma)[..., 0], 0.0))
+
+    def measure(variables: Variables, batch: jax.Array) -> Measured:
+        images, rebuilt, real, fake = score_step(*variables, batch)
+        x, y = (smooth(v, score.smoothing) for v in (images, rebuilt))
+        difference = residual(x, y, score.distance)
+        r = reconstruction_distance(difference, score.distance)
+        r_map = places(jnp.mean(jnp.square(difference), -1))
+        rebuilt = jnp.rint(255 * rebuilt).astype(jnp.uint8)
+        if not real:
+            return Measured(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), rebuilt)
+        l_map = places(alignment_map(real, fake, height, width))
+        return Measured(r, alignment_distance(real[-1], fake[-1]), r_map, l_map, rebuilt)
+
+    return measure

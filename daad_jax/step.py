@@ -1,7 +1,7 @@
 """One training step of both networks, and what scoring computes: pure functions that know no devices."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,16 @@ from daad_jax.state import (
 )
 
 Metrics = dict[str, jax.Array]
+
+
+class ScoreStep(NamedTuple):
+    """Images and their reconstructions `[B, H, W, C]` in [0, 1], and the extractor's maps of both, one
+    `[B, h, w, F]` a layer, f_D last (none without a discriminator)."""
+
+    images: jax.Array
+    reconstructions: jax.Array
+    real_maps: tuple[jax.Array, ...]
+    fake_maps: tuple[jax.Array, ...]
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -59,8 +69,8 @@ def make_train_step(
 
     def judge(params: Any, batch_stats: Any, images: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
-        outputs, new = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return outputs, new.get("batch_stats", {})
+        (logits, maps), new = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        return (logits, maps[-1]), new.get("batch_stats", {})
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
         images = to_unit(batch)
@@ -115,29 +125,24 @@ def make_train_step(
     return train_step
 
 
-def make_score_step(
-    config: Config,
-) -> Callable[[Any, Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array | None]]:
+def make_score_step(config: Config) -> Callable[[Any, Any, jax.Array], ScoreStep]:
     """What scoring needs of both networks, with running batch statistics: no image sees another.
 
     Returns:
-        `score_step(generator_variables, discriminator_variables, images)` for uint8 images
-        `[B, H, W, C]`, giving images and reconstructions `[B, H, W, C]` in [0, 1] and the feature
-        differences f_D(x) - f_D(x^) `[B, F]` (None without a discriminator).
+        `score_step(generator_variables, discriminator_variables, images)`, images uint8
+        `[B, H, W, C]`.
     """
     generator: Any = build_generator(config)
     discriminator: Any = build_discriminator(config)
 
-    def score_step(
-        generator_variables: Any, discriminator_variables: Any, batch: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:
         images = to_unit(batch)
-        fake, _ = generator.apply(generator_variables, images, train=False)
+        rebuilt, _ = generator.apply(generator_variables, images, train=False)
         if discriminator_variables is None:
-            return images, fake, None
-        _, real_features = discriminator.apply(discriminator_variables, images, train=False)
-        _, fake_features = discriminator.apply(discriminator_variables, fake, train=False)
-        return images, fake, real_features - fake_features
+            return ScoreStep(images, rebuilt, (), ())
+        _, real = discriminator.apply(discriminator_variables, images, train=False)
+        _, fake = discriminator.apply(discriminator_variables, rebuilt, train=False)
+        return ScoreStep(images, rebuilt, real, fake)
 
     return score_step
 

@@ -18,7 +18,7 @@ from daad_jax.data import datasets
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.errors import UserError
 from daad_jax.logs import Log
-from daad_jax.scoring import Scorer, calibrate
+from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, create
 from daad_jax.step import make_train_step
 
@@ -91,11 +91,7 @@ def _loop(
         if saving:
             log.pause()
             host = mapped.first(state)
-            variables = (
-                host.generator.variables,
-                host.discriminator.variables if host.discriminator else None,
-            )
-            checkpoints.save(host, config, calibrate(*scorer.distances(variables, held_out), config))
+            checkpoints.save(host, config, scorer.calibrate(variables_of(host), held_out))
             log.resume()
         if told:
             checkpoints.wait()

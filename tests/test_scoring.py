@@ -1,12 +1,14 @@
-"""The score against numpy and scipy, and its calibration."""
+"""R, L and their maps against numpy and scipy."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from daad_jax import state
 from daad_jax.config import Config
-from daad_jax.metrics import image_metrics
-from daad_jax.scoring import Calibration, calibrate, reconstruction_distance, smooth
+from daad_jax.scorer import variables_of
+from daad_jax.scoring import alignment_map, make_measure, reconstruction_distance, residual, smooth
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((2, 3, 8, 6, 2)).astype(np.float32)
@@ -19,7 +21,18 @@ def test_distances():
         "squared": [np.mean((x - y) ** 2) for x, y in flat],
         "cosine": [1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in flat],
     }.items():
-        np.testing.assert_allclose(reconstruction_distance(X, Y, kind), expected, rtol=1e-5)
+        got = reconstruction_distance(residual(X, Y, kind), kind)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_cosine_is_exact_where_images_nearly_agree():
+    """1 - cos cancels: at a distance of 1e-7 float32 would be left with noise."""
+    near = X * (1 + 5e-4 * RNG.standard_normal(X.shape).astype(np.float32))
+    x, y = X.reshape(3, -1).astype(np.float64), near.reshape(3, -1).astype(np.float64)
+    expected = 1 - (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    got = reconstruction_distance(residual(X, near, "cosine"), "cosine")
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    assert (expected < 1e-6).all()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
@@ -29,20 +42,30 @@ def test_smoothing_is_scipys(sigma):
     assert smooth(X, 0) is X
 
 
-def test_calibration_is_the_quantile_of_normals():
+def test_alignment_map_by_loop():
+    a, b = RNG.standard_normal((2, 2, 4, 2, 3)).astype(np.float32)
+    got = alignment_map((a,), (b,), 4, 2)
+    for index in np.ndindex(2, 4, 2):
+        u, v = (m[index] / np.linalg.norm(m[index]) for m in (a, b))
+        np.testing.assert_allclose(got[index], ((u - v) ** 2).sum(), rtol=1e-4)
+    # Scaled up, and two layers count the same.
+    twice = alignment_map((a, a), (b, a), 8, 4)
+    assert twice.shape == (2, 8, 4)
+    np.testing.assert_allclose(2 * twice, alignment_map((a,), (b,), 8, 4), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("distance", ["l2", "squared", "cosine"])
+def test_r_is_what_its_map_sums_to(distance):
     config = Config()
-    config.score.gamma, config.score.false_alarm_rate = 0.7, 0.1
-    r, alignment = RNG.normal(5, 2, 400), RNG.normal(100, 9, 400)
-    found = calibrate(r, alignment, config)
-    expected = 0.7 * (r - r.mean()) / r.std() + 0.3 * (alignment - alignment.mean()) / alignment.std()
-    np.testing.assert_allclose(found.score(r, alignment), expected)
-    assert np.mean(found.score(r, alignment) > found.threshold) == pytest.approx(0.1, abs=0.003)
-    assert Calibration.from_json(found.to_json()) == found
-
-
-def test_metrics_by_hand():
-    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.5, 0.9])
-    found = image_metrics(labels, scores, 0.55)
-    assert found["auroc"] == 0.75
-    assert [found[k] for k in ("true_normal", "false_alarms", "missed", "found")] == [1, 1, 1, 1]
-    assert found["f1"] == 0.5
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items = (3,) * 4
+    config.score.heat_smoothing, config.score.distance = 0.0, distance
+    variables = variables_of(state.create(config))
+    images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    got = jax.jit(make_measure(config))(variables, images)
+    square = np.mean(np.square(got.reconstruction_map), axis=(1, 2))
+    factor = {"l2": lambda s: np.sqrt(s * 32 * 32 * 3), "squared": lambda s: s, "cosine": lambda s: s / 2}
+    np.testing.assert_allclose(got.reconstruction, factor[distance](square), rtol=1e-5)
+    assert got.alignment.min() > 0
+    assert got.alignment_map.shape == (2, 32, 32)
+    assert got.rebuilt.dtype == np.uint8

@@ -73,14 +73,6 @@ def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarra
     return out
 
 
-def score_batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """All images in order: (batch `[batch_size, H, W, C]`, how many of it count), the last filled up."""
-    for start in range(0, len(images), batch_size):
-        batch = np.asarray(images[start : start + batch_size])
-        fill = np.repeat(batch[-1:], batch_size - len(batch), axis=0)
-        yield np.concatenate([batch, fill]), len(batch)
-
-
 def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
     """`map(put, batches)`, run ahead in a thread. Its exceptions are raised here; closing stops it."""
     waiting: queue.Queue[Any] = queue.Queue(ahead)

@@ -47,6 +47,31 @@ def decode(source: Path | bytes, channels: int, name: str = "") -> np.ndarray:
         raise UserError(f"{shown}: unreadable image ({reason}); remove or replace it") from error
 
 
+def from_array(image: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """What `decode` gives for a file that holds these pixels.
+
+    Args:
+        image: uint8 or uint16 (scaled by its full range) `[H, W]` or `[H, W, 1, 3 or 4]`.
+        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        name: of the image, for the error.
+
+    Returns:
+        uint8 `[H, W, channels]`.
+
+    Raises:
+        UserError: another type or shape.
+    """
+    image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    colours = image.ndim == 3 and image.shape[2] in (3, 4)
+    if not (image.ndim == 2 or colours) or 0 in image.shape:
+        raise UserError(f"{name}: an array of shape {image.shape}; give [H, W] or [H, W, 1, 3 or 4]")
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise UserError(f"{name}: an array of {image.dtype}; give uint8 (0..255) or uint16 (0..65535)")
+    return _convert(Image.fromarray(image), channels)
+
+
 def is_grey(path: Path) -> bool:
     """Whether the file stores one channel (its header is read, not its pixels)."""
     with _opened(path) as image:

@@ -19,7 +19,7 @@ class Discriminator(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Judges images.
 
         Args:
@@ -27,17 +27,20 @@ class Discriminator(nn.Module):
             train: batch statistics (and their running means updated) instead of running ones.
 
         Returns:
-            Logits `[B]` (positive: real), and the features f_D `[B, F]`.
+            Logits `[B]` (positive: real), and the extractor's maps `[B, h, w, F]`, one a layer; the
+            last of them is f_D.
         """
         chex.assert_rank(images, 4)
-        x, layer = images, 0
-        while layer == 0 or (min(x.shape[1:3]) >= 2 * SMALLEST_MAP):
+        x = images
+        maps: list[jax.Array] = []
+        while not maps or min(x.shape[1:3]) >= 2 * SMALLEST_MAP:
+            layer = len(maps)
             width = min(self.config.discriminator_width * 2**layer, self.config.max_width)
             x = Conv(width, (4, 4), (2, 2), use_bias=layer == 0, name=f"down{layer}")(x)
             # The first layer sees pixels as they are, as in DCGAN.
             if layer > 0:
                 x = batch_norm(f"down{layer}_norm", self.axis_name, train)(x)
             x = jax.nn.leaky_relu(x, LEAK)
-            layer += 1
-        features = x.reshape(x.shape[0], -1)
-        return nn.Dense(1, name="classifier")(features)[:, 0], features
+            maps.append(x)
+        logits = nn.Dense(1, name="classifier")(x.reshape(x.shape[0], -1))
+        return logits[:, 0], tuple(maps)

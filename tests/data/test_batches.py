@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daad_jax.config import DataConfig
-from daad_jax.data.batches import prefetch, score_batches, train_batches
+from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.data.samples import Split
 
 
@@ -43,13 +43,6 @@ def test_processes_share_the_same_batch():
 
 def test_a_batch_larger_than_the_set():
     assert len(next(train_batches(numbered(3), DataConfig(), 0, 10))) == 10
-
-
-def test_score_batches_cover_all_once():
-    images = numbered(7).images
-    parts = list(score_batches(images, 3))
-    assert [len(batch) for batch, _ in parts] == [3, 3, 3]
-    np.testing.assert_array_equal(np.concatenate([b[:n] for b, n in parts]), images)
 
 
 def test_prefetch_keeps_order_raises_and_stops():

@@ -1,0 +1,85 @@
+"""The one way from uint8 images to R, L and their maps, on all devices of this process."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from daad_jax.calibration import Calibration, calibrate
+from daad_jax.config import Config
+from daad_jax.parallel import Scoring
+from daad_jax.scoring import Measured, Variables, make_measure
+from daad_jax.state import TrainState
+
+HEAT_PIXELS = 2**24  # of held-out images whose maps are kept at once to calibrate the heat map
+FEWEST_HEATS = 16
+
+
+def variables_of(state: TrainState) -> Variables:
+    """What scoring needs of a training state."""
+    return state.generator.variables, state.discriminator.variables if state.discriminator else None
+
+
+class Scorer:
+    """Compiled for a configuration, for any variables.
+
+    Batches have few sizes (powers of two up to the configured one), so that one image is answered as
+    fast as it can be and a million need few compilations.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._scoring = Scoring(make_measure(config))
+        self.batch_size = self._padded(config.score.batch_size)
+
+    def place(self, variables: Variables) -> Any:
+        """`variables` on the devices, as `measure` takes them."""
+        return self._scoring.place(variables)
+
+    def measure(self, placed: Any, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Measured]]:
+        """Every batch, uint8 `[b, H, W, C]` with 1 to `batch_size` images, and what it shows (numpy).
+
+        The next batch is taken and started before one is fetched, so that nobody waits.
+        """
+        started: deque[tuple[np.ndarray, Any]] = deque()
+        for batch in batches:
+            fill = self._padded(len(batch)) - len(batch)
+            padded = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
+            started.append((batch, self._scoring(placed, padded)))
+            if len(started) > 1:
+                yield self._fetch(*started.popleft())
+        while started:
+            yield self._fetch(*started.popleft())
+
+    def cut(self, images: Any) -> Iterator[np.ndarray]:
+        """Batches for `measure` from images `[N, H, W, C]` (anything that slices into arrays)."""
+        for start in range(0, len(images), self.batch_size):
+            yield np.asarray(images[start : start + self.batch_size])
+
+    def calibrate(self, variables: Variables, held_out: Any) -> Calibration:
+        """The calibration from held-out normal images, uint8 `[N, H, W, C]`."""
+        size = self._config.data.height * self._config.data.width
+        every = -(-len(held_out) // max(FEWEST_HEATS, HEAT_PIXELS // size))
+        r, alignment, r_maps, l_maps = [], [], [], []
+        for _, measured in self.measure(self.place(variables), self.cut(held_out)):
+            r.append(measured.reconstruction)
+            alignment.append(measured.alignment)
+            r_maps.append(measured.reconstruction_map[::every])
+            l_maps.append(measured.alignment_map[::every])
+        return calibrate(
+            np.concatenate(r).astype(np.float64),
+            np.concatenate(alignment).astype(np.float64),
+            np.concatenate(r_maps),
+            np.concatenate(l_maps),
+            self._config.score.gamma,
+            self._config.score.false_alarm_rate,
+        )
+
+    def _fetch(self, batch: np.ndarray, outputs: Any) -> tuple[np.ndarray, Measured]:
+        return batch, Measured(*(x[: len(batch)] for x in self._scoring.fetch(outputs)))
+
+    def _padded(self, count: int) -> int:
+        """The batch size that `count` images are brought to."""
+        power, multiple = 1 << (count - 1).bit_length(), self._scoring.multiple
+        return -(-power // multiple) * multiple
