@@ -50,17 +50,31 @@ class Calibration:
     scores: tuple[float, ...]
 
     def score(self, reconstruction: Any, alignment: Any) -> Any:
-        """A = g R + (1 - g) L, each in standard deviations from normal. `[N]`, `[N]` -> `[N]`."""
-        return _fuse(self.gamma, self.reconstruction, reconstruction, self.alignment, alignment)
+        """A = g R + (1 - g) L, each in its standard deviations, over what the average normal image has.
+
+        So 1 is the average normal image and 0 a perfect reconstruction. No mean is subtracted: a score
+        is as exact, relatively, as R and L are, in whatever batch or program they were computed.
+        `[N]`, `[N]` -> `[N]`.
+        """
+        r, average = (
+            reconstruction / self.reconstruction.std,
+            self.reconstruction.mean / self.reconstruction.std,
+        )
+        if self.gamma == 1:
+            return r / average
+        a = alignment / self.alignment.std
+        both = self.gamma * average + (1 - self.gamma) * self.alignment.mean / self.alignment.std
+        return (self.gamma * r + (1 - self.gamma) * a) / both
 
     def heat(self, reconstruction_map: Any, alignment_map: Any) -> Any:
-        """The heat map `[N, H, W]`: A's formula at every place; below 1 is what normal images show.
+        """The heat map `[N, H, W]`: at every place, how far above the average place of normal images.
 
-        At 1 lies the (1 - false-alarm rate) quantile of the brightest places of held-out images.
+        R's and L's maps are fused as A fuses R and L. At 1 lies the (1 - false-alarm rate) quantile of
+        the brightest places of held-out images, so below 1 is what normal images show.
         """
-        fused = _fuse(
-            self.gamma, self.reconstruction_map, reconstruction_map, self.alignment_map, alignment_map
-        )
+        fused = self.reconstruction_map.of_normal(reconstruction_map)
+        if self.gamma < 1:
+            fused = self.gamma * fused + (1 - self.gamma) * self.alignment_map.of_normal(alignment_map)
         return fused / self.heat_peak
 
     @property
@@ -134,9 +148,3 @@ def calibrate(
     peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
     scores = tuple(np.sort(raw.score(reconstruction, alignment)).tolist())
     return replace(raw, heat_peak=peak, scores=scores)
-
-
-def _fuse(gamma: float, r_unit: Unit, r: Any, l_unit: Unit, alignment: Any) -> Any:
-    if gamma == 1:
-        return r_unit.of_normal(r)
-    return gamma * r_unit.of_normal(r) + (1 - gamma) * l_unit.of_normal(alignment)

@@ -44,13 +44,16 @@ def checked(config: Config | None) -> Config:
     return config
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`; whatever the user can mend is one line and exit status 2."""
+def run(main: Callable[..., None], positional: bool = False) -> None:
+    """Parses the flags and runs `main`; whatever the user can mend is one line and exit status 2.
+
+    `main` gets the words that are not flags where `positional` is set; elsewhere there may be none.
+    """
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-        if rest:
+        if rest and not positional:
             raise UserError(f"unexpected argument {rest[0]!r}; options begin with --")
-        main()
+        main(*rest)
     except UserError as error:
         _fail(str(error))
     except flags.Error as error:

@@ -20,13 +20,14 @@ from daad_jax.scoring import Measured
 from daad_jax.state import TrainState
 
 Image = str | Path | np.ndarray
+Entry = tuple[Path, UserError | None]
 
 
 @dataclass(frozen=True)
 class Detections:
     """What is said of N images: arrays of one row an image, in the order they came.
 
-    `scores` A(x) (0: the average normal image, 1: a standard deviation above it), `anomalous` (score >
+    `scores` A(x) (1: the average normal image), `anomalous` (score >
     threshold), `p_values` (how often a normal image scores as high), `reconstruction` R and
     `alignment` L, `heat` `[N, H, W]` (below 1: as normal images are), and the uint8 `[N, H, W, C]`
     `images` and `reconstructions`, as the model saw and rebuilt them.
@@ -52,29 +53,36 @@ class Detector:
         found = detector.score(["a.png", "b.jpg"])
         found.scores, found.anomalous, found.heat
 
-    A score depends on the image alone, not on what it comes with. `threshold` may be set to any score,
-    or to `calibration.threshold_at(false_alarm_rate)`.
+    A score depends on the image alone, to the last bit, not on what it comes with. `threshold` may be
+    set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
+
+    Args:
+        state, config, calibration: as `checkpoint.load` gives them.
+        batch_size: images a device scores at once, instead of `config.score.batch_size`. 1 answers a
+            single image fastest, more score many fastest; another value may change a score's last digits.
     """
 
-    def __init__(self, state: TrainState, config: Config, calibration: Calibration) -> None:
+    def __init__(
+        self, state: TrainState, config: Config, calibration: Calibration, batch_size: int | None = None
+    ) -> None:
         self.config, self.calibration = config, calibration
         self.step = int(state.step)
         self.threshold = calibration.threshold
-        self._scorer = Scorer(config)
+        self._scorer = Scorer(config, batch_size)
         self._variables = self._scorer.place(variables_of(state))
 
     @classmethod
-    def load(cls, workdir: str | Path) -> "Detector":
-        """The newest readable checkpoint of a run.
+    def load(cls, workdir: str | Path, batch_size: int | None = None) -> "Detector":
+        """The newest readable checkpoint of a run; `batch_size` as above.
 
         Raises:
             UserError: no such workdir, or no readable checkpoint in it.
         """
-        return cls(*checkpoint.load(Path(workdir)))
+        return cls(*checkpoint.load(Path(workdir)), batch_size)
 
     @property
     def batch_size(self) -> int:
-        """The most images that are scored at once."""
+        """How many images are scored at once, over all devices."""
         return self._scorer.batch_size
 
     def prepare(self, image: Image, name: str = "image") -> np.ndarray:
@@ -119,41 +127,37 @@ class Detector:
         """Scores uint8 images `[N, H, W, C]` of the model's size (anything that slices into arrays)."""
         return self.judge(self._scorer.cut(images))
 
-    def stream(
-        self, paths: Iterable[Path]
-    ) -> Iterator[tuple[list[Path], Detections | None, list[UserError]]]:
+    def stream(self, paths: Iterable[Path]) -> Iterator[tuple[list[Entry], Detections | None]]:
         """Scores any number of files in constant memory, decoding ahead in threads.
 
         Yields:
-            Per batch: the files that could be read, what is said of them (None where none could), and
-            the errors of the others.
+            Per batch: the files in their order, each with its error or None, and what is said of those
+            without (None where all have one).
         """
-        waiting: deque[tuple[list[Path], list[UserError]]] = deque()
+        waiting: deque[list[Entry]] = deque()
 
         def batches() -> Iterator[np.ndarray]:
-            read: list[Path] = []
+            entries: list[Entry] = []
             images: list[np.ndarray] = []
-            errors: list[UserError] = []
             for path, image in self._decoded(paths):
                 if isinstance(image, UserError):
-                    errors.append(image)
+                    entries.append((path, image))
                     continue
-                read.append(path)
+                entries.append((path, None))
                 images.append(image)
-                if len(images) == self._scorer.batch_size:
-                    waiting.append((read, errors))
+                if len(images) == self.batch_size:
+                    waiting.append(entries)
                     yield np.stack(images)
-                    read, images, errors = [], [], []
-            if read or errors:
-                waiting.append((read, errors))
+                    entries, images = [], []
+            if entries:
+                waiting.append(entries)
             if images:
                 yield np.stack(images)
 
         for found in self.judge(batches()):
-            read, errors = waiting.popleft()
-            yield read, found, errors
-        for read, errors in waiting:
-            yield read, None, errors
+            yield waiting.popleft(), found
+        for entries in waiting:
+            yield entries, None
 
     def judge(self, batches: Iterable[np.ndarray]) -> Iterator[Detections]:
         """What is said of every batch of prepared images, uint8 `[b, H, W, C]`."""

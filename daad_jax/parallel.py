@@ -53,8 +53,7 @@ class Mapped:
         """This process' part of a global batch, cut over its devices: `[b, ...]` -> `[n, b/n, ...]`."""
         if not self.many:
             return jax.device_put(batch, self.devices[0])
-        cut = batch.reshape(len(self.devices), -1, *batch.shape[1:])
-        return jax.device_put(cut, _sharding(self.devices))
+        return jax.device_put(_cut(batch, len(self.devices)), _sharding(self.devices))
 
 
 def choose(requested: int, batch_size: int) -> Mapped:
@@ -91,30 +90,31 @@ class Scoring:
 
     def __init__(self, function: Callable[[Any, jax.Array], Any]) -> None:
         self._devices = jax.local_devices()
-        self._one = jax.jit(function)
-        self._many = jax.pmap(function, devices=self._devices)
+        self._run = jax.jit(function) if self.devices == 1 else jax.pmap(function, devices=self._devices)
 
     @property
-    def multiple(self) -> int:
-        """Batches must be a multiple of this, the number of devices."""
+    def devices(self) -> int:
+        """Their number; batches must be a multiple of it."""
         return len(self._devices)
 
     def place(self, variables: Any) -> Any:
         """`variables` as `__call__` takes them, put on every device once."""
-        if self.multiple == 1:
+        if self.devices == 1:
             return jax.device_put(variables, self._devices[0])
         return _replicate(variables, self._devices)
 
     def __call__(self, placed: Any, batch: np.ndarray) -> Any:
         """Starts on a numpy batch `[b, ...]`, and returns before the results are there."""
-        if self.multiple == 1:
-            return self._one(placed, batch)
-        return self._many(placed, batch.reshape(self.multiple, -1, *batch.shape[1:]))
+        return self._run(placed, batch if self.devices == 1 else _cut(batch, self.devices))
 
     def fetch(self, outputs: Any) -> Any:
         """The results of a call as numpy arrays `[b, ...]`."""
         arrays = jax.device_get(outputs)
-        return arrays if self.multiple == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+        return arrays if self.devices == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+
+
+def _cut(batch: np.ndarray, parts: int) -> np.ndarray:
+    return batch.reshape(parts, -1, *batch.shape[1:])
 
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -24,14 +24,15 @@ def variables_of(state: TrainState) -> Variables:
 class Scorer:
     """Compiled for a configuration, for any variables.
 
-    Batches have few sizes (powers of two up to the configured one), so that one image is answered as
-    fast as it can be and a million need few compilations.
+    There is one program, for one number of images a device; fewer are filled up. A program for
+    another number would sum in another order, and the last digits of a score would depend on the
+    images that it came with.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, batch_size: int | None = None) -> None:
         self._config = config
         self._scoring = Scoring(make_measure(config))
-        self.batch_size = self._padded(config.score.batch_size)
+        self.batch_size = (batch_size or config.score.batch_size) * self._scoring.devices
 
     def place(self, variables: Variables) -> Any:
         """`variables` on the devices, as `measure` takes them."""
@@ -44,7 +45,7 @@ class Scorer:
         """
         started: deque[tuple[np.ndarray, Any]] = deque()
         for batch in batches:
-            fill = self._padded(len(batch)) - len(batch)
+            fill = self.batch_size - len(batch)
             padded = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
             started.append((batch, self._scoring(placed, padded)))
             if len(started) > 1:
@@ -78,8 +79,3 @@ class Scorer:
 
     def _fetch(self, batch: np.ndarray, outputs: Any) -> tuple[np.ndarray, Measured]:
         return batch, Measured(*(x[: len(batch)] for x in self._scoring.fetch(outputs)))
-
-    def _padded(self, count: int) -> int:
-        """The batch size that `count` images are brought to."""
-        power, multiple = 1 << (count - 1).bit_length(), self._scoring.multiple
-        return -(-power // multiple) * multiple

@@ -19,15 +19,16 @@ def made(count=400, gamma=0.7, rate=0.1):
 
 def test_score_is_the_papers_in_units_of_normal_images():
     r, alignment, *_, found = made()
-    expected = 0.7 * (r - r.mean()) / r.std() + 0.3 * (alignment - alignment.mean()) / alignment.std()
-    np.testing.assert_allclose(found.score(r, alignment), expected)
+    weighted = 0.7 * r / r.std() + 0.3 * alignment / alignment.std()
+    np.testing.assert_allclose(found.score(r, alignment), weighted / weighted.mean())
+    np.testing.assert_allclose(found.score(2 * r, 2 * alignment), 2 * found.score(r, alignment))
     np.testing.assert_array_equal(found.scores, np.sort(found.score(r, alignment)))
 
 
 def test_gamma_one_ignores_the_alignment():
     r, alignment, r_maps, l_maps, _ = made()
     found = calibrate(r, np.zeros_like(alignment), r_maps, np.zeros_like(l_maps), 1.0, 0.1)
-    np.testing.assert_allclose(found.score(r, np.nan), (r - r.mean()) / r.std())
+    np.testing.assert_allclose(found.score(r, np.nan), r / r.mean())
 
 
 def test_new_normal_images_pass_the_threshold_as_rarely_as_promised():
@@ -36,7 +37,7 @@ def test_new_normal_images_pass_the_threshold_as_rarely_as_promised():
         alarms = []
         for _ in range(600):
             values = RNG.normal(size=(count + 50, 1, 1))
-            held, new = values[:count, 0, 0], values[count:, 0, 0]
+            held, new = 9 + values[:count, 0, 0], 9 + values[count:, 0, 0]
             found = calibrate(held, 0 * held, values[:count], 0 * values[:count], 1.0, rate)
             alarms.append(np.mean(found.score(new, 0) > found.threshold))
         error = 3 * np.std(alarms) / np.sqrt(len(alarms))
@@ -56,7 +57,7 @@ def test_too_few_images_promise_what_they_can():
 
 def test_p_values_by_counting():
     *_, found = made(count=9)
-    for score in (*found.scores, -99.0, 99.0):
+    for score in (*found.scores, 0.0, 99.0):
         expected = (1 + sum(s >= score for s in found.scores)) / 10
         assert found.p_value(np.array([score]))[0] == pytest.approx(expected)
 
@@ -64,7 +65,7 @@ def test_p_values_by_counting():
 def test_threshold_and_p_value_are_one_rule():
     """Above the threshold at a rate: as unusual as at most that share of normal images."""
     *_, found = made(count=19)
-    for score in RNG.normal(0, 2, 200):
+    for score in RNG.normal(1, 0.5, 200):
         assert (score > found.threshold_at(0.2)) == (found.p_value(np.array([score]))[0] <= 0.2)
 
 

@@ -1,5 +1,7 @@
 """A folder of images, read in place: MVTec AD's layout, or just good images."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +50,20 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
     return Samples(f"folder {path.resolve()} {names} {stamps}", read=lambda: (train, test))
 
 
+def images_below(folder: Path) -> Iterator[Path]:
+    """All image files below a folder, in a fixed order, listed as they are asked for.
+
+    Hidden files and folders are other programs' (macOS leaves "._x.png" beside x.png) and left out.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+                yield Path(place, file)
+
+
 def _list(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    # Hidden ones are other programs' (macOS leaves "._x.png" beside x.png).
-    seen = (f for f in files if not any(part.startswith(".") for part in f.relative_to(root).parts))
-    return [_sample(file, root, kind, channels) for file in seen]
+    return [_sample(file, root, kind, channels) for file in images_below(folder) if file.is_file()]
 
 
 def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:

@@ -105,13 +105,39 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest
         )
     if how == "resize":
         return resize(image, height, width, nearest)
-    scale = min(1.0, height / image.shape[0], width / image.shape[1])
-    if scale < 1:
-        rows, columns = (max(1, round(n * scale)) for n in image.shape[:2])
+    top, left, rows, columns = _place(image.shape[0], image.shape[1], height, width)
+    if image.shape[:2] != (rows, columns):
         image = resize(image, rows, columns, nearest)
-    rows, columns = height - image.shape[0], width - image.shape[1]
-    margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+    margins = ((top, height - top - rows), (left, width - left - columns), (0, 0))
     return np.pad(image, margins, mode="edge")
+
+
+def unfit(values: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """Brings a map over a fitted image back over the image as it was.
+
+    Args:
+        values: float32 `[H, W]`, over an image that `fit` brought to H x W by `how`.
+        height: of the image before.
+        width: of the image before.
+        how: as `fit` was told.
+
+    Returns:
+        float32 `[height, width]`, bilinear.
+    """
+    if how == "pad":
+        top, left, rows, columns = _place(height, width, *values.shape)
+        values = values[top : top + rows, left : left + columns]
+    scaled = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    return np.asarray(scaled)
+
+
+def _place(image_height: int, image_width: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Where "pad" puts an image: (top, left, rows, columns), centred, shrunk where it is too large."""
+    scale = min(1.0, height / image_height, width / image_width)
+    rows, columns = (max(1, round(n * scale)) for n in (image_height, image_width))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def resize(image: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:

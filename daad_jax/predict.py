@@ -1,0 +1,202 @@
+"""Scores unlabelled images with a checkpoint: files, folders, patterns, any number of them."""
+
+import csv
+import glob
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from daad_jax.data.folder import images_below
+from daad_jax.data.images import decode, unfit
+from daad_jax.detector import Detections, Detector
+from daad_jax.errors import UserError
+from daad_jax.plots import overlay
+
+OVERLAYS = ("anomalous", "all", "none")
+COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
+LARGEST_OVERLAY = 1024  # pixels of the longer side
+NAMED = 20  # so few images get a line each on the terminal
+
+
+def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str) -> None:
+    """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl` and `overlays/` into `out`.
+
+    Lines of `scores.jsonl` appear as they are known, `scores.csv` once all are. An image that cannot
+    be read has a line with its error, is counted, and the rest go on.
+
+    Args:
+        detector: its `threshold` decides.
+        sources: files, folders (searched whole) and patterns.
+        out: a folder that does not exist yet, or is empty.
+        overlays: of which images a picture with the heat map is written: see OVERLAYS.
+
+    Raises:
+        UserError: nothing to score, nothing that could be read, or `out` cannot be used.
+    """
+    count = sum(1 for _ in find(sources))
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        write = stack.enter_context(_Table(out, overlays != "none"))
+        bar = stack.enter_context(
+            tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        )
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
+        for entries, found in detector.stream(find(sources)):
+            rows, drawings = iter(range(len(found) if found else 0)), []
+            for path, error in entries:
+                if error or not found:
+                    line = {"name": str(path), "verdict": "unreadable", "error": str(error)}
+                    tqdm.write(f"warning: {error}", file=sys.stderr)
+                else:
+                    i = next(rows)
+                    line = _line(path, found, i)
+                    if overlays == "all" or (overlays == "anomalous" and found.anomalous[i]):
+                        line["overlay"] = f"overlays/{sum(tally.values()):07d}-{path.stem[:80]}.png"
+                        file = out / line["overlay"]
+                        drawings.append(pool.submit(_draw, path, found.heat[i], detector, file))
+                tally[line["verdict"]] += 1
+                write(line)
+                if count <= NAMED:
+                    tqdm.write(_sentence(line), file=sys.stdout)
+            for drawing in drawings:
+                drawing.result()
+            bar.update(len(entries))
+            _report_progress(bar, sum(tally.values()), start)
+        if not tally["anomalous"] + tally["normal"]:
+            raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
+    _summarise(tally, detector, out, time.perf_counter() - start)
+
+
+def find(sources: Sequence[str]) -> Iterator[Path]:
+    """The files that `sources` name, in order.
+
+    Raises:
+        UserError: a source that does not exist or has no images.
+    """
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found: Iterator[Path] = images_below(path)
+        elif path.exists():
+            found = iter([path])
+        else:
+            matches = (Path(match) for match in sorted(glob.iglob(source, recursive=True)))
+            found = (
+                file for match in matches for file in (images_below(match) if match.is_dir() else [match])
+            )
+        first = next(found, None)
+        if first is None:
+            what = "no images in it" if path.is_dir() else "no such file, folder or match"
+            raise UserError(f"{source}: {what}")
+        yield first
+        yield from found
+
+
+def output_folder(workdir: Path, chosen: str | None) -> Path:
+    """Where predictions go: as chosen, or the first free of `predictions`, `predictions-2`, ...
+
+    Raises:
+        UserError: the chosen folder is not empty or cannot be written.
+    """
+    if chosen:
+        out = Path(chosen)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"--out {out}: exists already; give a folder that is new or empty")
+    else:
+        names = itertools.chain(["predictions"], (f"predictions-{i}" for i in itertools.count(2)))
+        out = next(workdir / name for name in names if not (workdir / name).exists())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+    return out
+
+
+class _Table:
+    """The two files of lines, written as they come; `scores.csv` gets its name when it is whole."""
+
+    def __init__(self, out: Path, overlays: bool) -> None:
+        self._out = out
+        self._partial = out / ".scores.csv.partial"
+        try:
+            if overlays:
+                (out / "overlays").mkdir(exist_ok=True)
+            self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
+            self._rows = self._partial.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+        self._csv = csv.DictWriter(self._rows, COLUMNS, restval="", lineterminator="\n")
+        self._csv.writeheader()
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._csv.writerow(line | {k: f"{v:.8g}" for k, v in line.items() if isinstance(v, float)})
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._lines.close()
+        self._rows.close()
+        if kind is None:
+            os.replace(self._partial, self._out / "scores.csv")
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def _line(path: Path, found: Detections, i: int) -> dict[str, Any]:
+    return {
+        "name": str(path),
+        "score": float(found.scores[i]),
+        "p_value": float(found.p_values[i]),
+        "R": float(found.reconstruction[i]),
+        "L": float(found.alignment[i]),
+        "verdict": "anomalous" if found.anomalous[i] else "normal",
+    }
+
+
+def _sentence(line: dict[str, Any]) -> str:
+    if "score" not in line:
+        return f"{line['verdict']:10} {'':8} {line['name']}"
+    return f"{line['verdict']:10} {line['score']:8.3f} {line['name']}"
+
+
+def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
+    """The image at its own size (within LARGEST_OVERLAY) with its heat map."""
+    data = detector.config.data
+    pixels = decode(path, data.channels)
+    over = unfit(heat, pixels.shape[0], pixels.shape[1], data.fit)
+    picture = Image.fromarray(overlay(pixels, over))
+    picture.thumbnail((LARGEST_OVERLAY, LARGEST_OVERLAY))
+    temporary = file.with_name(f".{file.name}")
+    picture.save(temporary, format="png")
+    temporary.replace(file)
+
+
+def _report_progress(bar: Any, done: int, start: float) -> None:
+    if bar.disable and bar.total > NAMED:
+        rate = done / (time.perf_counter() - start)
+        print(f"{done}/{bar.total} images  {rate:.0f} images/s", flush=True)
+
+
+def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: float) -> None:
+    scored = tally["anomalous"] + tally["normal"]
+    print(
+        f"{scored} images scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous, "
+        f"{tally['normal']} normal, by score > {detector.threshold:.4f}"
+    )
+    if tally["unreadable"]:
+        print(f"{tally['unreadable']} image(s) could not be read; they are in the table with their error")
+    print(f"wrote {out / 'scores.csv'}, scores.jsonl, overlays/")

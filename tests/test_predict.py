@@ -1,0 +1,137 @@
+"""predict.py as a user runs it: files, folders and patterns of all kinds, broken ones among them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax import state
+from daad_jax.checkpoint import Checkpoints
+from daad_jax.config import Config
+from daad_jax.detector import Detector
+from daad_jax.scorer import Scorer, variables_of
+
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A checkpoint of an untrained model."""
+    config = Config()
+    config.data.height = config.data.width = 32
+    config.data.fit = "pad"
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items = (3,) * 4
+    workdir = tmp_path_factory.mktemp("run")
+    current = state.create(config)
+    held_out = RNG.integers(0, 256, (30, 32, 32, 3), np.uint8)
+    checkpoints = Checkpoints(workdir, 1, create=True)
+    checkpoints.save(current, config, Scorer(config).calibrate(variables_of(current), held_out))
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    (root / "deep").mkdir()
+    for name, shape in (("a.png", (40, 30, 3)), ("deep/b.jpg", (9, 70)), ("deep/<i>c.webp", (32, 32, 3))):
+        Image.fromarray(RNG.integers(0, 256, shape, np.uint8)).save(root / name)
+    (root / "broken.png").write_text("no")
+    (root / "notes.txt").write_text("not asked for")
+    (root / ".hidden.png").write_text("no")
+    return root
+
+
+def predict(run, *arguments):
+    child = subprocess.run(
+        [sys.executable, "predict.py", f"--workdir={run}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return child.returncode, child.stdout, child.stderr
+
+
+def table(out):
+    with (out / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_everything(run, images, tmp_path):
+    out = tmp_path / "out"
+    code, printed, err = predict(run, images, images / "a.png", "--overlays=all", f"--out={out}")
+    assert code == 0, err
+    rows = table(out)
+    names = ["a.png", "broken.png", "deep/<i>c.webp", "deep/b.jpg", "a.png"]
+    assert [row["name"] for row in rows] == [str(images / name) for name in names]
+    assert [row["verdict"] == "unreadable" for row in rows] == [False, True, False, False, False]
+    assert "broken.png: unreadable image" in rows[1]["error"]
+    assert "broken.png: unreadable image" in err
+    assert "4 images scored" in printed
+    assert "1 image(s) could not be read" in printed
+
+    detector = Detector.load(run)
+    expected = detector.score([images / name for name in names if name != "broken.png"])
+    scores = [float(row["score"]) for row in rows if row["score"]]
+    np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)  # one device there, eight here
+    verdicts = [row["verdict"] == "anomalous" for row in rows if row["score"]]
+    assert verdicts == [score > detector.threshold for score in scores]
+    lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == [row["name"] for row in rows]
+    # A picture of the image's own size each, and nothing else.
+    with Image.open(out / rows[3]["overlay"]) as picture:
+        assert picture.size == (70, 9)
+    assert {p.name for p in out.rglob("*") if p.is_file()} == {
+        "scores.csv", "scores.jsonl", *(Path(row["overlay"]).name for row in rows if row["overlay"])
+    }  # fmt: skip
+
+
+def test_thresholds_and_folders_of_ones_own(run, images):
+    code, printed, err = predict(run, images / "**" / "*.[jw]*", "--threshold=-1")
+    assert code == 0, err
+    assert "2 anomalous, 0 normal, by score > -1.0000" in printed
+    first = table(run / "predictions")
+    code, printed, err = predict(run, images / "a.png", "--threshold=1e9", "--overlays=none")
+    assert code == 0, err
+    assert "0 anomalous, 1 normal" in printed
+    assert table(run / "predictions") == first
+    assert len(table(run / "predictions-2")) == 1
+    assert not (run / "predictions-2" / "overlays").exists()
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("precious")
+    for arguments, says in (
+        ([], "no images were named"),
+        (["/nonexistent/x.png"], "/nonexistent/x.png: no such file, folder or match"),
+        ([full], f"{full}: no images in it"),
+        ([images, f"--out={full}"], "exists already"),
+        ([images, "--out=/proc/x"], "/proc/x: cannot be written"),
+        ([images, "--threshold=1", "--false_alarm_rate=0.1"], "give one of them"),
+        ([images, "--false_alarm_rate=2"], "must be in (0, 1)"),
+        ([images, "--overlays=some"], "overlays"),
+        ([images, f"--workdir={full}"], "no checkpoints here"),
+    ):
+        before = sorted(run.iterdir())
+        code, _, err = predict(run, *arguments)
+        assert code == 2, (arguments, err)
+        assert len(err.splitlines()) == 1, err
+        assert says in err
+        assert sorted(run.iterdir()) == before
+    assert (full / "mine.txt").read_text() == "precious"
+    code, _, err = predict(run, images / "broken.png", f"--out={tmp_path / 'none'}")
+    assert code == 2
+    assert "none of the 1 image(s) could be read" in err.splitlines()[-1]
