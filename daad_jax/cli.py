@@ -1,6 +1,7 @@
 """What the scripts share: flags, and bad input as one line with exit status 2."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,17 @@ from ml_collections import config_flags
 
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.errors import UserError
-
-INTERRUPTED = 130
+from daad_jax.errors import Stopped, UserError
 
 
 def define_workdir(help_text: str) -> flags.FlagHolder:
-    return flags.DEFINE_string("workdir", None, help_text)
+    holder = flags.DEFINE_string("workdir", None, help_text)
+    flags.register_validator(
+        holder,
+        lambda value: "://" not in (value or ""),
+        "must be a folder of a mounted file system, not a URL",
+    )
+    return holder
 
 
 def define_config() -> flags.FlagHolder:
@@ -45,7 +50,12 @@ def checked(config: Config | None) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`; whatever the user can mend is one line and exit status 2."""
+    """Parses the flags and runs `main`.
+
+    Whatever the user can mend is one line and exit status 2; SIGTERM and Ctrl-C are one line and
+    128 + the signal's number, after every `finally` on the way.
+    """
+    signal.signal(signal.SIGTERM, _stop)
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest:
@@ -60,8 +70,15 @@ def run(main: Callable[[], None]) -> None:
             raise  # not about the flags: a defect of ours, with its traceback
         _fail(_explain(error))
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _say("interrupted")
+        sys.exit(128 + signal.SIGINT)
+    except Stopped as stopped:
+        _say(f"stopped by {signal.Signals(stopped.number).name}")
+        sys.exit(128 + stopped.number)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def _explain(error: Exception) -> str:
@@ -88,6 +105,9 @@ def _known(key: str) -> bool:
 
 
 def _fail(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    _say("error: " + " ".join(message.split()))
     sys.exit(2)
+
+
+def _say(line: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
