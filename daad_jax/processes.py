@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from daad_jax.errors import Stopped, UserError
 
 LONGEST = 1024  # bytes of a message to the other processes
+FAREWELL = 60  # seconds that a process which ends waits for the others, before it ends them
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -27,7 +28,11 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     # SIGTERM is ours: `signals_noted` and `stop` agree on the step, also for Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, count, index)
+        jax.distributed.initialize(coordinator, count, index, shutdown_timeout_seconds=FAREWELL)
+        # The first collective of a set of devices may have a deadline (on CPUs 30 s): it is met now,
+        # while no process decodes or compiles, for the sets that the run will use.
+        jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count()))
+        _exchange("")
     except Exception as error:  # every kind of cluster raises its own
         raise UserError(
             f"--distributed: the processes did not meet ({str(error)[:300]}); away from TPU pods, SLURM, "
