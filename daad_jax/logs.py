@@ -40,7 +40,7 @@ class Log(NoLog):
             kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
             files.write(self._path, "".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
