@@ -71,7 +71,9 @@ class Checkpoints:
         if about.get("format") != FORMAT:
             raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
         config = configs.from_json(about["config"])
-        template = jax.tree.map(np.asarray, create(config))
+        # Its shapes are enough: making the values would compile both networks.
+        shapes = jax.eval_shape(lambda: create(config))
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(_to_tree(template))),

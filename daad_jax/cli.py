@@ -1,6 +1,7 @@
 """What the scripts share: flags, and bad input as one line with exit status 2."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,17 @@ from ml_collections import config_flags
 
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.errors import UserError
-
-INTERRUPTED = 130
+from daad_jax.errors import Stopped, UserError
 
 
 def define_workdir(help_text: str) -> flags.FlagHolder:
-    return flags.DEFINE_string("workdir", None, help_text)
+    holder = flags.DEFINE_string("workdir", None, help_text)
+    flags.register_validator(
+        holder,
+        lambda value: "://" not in (value or ""),
+        "must be a folder of a mounted file system, not a URL",
+    )
+    return holder
 
 
 def define_config() -> flags.FlagHolder:
@@ -45,10 +50,13 @@ def checked(config: Config | None) -> Config:
 
 
 def run(main: Callable[..., None], positional: bool = False) -> None:
-    """Parses the flags and runs `main`; whatever the user can mend is one line and exit status 2.
+    """Parses the flags and runs `main`.
 
-    `main` gets the words that are not flags where `positional` is set; elsewhere there may be none.
+    Whatever the user can mend is one line and exit status 2; SIGTERM and Ctrl-C are one line and
+    128 + the signal's number, after every `finally` on the way. `main` gets the words that are not
+    flags where `positional` is set; elsewhere there may be none.
     """
+    signal.signal(signal.SIGTERM, _stop)
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest and not positional:
@@ -63,8 +71,15 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
             raise  # not about the flags: a defect of ours, with its traceback
         _fail(_explain(error))
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _say("interrupted")
+        sys.exit(128 + signal.SIGINT)
+    except Stopped as stopped:
+        _say(f"stopped by {signal.Signals(stopped.number).name}")
+        sys.exit(128 + stopped.number)
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def _explain(error: Exception) -> str:
@@ -91,6 +106,9 @@ def _known(key: str) -> bool:
 
 
 def _fail(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    _say("error: " + " ".join(message.split()))
     sys.exit(2)
+
+
+def _say(line: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)

@@ -1,5 +1,13 @@
-"""The one exception that means "the user can mend this": a clear line and exit status 2."""
+"""What ends a command on purpose."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the file, key or value and the remedy."""
+    """Bad input or an unusable environment; its message is one line that names the remedy."""
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end. Not an Exception: nothing that mends those may keep it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

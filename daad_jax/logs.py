@@ -11,7 +11,26 @@ from tqdm import tqdm
 from daad_jax import workdir as files
 
 
-class Log:
+class NoLog:
+    """The log of every process but the first."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of the steps since the last call, up to `step`."""
+
+    def pause(self) -> None:
+        """Time from here to the next `resume` is not the steps'."""
+
+    def resume(self) -> None:
+        """Ends a `pause`."""
+
+    def say(self, text: str) -> None:
+        """A line beside the progress bar."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+class Log(NoLog):
     """A run's log from `first_step` on; what an interrupted run wrote past it is dropped."""
 
     def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
@@ -21,14 +40,13 @@ class Log:
             kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
             files.write(self._path, "".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         self._since, self._done = time.perf_counter(), first_step
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of the steps since the last call, up to `step`."""
         now = time.perf_counter()
         rate = (step - self._done) * self._batch_size / max(now - self._since, 1e-9)
         self._file.write(json.dumps({"step": step, **metrics, "images_per_s": rate}) + "\n")
@@ -48,14 +66,12 @@ class Log:
         self._since, self._done = now, step
 
     def pause(self) -> None:
-        """Time from here to the next `resume` is not the steps'."""
         self._paused = time.perf_counter()
 
     def resume(self) -> None:
         self._since += time.perf_counter() - self._paused
 
     def say(self, text: str) -> None:
-        """A line beside the progress bar."""
         tqdm.write(text) if not self._bar.disable else print(text, flush=True)
 
     def close(self) -> None:

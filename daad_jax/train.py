@@ -1,28 +1,28 @@
 """The training loop: from a configuration to a checkpoint that scores."""
 
+import hashlib
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from daad_jax import parallel
+from daad_jax import config as configs
+from daad_jax import parallel, processes
 from daad_jax import workdir as files
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.errors import UserError
-from daad_jax.logs import Log
+from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, create
 from daad_jax.step import make_train_step
-
-TERMINATED = 128 + signal.SIGTERM
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -30,35 +30,49 @@ def train(config: Config, workdir: Path) -> None:
 
     Raises:
         UserError: bad input, or a loss that is not finite.
-        SystemExit: SIGTERM came; what was done is saved.
+        SystemExit: SIGTERM or Ctrl-C came; what was done is saved.
     """
-    print(f"workdir: {workdir}", flush=True)
-    train_config = config.train
-    mapped = parallel.choose(train_config.devices, train_config.batch_size)
-    initial = create(config)
-    files.claim(workdir, config)
-    splits = datasets.load(config)
+    first_process, train_config = processes.is_first(), config.train
+    _print(f"workdir: {workdir}")
+    with processes.together():
+        mapped = parallel.choose(train_config.devices, train_config.batch_size)
+        initial = create(config)
+        if first_process:
+            files.claim(workdir, config)
+        splits = datasets.load(config)
+    with processes.together():
+        files.require_claimed(workdir)
     for note in splits.notes:
-        print(note)
-    print(
+        _print(note)
+    _print(
         f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
         f"calibrate, {len(splits.test)} to test; {_describe(initial)}; "
-        f"{len(mapped.devices)} {mapped.devices[0].platform} device(s)",
-        flush=True,
+        f"{jax.device_count() if mapped.many else 1} {mapped.devices[0].platform} device(s)"
     )
-    with closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints:
-        if checkpoints.steps:
-            initial, _, _ = checkpoints.restore()
-            print(f"resumed from step {int(initial.step)}", flush=True)
+    with (
+        processes.signals_noted() as noted,
+        closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints,
+    ):
+        with processes.together():
+            if checkpoints.steps:
+                initial, _, _ = checkpoints.restore()
+                _print(f"resumed from step {int(initial.step)}")
         first_step = int(initial.step)
+        digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
+        processes.require_same(f"step {first_step} of configuration {digest}")
         process = (jax.process_index(), jax.process_count())
         batches = train_batches(
             splits.train, config.data, config.seed, train_config.batch_size, first_step, process
         )
-        log = Log(workdir, first_step, train_config.steps, train_config.batch_size)
-        with closing(log), closing(prefetch(batches, mapped.put)) as ready, _termination() as told:  # type: ignore[type-var]
-            _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, told)
-    print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
+        with processes.together():
+            log = (
+                Log(workdir, first_step, train_config.steps, train_config.batch_size)
+                if first_process
+                else NoLog()
+            )
+        with closing(log), closing(prefetch(batches, mapped.put)) as ready:  # type: ignore[type-var]
+            _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, noted)
+    _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
 
 
 def _loop(
@@ -67,21 +81,25 @@ def _loop(
     initial: TrainState,
     batches: Iterator[Any],
     checkpoints: Checkpoints,
-    log: Log,
+    log: NoLog,
     held_out: np.ndarray,
-    told: list[int],
+    noted: list[int],
 ) -> None:
     step_fn = mapped.compile_step(make_train_step(config, mapped.axis_name))
     scorer = Scorer(config)
     state = mapped.replicate(initial)
     pending: list[Any] = []
-    every, last = config.train.log_every, config.train.steps
+    last = config.train.steps
 
     for step in range(int(initial.step) + 1, last + 1):
         state, metrics = step_fn(state, next(batches))
         pending.append(metrics)
-        saving = step % config.train.checkpoint_every == 0 or step == last or bool(told)
-        if step % every == 0 or saving:
+        saving = step % config.train.checkpoint_every == 0 or step == last
+        logging = step % config.train.log_every == 0 or saving
+        # Asked once a step: a signal that comes later than this is the next step's.
+        stop = processes.stop(noted, meeting=logging)
+        saving = saving or bool(stop)
+        if logging or stop:
             values = [mapped.first(m) for m in pending]
             _refuse_non_finite(values, step - len(values), checkpoints)
             mean = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
@@ -93,10 +111,11 @@ def _loop(
             host = mapped.first(state)
             checkpoints.save(host, config, scorer.calibrate(variables_of(host), held_out))
             log.resume()
-        if told:
+        if stop:
             checkpoints.wait()
-            log.say(f"stopped by SIGTERM, saved at step {step}; the same command resumes")
-            raise SystemExit(TERMINATED)
+            name = signal.Signals(stop).name
+            log.say(f"stopped by {name}, saved at step {step}; the same command resumes")
+            raise SystemExit(128 + stop)
 
 
 def _refuse_non_finite(values: list[Any], before: int, checkpoints: Checkpoints) -> None:
@@ -116,7 +135,7 @@ def _refuse_non_finite(values: list[Any], before: int, checkpoints: Checkpoints)
             )
 
 
-def _warn_of_collapse(metrics: dict[str, float], config: Config, log: Log) -> None:
+def _warn_of_collapse(metrics: dict[str, float], config: Config, log: NoLog) -> None:
     """Every query of every recent batch on one and the same item: the memory says one thing."""
     for scale, items in enumerate(config.model.memory_items, 1):
         used = metrics.get(f"memory{scale}/items_in_use")
@@ -135,12 +154,6 @@ def _describe(state: TrainState) -> str:
     return text + (f", discriminator {size(state.discriminator)}" if state.discriminator else "")
 
 
-@contextmanager
-def _termination() -> Iterator[list[int]]:
-    """A list that SIGTERM (a preempted machine) makes non-empty."""
-    told: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _print(line: str) -> None:
+    if processes.is_first():
+        print(line, flush=True)

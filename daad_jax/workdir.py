@@ -48,6 +48,12 @@ def claim(workdir: Path, config: Config) -> None:
         raise UserError(f"{workdir}: cannot be written ({error.strerror}); give another --workdir") from error
 
 
+def require_claimed(workdir: Path) -> None:
+    """Raises UserError where what process 0 wrote in `claim` is not seen from this process."""
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: not the folder that process 0 writes; give a --workdir that all share")
+
+
 def environment() -> dict[str, Any]:
     """Versions and devices that a result depends on."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "daad_jax")

@@ -99,23 +99,72 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
     assert "resumed from step" in out
     whole, again = (checkpoint.load(path)[0] for path in (finished, workdir))
     jax.tree.map(np.testing.assert_array_equal, whole, again)
+    lines = [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.slow
-def test_sigterm_saves(folder):
-    workdir = folder / "preempted"
-    steps = "--config.train.steps=100000"
-    arguments = ("train.py", config_of(folder), "--workdir", workdir, *SMALL, steps)
-    child = start(*arguments, "--config.train.checkpoint_every=100000", cache=folder / "c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves(folder, number):
+    workdir = folder / f"signal-{number}"
+    child = start(*endless(folder, workdir), cache=folder / "c")
     assert child.stdout is not None
     for line in child.stdout:
         if line.startswith("step 4/"):
             break
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(number)
     out, err = child.communicate(timeout=300)
-    assert child.returncode == 143, err
-    assert "saved at step" in out
-    assert int(checkpoint.load(workdir)[0].step) >= 4
+    assert child.returncode == 128 + number, err
+    assert err == ""
+    step = int(checkpoint.load(workdir)[0].step)
+    assert step >= 4
+    assert out.splitlines()[-1].startswith(f"stopped by {number.name}, saved at step {step};")
+
+
+# Runs a script, and has SIGTERM come between a step's numbers and the question whether to save it.
+AFTER_THE_LOG = """
+import os, runpy, signal, sys
+from daad_jax import logs
+write = logs.Log.write
+def write_and_signal(self, step, metrics):
+    write(self, step, metrics)
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+logs.Log.write = write_and_signal
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_in_the_middle_of_a_step_saves_the_next(folder):
+    workdir = folder / "between"
+    code, out, err = call("-c", AFTER_THE_LOG, *endless(folder, workdir), cache=folder / "c")
+    assert code == 143, err
+    assert "saved at step 5;" in out
+    assert int(checkpoint.load(workdir)[0].step) == 5
+    lines = [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")]
+)
+def test_a_signal_before_the_first_step_leaves_nothing(folder, number, says):
+    workdir, cache = folder / f"early-{number}", folder / f"early-cache-{number}"
+    child = start(*endless(folder, workdir), cache=cache)
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("workdir:")
+    child.send_signal(number)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 128 + number, err
+    assert err == f"train.py: {says}\n"
+    assert not (workdir / "checkpoints").exists()
+    assert not cache.exists() or not list(cache.glob(".filling*"))
+
+
+def endless(folder, workdir):
+    """A run that only a signal ends, and only a signal saves."""
+    never = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")
+    return ("train.py", config_of(folder), "--workdir", workdir, *SMALL, *never)
 
 
 def test_a_damaged_newest_checkpoint_falls_back(folder, finished):
@@ -139,6 +188,7 @@ BAD = {
     "rates": (["--config.model.division=((3,1,1),(1,1,1),(1,1,1),(1,1,1))"], "memory1"),
     "folder": (["--config.data.path=/nonexistent"], "/nonexistent: no such folder"),
     "stray word": (["stray"], "unexpected argument 'stray'"),
+    "url": (["--workdir=gs://bucket/run"], "not a URL"),
     "workdir": (["--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),
     "devices": (["--config.train.devices=99"], "config.train.devices = 99"),
 }
