@@ -1,14 +1,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
-LOCK := $(shell $(PYTHON) -c 'import sys; v = "requirements-lock-py%d%d.txt" % sys.version_info[:2]; import os; print("-c " + v if os.path.exists(v) else "")' 2>/dev/null)
 
 .PHONY: env demo test test-all lint
 env: .venv/ready
+ifneq ($(origin PYTHON),file)
+	@$(same_python) || { echo "make: .venv is $$($(BIN)/python -V), $(PYTHON) is another; rm -r .venv, then again" >&2; exit 2; }
+endif
 
-.venv/ready: requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt $(LOCK)
+version = $(1) -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null
+same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PYTHON)))"
+
+# .venv.unfinished stands while .venv is being made; where an interrupted run left it, all begins anew.
+.venv/ready: requirements.txt requirements-dev.txt $(wildcard requirements-lock-*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	  "make: Python 3.11 or newer is needed, $(PYTHON) is not; for instance: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
+	  "make: $(PYTHON) lacks its venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@if [ -e .venv.unfinished ]; then rm -rf .venv; fi
+	@touch .venv.unfinished
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@lock=requirements-lock-py$$($(call version,$(BIN)/python)).txt; \
+	test -f $$lock || lock=; \
+	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 400 MB to fetch, one to ten minutes"; \
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+	  -r requirements.txt -r requirements-dev.txt $${lock:+-c $$lock} || { \
+	  echo "make: the packages could not be installed, pip says why above; the same command tries again" >&2; exit 2; }
+	@rm .venv.unfinished
 	@touch $@
 
 demo: env
