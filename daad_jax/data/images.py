@@ -105,13 +105,22 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest
         )
     if how == "resize":
         return resize(image, height, width, nearest)
-    scale = min(1.0, height / image.shape[0], width / image.shape[1])
-    if scale < 1:
-        rows, columns = (max(1, round(n * scale)) for n in image.shape[:2])
+    rows, columns = shrunk(image.shape[0], image.shape[1], height, width)
+    if (rows, columns) != image.shape[:2]:
         image = resize(image, rows, columns, nearest)
-    rows, columns = height - image.shape[0], width - image.shape[1]
-    margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+    margins = (margin(rows, height), margin(columns, width), (0, 0))
     return np.pad(image, margins, mode="edge")
+
+
+def shrunk(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """The size that an image of (rows, columns) is scaled to before "pad" repeats its edges."""
+    scale = min(1.0, height / rows, width / columns)
+    return (rows, columns) if scale == 1 else (max(1, round(rows * scale)), max(1, round(columns * scale)))
+
+
+def margin(inner: int, outer: int) -> tuple[int, int]:
+    """Pixels before and after that centre `inner` in `outer`."""
+    return (outer - inner) // 2, (outer - inner) - (outer - inner) // 2
 
 
 def resize(image: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
