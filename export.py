@@ -23,7 +23,7 @@ def main() -> None:
         raise UserError("--height and --width belong together; give both or neither")
     from daad_jax.export import export  # after the flags: bad ones need not wait for JAX
 
-    size = None if HEIGHT.value is None else (HEIGHT.value, WIDTH.value)
+    size = (HEIGHT.value, WIDTH.value) if HEIGHT.value and WIDTH.value else None
     output = Path(OUTPUT.value) if OUTPUT.value else None
     export(Path(WORKDIR.value), FORMATS.value, size, output)
 

@@ -104,9 +104,14 @@ def to_onnx(
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are about the converter's own work
     graph = make_graph(variables, config, calibration, size, "native")
+
+    def in_order(images: jax.Array) -> tuple[jax.Array, ...]:
+        found = graph(images)
+        return tuple(found[name] for name in OUTPUTS)
+
     height, width = size or model_size(config)
     model: Any = jax2onnx.to_onnx(
-        lambda images: tuple(graph(images)[name] for name in OUTPUTS),
+        in_order,
         inputs=[jax.ShapeDtypeStruct(("b", height, width, config.data.channels), jnp.uint8)],
         model_name=config.name,
         opset=OPSET,

@@ -99,7 +99,9 @@ def same(found, expected, threshold):
 FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "DAAD+, l2" else case for case in CASES]
+)
 def test_scores_are_the_detectors(case, tmp_path):
     run = trained(case)
     detector, threshold = Detector(*run), run[2].threshold
@@ -111,6 +113,7 @@ def test_scores_are_the_detectors(case, tmp_path):
             same(call(images), detector.score(images), threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["resize", "pad"])
 def test_other_sizes_come_in_as_the_data_pipeline_brings_them(how, tmp_path):
     run = trained(fit=how)
@@ -136,6 +139,7 @@ def test_every_platform_has_its_own_convolutions():
     assert "lhs_dilate = [2, 2]" in exported.mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="needs MNIST in TFDS_DATA_DIR")
 def test_200_real_images(tmp_path):
     config = small(
@@ -198,6 +202,7 @@ def test_examples_are_short_and_import_nothing_of_ours(name):
     assert "daad" not in text
 
 
+@pytest.mark.slow
 def test_metadata_says_what_the_detector_does(run):
     export.export(run, ["stablehlo"], output=run / "other")
     about = json.loads((run / "other" / "model.json").read_text())
@@ -208,6 +213,7 @@ def test_metadata_says_what_the_detector_does(run):
     assert sorted(p.name for p in (run / "other").iterdir()) == ["model.json", "model.stablehlo"]
 
 
+@pytest.mark.slow
 def test_a_file_that_scores_otherwise_does_not_appear(run, monkeypatch):
     monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="differs from the run"):
