@@ -14,6 +14,8 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.losses import norm
+from daad_jax.models.layers import UpForm
+from daad_jax.resize import along_both, triangle_matrix
 from daad_jax.step import make_score_step
 
 Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
@@ -51,8 +53,8 @@ def smooth(images: jax.Array, sigma: float) -> jax.Array:
     """Gaussian of `sigma` pixels over `[B, H, W, C]`; unchanged for sigma 0."""
     if sigma == 0:
         return images
-    rows, columns = (jnp.asarray(blur_matrix(n, sigma)) for n in images.shape[1:3])
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, images, precision="highest")
+    rows, columns = (blur_matrix(n, sigma) for n in images.shape[1:3])
+    return along_both(rows, columns, images)
 
 
 def residual(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
@@ -93,15 +95,20 @@ def alignment_map(real: tuple[jax.Array, ...], fake: tuple[jax.Array, ...], heig
 
     def layer(a: jax.Array, b: jax.Array) -> jax.Array:
         a, b = (v * jax.lax.rsqrt(jnp.sum(v * v, -1, keepdims=True) + EPSILON) for v in (a, b))
-        square = jnp.sum(jnp.square(a - b), -1)
-        return jax.image.resize(square, (square.shape[0], height, width), "linear")
+        square = jnp.sum(jnp.square(a - b), -1, keepdims=True)
+        sizes = zip(square.shape[1:3], (height, width))
+        rows, columns = (triangle_matrix(*pair).astype(np.float32) for pair in sizes)
+        return along_both(rows, columns, square)[..., 0]
 
     return sum(layer(a, b) for a, b in zip(real, fake)) / len(real)
 
 
-def make_measure(config: Config) -> Callable[[Variables, jax.Array], Measured]:
-    """The pure function from variables and uint8 images `[B, H, W, C]` to what they show."""
-    score_step = make_score_step(config)
+def make_measure(config: Config, up_form: UpForm = "auto") -> Callable[[Variables, jax.Array], Measured]:
+    """The pure function from variables and uint8 images `[B, H, W, C]` to what they show.
+
+    `up_form`: see `make_score_step`.
+    """
+    score_step = make_score_step(config, up_form)
     score = config.score
     height, width = config.data.height, config.data.width
     sigma = score.heat_smoothing * min(height, width)

@@ -10,6 +10,7 @@ import optax
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
+from daad_jax.models.layers import UpForm
 
 
 @flax.struct.dataclass
@@ -35,8 +36,8 @@ class TrainState:
     discriminator: NetworkState | None
 
 
-def build_generator(config: Config, axis_name: str | None = None) -> Generator:
-    return Generator(config.model, config.data.channels, axis_name)
+def build_generator(config: Config, axis_name: str | None = None, up_form: UpForm = "auto") -> Generator:
+    return Generator(config.model, config.data.channels, axis_name, up_form)
 
 
 def build_discriminator(config: Config, axis_name: str | None = None) -> Discriminator:

@@ -9,6 +9,7 @@ import optax
 
 from daad_jax.config import Config
 from daad_jax.losses import adversarial_loss, discriminator_loss, distance
+from daad_jax.models.layers import UpForm
 from daad_jax.state import (
     NetworkState,
     TrainState,
@@ -125,14 +126,17 @@ def make_train_step(
     return train_step
 
 
-def make_score_step(config: Config) -> Callable[[Any, Any, jax.Array], ScoreStep]:
+def make_score_step(config: Config, up_form: UpForm = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
     """What scoring needs of both networks, with running batch statistics: no image sees another.
+
+    `up_form` is that of the transposed convolutions (see `ConvTranspose`), for programs that are traced
+    here and run elsewhere.
 
     Returns:
         `score_step(generator_variables, discriminator_variables, images)`, images uint8
         `[B, H, W, C]`.
     """
-    generator: Any = build_generator(config)
+    generator: Any = build_generator(config, up_form=up_form)
     discriminator: Any = build_discriminator(config)
 
     def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:

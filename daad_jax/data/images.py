@@ -105,10 +105,10 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest
         )
     if how == "resize":
         return resize(image, height, width, nearest)
-    top, left, rows, columns = _place(image.shape[0], image.shape[1], height, width)
-    if image.shape[:2] != (rows, columns):
+    rows, columns = shrunk(image.shape[0], image.shape[1], height, width)
+    if (rows, columns) != image.shape[:2]:
         image = resize(image, rows, columns, nearest)
-    margins = ((top, height - top - rows), (left, width - left - columns), (0, 0))
+    margins = (margin(rows, height), margin(columns, width), (0, 0))
     return np.pad(image, margins, mode="edge")
 
 
@@ -125,7 +125,8 @@ def unfit(values: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
         float32 `[height, width]`, bilinear.
     """
     if how == "pad":
-        top, left, rows, columns = _place(height, width, *values.shape)
+        rows, columns = shrunk(height, width, *values.shape)
+        (top, _), (left, _) = margin(rows, values.shape[0]), margin(columns, values.shape[1])
         values = values[top : top + rows, left : left + columns]
     scaled = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
         (width, height), Image.Resampling.BILINEAR
@@ -133,11 +134,15 @@ def unfit(values: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
     return np.asarray(scaled)
 
 
-def _place(image_height: int, image_width: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Where "pad" puts an image: (top, left, rows, columns), centred, shrunk where it is too large."""
-    scale = min(1.0, height / image_height, width / image_width)
-    rows, columns = (max(1, round(n * scale)) for n in (image_height, image_width))
-    return (height - rows) // 2, (width - columns) // 2, rows, columns
+def shrunk(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """The size that an image of (rows, columns) is scaled to before "pad" repeats its edges."""
+    scale = min(1.0, height / rows, width / columns)
+    return (rows, columns) if scale == 1 else (max(1, round(rows * scale)), max(1, round(columns * scale)))
+
+
+def margin(inner: int, outer: int) -> tuple[int, int]:
+    """Pixels before and after that centre `inner` in `outer`."""
+    return (outer - inner) // 2, (outer - inner) - (outer - inner) // 2
 
 
 def resize(image: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:

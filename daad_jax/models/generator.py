@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.config import ModelConfig
-from daad_jax.models.layers import Conv, ConvTranspose
+from daad_jax.models.layers import Conv, ConvTranspose, UpForm
 from daad_jax.models.memory import BlockMemory
 from daad_jax.models.norm import batch_norm
 
@@ -24,6 +24,7 @@ class Generator(nn.Module):
     config: ModelConfig
     channels: int
     axis_name: str | None = None
+    up_form: UpForm = "auto"  # of the transposed convolutions: see `ConvTranspose`
 
     def width(self, level: int) -> int:
         """Channels at 1 / 2^level of the full resolution."""
@@ -53,7 +54,9 @@ class Generator(nn.Module):
         usage: Usage = {}
         x = self._remember(1, features[levels], usage)
         for level in reversed(range(levels)):
-            up = ConvTranspose(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"up{level}")
+            up = ConvTranspose(
+                self.width(level), (4, 4), (2, 2), use_bias=False, form=self.up_form, name=f"up{level}"
+            )
             x = self._unit(up, x, train)
             scale = levels - level + 1
             if level > 0 and self.config.skips[scale - 2]:

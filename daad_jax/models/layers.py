@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 Pair = tuple[int, int]
 Form = Literal["auto", "native", "matmul"]
+UpForm = Literal["auto", "native", "matmul", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -150,13 +151,22 @@ class ConvTranspose(nn.Module):
     kernel_size: Pair = (4, 4)
     strides: Pair = (2, 2)
     use_bias: bool = True
-    form: Form = "auto"  # as in `Conv`
+    # As in `Conv`; "portable" chooses where the program runs, not where it is traced. Not for training: its
+    # gradient would carry what both forms keep.
+    form: UpForm = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> `[B, H * stride, W * stride, features]`."""
         kernel, bias = _parameters(self, x.shape[-1])
-        y = native_conv_transpose(x, kernel, self.strides) if _is_native(self) else conv4x4_up(x, kernel)
+
+        def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return native_conv_transpose(x, kernel, self.strides)
+
+        if self.form == "portable" and choose_form(self.kernel_size, self.strides, "cpu") == "matmul":
+            y = jax.lax.platform_dependent(x, kernel, cpu=conv4x4_up, default=native)
+        else:
+            y = native(x, kernel) if _is_native(self) else conv4x4_up(x, kernel)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
@@ -173,4 +183,4 @@ def _is_native(module: Conv | ConvTranspose) -> bool:
         return choose_form(module.kernel_size, module.strides, jax.default_backend()) == "native"
     if module.form == "matmul" and (module.kernel_size, module.strides) != ((4, 4), (2, 2)):
         raise ValueError(f'form "matmul": kernel {module.kernel_size}, strides {module.strides}')
-    return module.form == "native"
+    return module.form != "matmul"

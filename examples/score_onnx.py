@@ -1,0 +1,18 @@
+"""python examples/score_onnx.py MODEL.onnx IMAGE...: name, score and verdict of every image."""
+
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+about = session.get_modelmeta().custom_metadata_map
+width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
+for path in sys.argv[2:]:
+    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if about["channels"] == "1" else "RGB")
+    if about["fit"] != "resize" and image.size != (width, height):
+        sys.exit(f"{path}: export once more with --width {image.width} --height {image.height}")
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    [scores] = session.run(["score"], {"images": pixels.reshape(1, height, width, -1)})
+    print(path, f"{scores[0]:.6g}", "anomalous" if scores[0] > threshold else "normal", sep="\t")

@@ -1,0 +1,21 @@
+"""python examples/score_stablehlo.py MODEL.stablehlo IMAGE...: name, score and verdict of every image."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+from PIL import Image, ImageOps
+
+about = json.loads(Path(sys.argv[1]).with_suffix(".json").read_text())
+score = jax.jit(export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
+width, height = about["width"], about["height"]
+for path in sys.argv[2:]:
+    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if about["channels"] == 1 else "RGB")
+    if about["fit"] != "resize" and image.size != (width, height):
+        sys.exit(f"{path}: export once more with --width {image.width} --height {image.height}")
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    value = float(score(pixels.reshape(1, height, width, -1))["score"][0])
+    print(path, f"{value:.6g}", "anomalous" if value > about["threshold"] else "normal", sep="\t")

@@ -1,0 +1,242 @@
+"""Exported files against the Detector, loaded and run as a user would."""
+
+import copy
+import functools
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import export as jax_export
+from PIL import Image
+
+from daad_jax import checkpoint, export, state
+from daad_jax.config import Config
+from daad_jax.data import datasets
+from daad_jax.detector import Detector
+from daad_jax.errors import UserError
+from daad_jax.scorer import Scorer, variables_of
+
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+ONNX = ("jax2onnx", "onnx", "onnxruntime")
+
+
+def small(**changes):
+    """A config of tiny networks of two levels; `changes` are keys with __ for the dot."""
+    config = Config(name="tiny")
+    config.data.height = config.data.width = 16
+    config.model.levels, config.model.skips = 2, (True,)
+    config.model.base_width, config.model.discriminator_width, config.model.max_width = 4, 4, 8
+    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (2, 2, 1))
+    config.score.batch_size = 8  # one compilation: that many devices
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        setattr(getattr(config, part), name, value)
+    return config
+
+
+CASES = {
+    "DAAD+, l2": small(data__channels=1),
+    "DAAD, cosine": small(
+        loss__adversarial=0.0, loss__alignment=0.0, score__gamma=1.0, score__distance="cosine",
+        score__smoothing=1.0,
+    ),
+    "pixel-wise memories, cosine": small(
+        model__division=((0, 0, 1),) * 2, model__temperature=0.1, model__shrink=0.01,
+        score__distance="cosine", data__width=24,
+    ),
+}  # fmt: skip
+
+
+def images_of(config, count):
+    data = config.data
+    return export.probes((data.height, data.width), data.channels, count)
+
+
+@functools.cache
+def begun(case):
+    return state.create(CASES[case])
+
+
+def trained(case="DAAD+, l2", **changes):
+    """As after training, as far as scoring can tell; `changes` of the data leave the networks as they are."""
+    config = copy.deepcopy(CASES[case])
+    for name, value in changes.items():
+        setattr(config.data, name, value)
+    calibration = Scorer(config).calibrate(variables_of(begun(case)), images_of(config, 40))
+    return begun(case), config, calibration
+
+
+def runner_of(name, path, run, size=None):
+    """What runs the exported file of (state, config, calibration)."""
+    networks, config, calibration = run
+    arguments = variables_of(networks), config, calibration
+    if name == "stablehlo":
+        path.write_bytes(export.to_stablehlo(*arguments, size))
+        return export.load_stablehlo(path)
+    about = export.metadata(0, config, calibration, size)
+    path.write_bytes(export.to_onnx(*arguments, about, size))
+    return export.load_onnx(path)
+
+
+def same(found, expected, threshold):
+    np.testing.assert_allclose(found["score"], expected.scores, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["heat"], expected.heat, rtol=1e-3, atol=1e-3)
+    clear = np.abs(expected.scores - threshold) > 1e-3
+    np.testing.assert_array_equal(found["anomalous"][clear], expected.anomalous[clear])
+    away = np.abs(found["reconstruction"].astype(int) - expected.reconstructions)
+    assert away.max() <= 1  # a value in the middle of two may round either way
+    types = {"score": "float32", "heat": "float32", "anomalous": "bool", "reconstruction": "uint8"}
+    assert {k: str(v.dtype) for k, v in found.items()} == types
+
+
+FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "DAAD+, l2" else case for case in CASES]
+)
+def test_scores_are_the_detectors(case, tmp_path):
+    run = trained(case)
+    detector, threshold = Detector(*run), run[2].threshold
+    near = images_of(run[1], 8)
+    fresh = RNG.integers(0, 256, near[:3].shape, np.uint8)
+    for name in FORMATS:
+        call = runner_of(name, tmp_path / "model", run)
+        for images in (fresh[:1], fresh, near):
+            same(call(images), detector.score(images), threshold)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["resize", "pad"])
+def test_other_sizes_come_in_as_the_data_pipeline_brings_them(how, tmp_path):
+    run = trained(fit=how)
+    detector, threshold = Detector(*run), run[2].threshold
+    for name, size in zip(FORMATS[::-1], [(40, 21), (11, 25)]):
+        images = RNG.integers(0, 256, (2, *size, 1), np.uint8)
+        same(runner_of(name, tmp_path / "model", run, size)(images), detector.score(images), threshold)
+
+
+def test_every_platform_has_its_own_convolutions():
+    """Traced on a CPU, yet native on TPU and GPU."""
+    networks, config, calibration = trained()
+    arguments = variables_of(networks), config, calibration
+    exported = jax_export.deserialize(bytearray(export.to_stablehlo(*arguments)))
+    assert exported.platforms == export.PLATFORMS
+    (images,) = exported.in_avals  # everything else is inside
+    assert (str(images.dtype), [str(n) for n in images.shape]) == ("uint8", ["b", "16", "16", "1"])
+    graph = jax.jit(export.make_graph(*arguments, None, "portable"))
+    for platform in export.PLATFORMS:
+        text = jax_export.export(graph, platforms=[platform])(images_of(config, 1)).mlir_module()
+        transposed = text.count("lhs_dilate = [2, 2]")
+        assert transposed == (0 if platform == "cpu" else config.model.levels)
+    assert "lhs_dilate = [2, 2]" in exported.mlir_module()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="needs MNIST in TFDS_DATA_DIR")
+def test_200_real_images(tmp_path):
+    config = small(
+        data__name="mnist", data__channels=1, data__height=32, data__width=32, data__fit="pad",
+        data__normal_class="8", data__limit_train=200, data__limit_test=100, score__distance="cosine",
+    )  # fmt: skip
+    splits = datasets.load(config)
+    networks = state.create(config)
+    run = networks, config, Scorer(config).calibrate(variables_of(networks), splits.train.images)
+    images = splits.test.images[:]
+    assert len(images) == 200
+    expected = Detector(*run).score(images)
+    for name in FORMATS:
+        same(runner_of(name, tmp_path / "model", run)(images), expected, run[2].threshold)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir with a checkpoint of a run that resizes."""
+    workdir = tmp_path_factory.mktemp("run")
+    networks, config, calibration = trained(fit="resize")
+    checkpoints = checkpoint.Checkpoints(workdir, create=True)
+    checkpoints.save(jax.device_get(networks), config, calibration)
+    checkpoints.close()
+    return workdir
+
+
+def call(*arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, text=True, capture_output=True
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_script_and_the_examples(run, tmp_path):
+    code, out, err = call("export.py", "--workdir", run, "--formats", ",".join(FORMATS))
+    assert (code, err) == (0, "")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(RNG.integers(0, 256, (50, 41), np.uint8)).save(path)
+    expected = Detector.load(run).score(paths)
+    for name in FORMATS:
+        model = run / "export" / f"model.{name}"
+        assert f"next: python examples/score_{name}.py {model}" in out
+        code, lines, err = call(f"examples/score_{name}.py", model, *paths)
+        assert (code, err) == (0, "")
+        rows = [line.split("\t") for line in lines.splitlines()]
+        assert [row[0] for row in rows] == [str(path) for path in paths]
+        np.testing.assert_allclose([float(row[1]) for row in rows], expected.scores, rtol=1e-4, atol=1e-4)
+        assert [row[2] == "anomalous" for row in rows] == expected.anomalous.tolist()
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_examples_are_short_and_import_nothing_of_ours(name):
+    text = (ROOT / "examples" / f"score_{name}.py").read_text()
+    code = [line for line in text.splitlines()[1:] if line.strip() and not line.startswith("#")]
+    assert len(code) <= 20
+    assert "flax" not in text
+    assert "daad" not in text
+
+
+@pytest.mark.slow
+def test_metadata_says_what_the_detector_does(run):
+    export.export(run, ["stablehlo"], output=run / "other")
+    about = json.loads((run / "other" / "model.json").read_text())
+    assert about["threshold"] == Detector.load(run).threshold
+    assert about["held_out"] == 40
+    assert (about["height"], about["width"], about["channels"], about["fit"]) == (16, 16, 1, "resize")
+    assert about["config"]["name"] == "tiny"
+    assert sorted(p.name for p in (run / "other").iterdir()) == ["model.json", "model.stablehlo"]
+
+
+@pytest.mark.slow
+def test_a_file_that_scores_otherwise_does_not_appear(run, monkeypatch):
+    monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(UserError, match="differs from the run"):
+        export.export(run, ["stablehlo"], output=run / "wrong")
+    assert list((run / "wrong").iterdir()) == []
+
+
+def test_bad_requests(run, tmp_path, monkeypatch):
+    for arguments, says in (([], "--workdir is missing"), (["--workdir=x", "--height=5"], "belong together")):
+        code, _, err = call("export.py", *arguments)
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert says in err
+    (tmp_path / "file").write_text("")
+    for workdir, formats, size, output, says in (
+        (tmp_path, ["onyx"], None, None, "'onyx' is unknown"),
+        (tmp_path, ["stablehlo"], None, None, "no checkpoints here"),
+        (run, ["stablehlo"], None, tmp_path / "file" / "x", "cannot be written"),
+        (run, ["stablehlo"], (9000, 16), None, "over 256 times"),
+    ):
+        with pytest.raises(UserError, match=says):
+            export.export(workdir, formats, size, output)
+    with pytest.raises(UserError, match="leave both out"):
+        export.make_fit(small(), (64, 64))
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"requirements-export\.txt"):
+        export.export(run, ["onnx"])
