@@ -71,7 +71,7 @@ def test_a_stored_configuration_is_one_again(tmp_path):
     stored = importlib.import_module("configs.stored")
     assert stored.get_config(str(path)) == config
     for missing in ("", str(tmp_path / "none.json")):
-        with pytest.raises(UserError, match="cannot be read; give a run's config.json"):
+        with pytest.raises(UserError, match=r"cannot be read; give a run's config\.json"):
             stored.get_config(missing)
 
 
