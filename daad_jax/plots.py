@@ -1,4 +1,4 @@
-"""Pictures of scores and heat maps."""
+"""Pictures of scores and heat maps, as files."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from daad_jax import charts
 from daad_jax.data.samples import Split
 from daad_jax.detector import Detections
-
-mpl.use("Agg")
 
 COLOURS = mpl.colormaps["inferno"]
 FAINT, STRONG = 0.7, 2.0  # heat where colour begins, and where it is full; 1 is where normal images end
@@ -34,35 +33,31 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def histogram(path: Path, scores: np.ndarray, labels: np.ndarray, threshold: float) -> None:
-    """Anomaly scores `[N]` of normal (label 0) and anomalous images, with the threshold."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    # The far tail of anomalies would squeeze everything else into one bar.
-    low, high = np.quantile(scores, [0, 0.99])
-    bins = np.linspace(low, max(high, threshold) + 1e-9, 50).tolist()
-    for label, name in ((0, "normal"), (1, "anomalous")):
-        values = np.minimum(scores[labels == label], bins[-1])
-        axes.hist(values, bins, density=True, alpha=0.6, label=f"{name} ({len(values)})")
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
-    axes.set(xlabel="anomaly score A(x), in units of held-out normal images", ylabel="density")
-    axes.legend()
-    _save(figure, path)
+    """Anomaly scores `[N]` of normal (label 0) and anomalous images, with the threshold, as PNG."""
+    _save(charts.histogram(scores, labels, threshold, charts.PAPER, (7, 3.5)), path)
 
 
-def gallery(path: Path, split: Split, found: Detections) -> None:
-    """Input, reconstruction, heat map and (where there are any) mask of every image, a column each."""
-    count = len(split)
+def gallery(path: Path, split: Split, found: Detections, columns: np.ndarray) -> None:
+    """Input, reconstruction, heat map and (where there are any) mask, as PNG.
+
+    Args:
+        path: of the PNG.
+        split: images.
+        found: what is said of them.
+        columns: indices of those to show, a column each.
+    """
+    count = len(columns)
     rows = ["input", "reconstruction", "heat map"] + ["mask"] * (split.masks is not None)
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
-    for i in range(count):
+    for column, i in enumerate(columns):
         pictures = [found.images[i], found.reconstructions[i], overlay(found.images[i], found.heat[i])]
         if split.masks is not None:
             pictures.append(255 * split.masks[i])
         for row, picture in enumerate(pictures):
-            axes[row, i].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
         title = f"{split.kinds[i]}\nA = {found.scores[i]:.1f}"
-        axes[0, i].set_title(title, fontsize=8, parse_math=False)
+        axes[0, column].set_title(title, fontsize=8, parse_math=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for row, name in enumerate(rows):

@@ -64,5 +64,16 @@ def test_stored_configurations_are_not_trusted():
         configs.from_json('{"evil": 1}')
 
 
+def test_a_stored_configuration_is_one_again(tmp_path):
+    config, path = Config(name="x"), tmp_path / "a:b, c.json"
+    config.train.steps = 7
+    path.write_text(configs.to_json(config))
+    stored = importlib.import_module("configs.stored")
+    assert stored.get_config(str(path)) == config
+    for missing in ("", str(tmp_path / "none.json")):
+        with pytest.raises(UserError, match=r"cannot be read; give a run's config\.json"):
+            stored.get_config(missing)
+
+
 def test_nearest_key():
     assert configs.nearest_key("train.batchsize") == "train.batch_size"
