@@ -77,7 +77,7 @@ def test_evaluate_prints_and_writes(folder, finished):
     report = json.loads((finished / "evaluation.json").read_text())
     assert auroc == round(report["auroc"], 4)
     rows = (finished / "scores.csv").read_text().splitlines()
-    assert rows[0] == "name,label,defect_type,R,L,A,verdict"
+    assert rows[0] == "name,label,defect_type,R,L,A,p_value,verdict"
     assert len(rows) == 13
     lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == [2, 4, 6, 8, 10, 12]
