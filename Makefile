@@ -21,7 +21,7 @@ same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PY
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@lock=requirements-lock-py$$($(call version,$(BIN)/python)).txt; \
 	test -f $$lock || lock=; \
-	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 400 MB to fetch, one to ten minutes"; \
+	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 700 MB to fetch, one to ten minutes"; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  -r requirements.txt -r requirements-dev.txt $${lock:+-c $$lock} || { \
 	  echo "make: the packages could not be installed, pip says why above; the same command tries again" >&2; exit 2; }
@@ -37,8 +37,11 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Files side by side; each test process has eight devices already.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)

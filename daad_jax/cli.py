@@ -1,5 +1,6 @@
 """What the scripts share: flags, and bad input as one line with exit status 2."""
 
+import io
 import re
 import signal
 import sys
@@ -10,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from daad_jax import config as configs
+from daad_jax import programs
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
 
@@ -57,6 +59,10 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     flags where `positional` is set; elsewhere there may be none.
     """
     signal.signal(signal.SIGTERM, _stop)
+    programs.keep()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest and not positional:

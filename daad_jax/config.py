@@ -8,8 +8,10 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from daad_jax.errors import UserError
@@ -44,6 +46,12 @@ class DataConfig:
     flip_horizontal: bool = False  # augmentation of training images, each with probability 1/2
     flip_vertical: bool = False
     shift: int = 0  # largest random shift in pixels, edges replicated
+
+    @property
+    def cache_directory(self) -> Path:
+        """Where what can be made again is kept; it may not exist yet."""
+        chosen = self.cache_dir or os.environ.get("DAAD_CACHE_DIR") or "~/.cache/daad_jax"
+        return Path(chosen).expanduser()
 
 
 @dataclass

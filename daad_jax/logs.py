@@ -45,10 +45,13 @@ class Log(NoLog):
             total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         self._since, self._done = time.perf_counter(), first_step
+        self._intervals: list[tuple[int, float]] = []  # (steps, seconds) between two lines
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         now = time.perf_counter()
-        rate = (step - self._done) * self._batch_size / max(now - self._since, 1e-9)
+        steps, seconds = step - self._done, max(now - self._since, 1e-9)
+        self._intervals.append((steps, seconds))
+        rate = steps * self._batch_size / seconds
         self._file.write(json.dumps({"step": step, **metrics, "images_per_s": rate}) + "\n")
         self._file.flush()
         for key, value in metrics.items():
@@ -57,13 +60,20 @@ class Log(NoLog):
         names = ("reconstruction", "adversarial", "alignment", "discriminator")
         shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
         if self._bar.disable:
-            left = (self._steps - step) * self._batch_size / max(rate, 1e-9)
             text = "  ".join(f"{n} {v}" for n, v in shown.items())
-            print(f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {left:.0f} s left", flush=True)
+            print(
+                f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left",
+                flush=True,
+            )
         else:
             self._bar.set_postfix({**shown, "images/s": f"{rate:.0f}"}, refresh=False)
             self._bar.update(step - self._bar.n)
         self._since, self._done = now, step
+
+    def _time_left(self, step: int) -> str:
+        """By the pace of all intervals but the first, which had the compilation in it."""
+        steps, seconds = map(sum, zip(*(self._intervals[1:] or self._intervals)))
+        return tqdm.format_interval((self._steps - step) * seconds / steps)
 
     def pause(self) -> None:
         self._paused = time.perf_counter()

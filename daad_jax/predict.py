@@ -134,7 +134,7 @@ class _Table:
             if overlays:
                 (out / "overlays").mkdir(exist_ok=True)
             self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
-            self._rows = self._partial.open("w", encoding="utf-8", newline="")
+            self._rows = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
         self._csv = csv.DictWriter(self._rows, COLUMNS, restval="", lineterminator="\n")

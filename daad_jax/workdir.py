@@ -22,10 +22,10 @@ MAY_CHANGE = (
 
 
 def write(path: Path, text: str) -> None:
-    """Replaces a file in one go."""
+    """Replaces a file in one go. Names of files that are not UTF-8 come out as the bytes they are."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

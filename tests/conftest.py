@@ -1,10 +1,14 @@
-"""Eight virtual CPU devices, no silent rank promotion, and signals as a terminal leaves them."""
+"""Eight virtual CPU devices, no silent rank promotion, signals as a terminal leaves them."""
 
 import os
 import signal
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# The same small networks are compiled by many tests, and by the commands that they start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "programs")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 

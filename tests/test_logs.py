@@ -40,3 +40,11 @@ def test_a_resumed_log_drops_what_came_after_its_step(tmp_path, capsys):
     assert lines == [2, 4, 6, 8]
     # TensorBoard hides points at and after the step: 4 itself was logged before and stays.
     assert sorted(purged_from(tmp_path / "tensorboard")) == [1, 5]
+
+
+def test_the_time_left_is_that_of_the_steps_not_of_compiling_them(tmp_path, capsys, monkeypatch):
+    clock = iter([0.0, 100.0, 104.0, 106.0])
+    monkeypatch.setattr("daad_jax.logs.time.perf_counter", lambda: next(clock))
+    run(tmp_path, 0, [2, 4, 6])
+    left = [line.split()[-2] for line in capsys.readouterr().out.splitlines()]
+    assert left == ["06:40", "00:12", "00:06"]

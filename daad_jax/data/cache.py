@@ -38,11 +38,6 @@ class Decoded:
     skipped: list[tuple[int, str]]
 
 
-def directory(config: DataConfig) -> Path:
-    chosen = config.cache_dir or os.environ.get("DAAD_CACHE_DIR") or "~/.cache/daad_jax"
-    return Path(chosen).expanduser()
-
-
 def decoded(source: Samples, config: DataConfig) -> Decoded:
     """All images of `source` from the cache, which is filled (or mended) first where it must be.
 
@@ -53,7 +48,7 @@ def decoded(source: Samples, config: DataConfig) -> Decoded:
     """
     shape = (config.height, config.width, config.channels)
     key = repr((VERSION, source.identity, shape, config.fit, config.on_bad_image))
-    root = directory(config)
+    root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     found = _open(entry)
     if found is None:

@@ -113,7 +113,10 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     try:
         builder.download_and_prepare(**settings)
     except (OSError, DownloadError) as error:
-        raise UserError(f"{name}: cannot be prepared in {directory}: {error}") from error
+        raise UserError(
+            f"{name}: cannot be prepared in {directory}: {str(error)[:200]}; try again, or point "
+            "TFDS_DATA_DIR to a directory where it is prepared"
+        ) from error
 
 
 def _mvtec_root(path: str, directory: str) -> Path:

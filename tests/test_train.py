@@ -1,0 +1,60 @@
+"""What ends a run or makes it speak up, in this process."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+from daad_jax.train import train
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A tiny run on a folder of images."""
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    config = Config(name="tiny")
+    config.data.source, config.data.path = "folder", str(tmp_path / "images")
+    config.data.protocol = "inspection"
+    config.data.height = config.data.width = 16
+    config.model.levels, config.model.skips = 2, (True,)
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (1, 1, 1))
+    config.train.steps, config.train.batch_size = 6, 8
+    config.train.log_every, config.train.checkpoint_every = 1, 1
+    return config
+
+
+def draw(path, images):
+    path.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(path / f"{i}.png")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.train.learning_rate = 1e30
+    with pytest.raises(UserError, match="is not finite") as error:
+        train(config, tmp_path / "run")
+    step, kept = re.fullmatch(
+        r"step (\d+): \w+ is not finite; the last good checkpoint is .*checkpoints/(\d+); try .*",
+        str(error.value),
+    ).groups()
+    assert int(kept) == int(step) - 1
+    assert not (tmp_path / "run" / "checkpoints" / step).exists()
+
+
+def test_a_memory_that_says_one_thing_is_warned_of(config, tmp_path, capsys):
+    # All images are the same, so all queries are.
+    draw(tmp_path / "images", np.repeat(np.arange(768, dtype=np.uint8).reshape(1, 16, 16, 3), 20, 0))
+    train(config, tmp_path / "run")
+    assert "warning: memory1 has collapsed: 1 of its 3 items" in capsys.readouterr().out
+
+
+def test_a_memory_in_use_is_not_warned_of(config, tmp_path, capsys):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.model.division = ((4, 4, 1), (8, 8, 1))
+    train(config, tmp_path / "run")
+    assert "collapsed" not in capsys.readouterr().out
