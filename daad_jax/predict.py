@@ -26,6 +26,7 @@ from daad_jax.plots import overlay
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 LARGEST_OVERLAY = 1024  # pixels of the longer side
+EVERY = 5.0  # seconds
 NAMED = 20  # so few images get a line each on the terminal
 
 
@@ -45,7 +46,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         UserError: nothing to score, nothing that could be read, or `out` cannot be used.
     """
     count = sum(1 for _ in find(sources))
-    start = time.perf_counter()
+    start, say = time.perf_counter(), _Progress(count)
     with ExitStack() as stack:
         write = stack.enter_context(_Table(out, overlays != "none"))
         bar = stack.enter_context(
@@ -73,7 +74,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
             for drawing in drawings:
                 drawing.result()
             bar.update(len(entries))
-            _report_progress(bar, sum(tally.values()), start)
+            if bar.disable:
+                say(sum(tally.values()))
         if not tally["anomalous"] + tally["normal"]:
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
@@ -185,10 +187,20 @@ def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     temporary.replace(file)
 
 
-def _report_progress(bar: Any, done: int, start: float) -> None:
-    if bar.disable and bar.total > NAMED:
-        rate = done / (time.perf_counter() - start)
-        print(f"{done}/{bar.total} images  {rate:.0f} images/s", flush=True)
+class _Progress:
+    """How far it is where no bar can be drawn: a line every EVERY seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._start = total, time.perf_counter()
+        self._due = self._start + EVERY
+
+    def __call__(self, done: int) -> None:
+        now = time.perf_counter()
+        if now >= self._due:
+            self._due = now + EVERY
+            pace = done / (now - self._start)
+            left = tqdm.format_interval((self._total - done) / pace)
+            print(f"{done}/{self._total} images  {pace:.0f} images/s  {left} left", flush=True)
 
 
 def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: float) -> None:
