@@ -1,5 +1,7 @@
 """Figures printed in the paper (ICCV 2021, arXiv 2107.13118): image AUROC. None of them is ours."""
 
+from collections.abc import Sequence
+
 # Where the paper prints one figure of its method, it is named DAAD.
 ONE_CLASS = {
     "mnist": {
@@ -48,6 +50,13 @@ def of_subject(table: str, subject: str, row: str) -> float | None:
     if table != "mvtec_ad" or subject not in MVTEC:
         return None
     return dict(zip(MVTEC_COLUMNS, MVTEC[subject])).get(row)
+
+
+def mean_over(table: str, subjects: Sequence[str], row: str) -> float | None:
+    """The mean of what the paper prints for these classes or categories; None where it does not."""
+    figures = [of_subject(table, subject, row) for subject in subjects]
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) / len(known) if known and len(known) == len(figures) else None
 
 
 def others(table: str) -> dict[str, float]:

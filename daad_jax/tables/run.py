@@ -170,6 +170,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _take_up(table: Table, places: Places, smoke: bool) -> Stored:
     """What is stored and still true, with what finished cells left that a kill kept from being stored."""
+    results.tables_stored(places.docs)  # the page needs them all; a damaged one is named now, not in hours
     path = results.place(places.docs, table)
     before = results.load(path, table)
     stored = before.current(smoke)
