@@ -123,7 +123,7 @@ def folder_of(out: Path, table: Table, subject: str, row: str, seed: int | None,
 
 def recipe_of(cell: Cell) -> dict[str, Any]:
     """The configuration without what does not change a result; a baseline depends on its data alone."""
-    tree = dataclasses.asdict(cell.config)
+    tree = json.loads(configs.to_json(cell.config))  # as it will be stored
     for key in NOT_OF_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]

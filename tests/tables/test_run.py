@@ -1,0 +1,275 @@
+"""reproduce.py on a small folder in MVTec AD's layout: results, failures, interruptions, bad commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax import variants
+from daad_jax.evaluate import evaluate
+from daad_jax.tables import cells, experiment, results, run
+from daad_jax.tables.cells import TABLES
+
+ROOT = Path(__file__).parents[2]
+TABLE = TABLES["mvtec_ad"]
+ROWS = ["mean_intensity", "nearest_l2", "ae", "daad_plus"]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Grey stripes are normal; with a white blot they are not. "tile" and "wood" have the same."""
+    root, rng = tmp_path_factory.mktemp("mvtec"), np.random.default_rng(0)
+    blot = np.zeros((32, 32), np.uint8)
+    blot[8:20, 8:20] = 255
+    for category in ("tile", "wood"):
+        for part, count in (("train/good", 20), ("test/good", 6), ("test/blot", 6)):
+            path = root / category / part
+            path.mkdir(parents=True)
+            for i in range(count):
+                image = np.tile(np.arange(32, dtype=np.uint8) % 8 * 20, (32, 1))
+                image = np.stack([image] * 3, -1) + rng.integers(0, 20, (32, 32, 3)).astype(np.uint8)
+                image[(blot > 0) & ("blot" in part)] = 255
+                Image.fromarray(image).save(path / f"{i}.png")
+        masks = root / category / "ground_truth" / "blot"
+        masks.mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(blot).save(masks / f"{i}_mask.png")
+    return root
+
+
+@pytest.fixture
+def small(monkeypatch, original, tmp_path):
+    """Configurations of seconds, and data that this test alone has."""
+    finish = variants.finish
+
+    def shrink(config, *rest):
+        model = config.model
+        config.data.height = config.data.width = 32
+        model.levels, model.base_width, model.discriminator_width = 2, 4, 4
+        model.skips, model.memory_items, model.division = (True,), (3, 5), ((1, 1, 1),) * 2
+        config = finish(config, *rest)
+        config.train.steps, config.train.batch_size, config.train.log_every = 12, 8, 4
+        return config
+
+    monkeypatch.setattr(variants, "finish", shrink)
+    monkeypatch.setenv("DAAD_MVTEC_DIR", str(original))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    return run.Places(tmp_path / "out", tmp_path / "docs")
+
+
+def chosen(only, rows, seeds=("0",)):
+    return cells.choose(TABLE, only, rows, seeds, smoke=False)
+
+
+def stored_in(places):
+    return results.load(results.place(places.docs, TABLE), TABLE)
+
+
+def test_a_table_of_two_categories(small, capsys, monkeypatch):
+    assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
+    stored = stored_in(small)
+    assert [(r.row, r.seed, r.step) for r in stored.results] == [
+        ("mean_intensity", None, 0),
+        ("nearest_l2", None, 0),
+        ("ae", 0, 12),
+        ("daad_plus", 0, 12),
+    ]
+    # The same figures as evaluate.py's, of the same checkpoint.
+    trained = stored.of("daad_plus")[0]
+    folder = cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out)
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["12"]
+    found = evaluate(folder)
+    for key in ("auroc", "average_precision", "f1"):
+        assert trained.figures[key] == pytest.approx(found.image[key], abs=1e-6)
+    assert trained.figures["pixel_auroc"] == pytest.approx(found.pixel["pixel_auroc"], abs=1e-6)
+    assert trained.images == {"train": 18, "held_out": 2, "normal": 6, "anomalous": 6}
+    # A white blot is brighter, and far from all normal images, also at the same mean intensity.
+    assert stored.of("mean_intensity")[0].figures == {"auroc": 1.0, "anomalous_is_brighter": 1.0}
+    assert stored.of("nearest_l2")[0].figures["levelled_auroc"] == 1.0
+    assert stored.of("nearest_l2")[0].figures["aupro"] > 0.9
+    assert "## MVTec AD" in (small.docs / "results.md").read_text()
+
+    # A second time nothing runs; more cells join what is stored.
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "run", lambda *_: pytest.fail("ran again"))
+        assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
+    assert "4 cells of mvtec_ad: 4 done, 0 to run" in capsys.readouterr().out
+    run.dry_run(TABLE, chosen(["tile", "wood", "zipper"], ["nearest_l2", "ae"]), small)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "not run, no images of them in DAAD_MVTEC_DIR: zipper"
+    assert lines[1] == "done         mvtec_ad tile nearest_l2"
+    assert lines[4].startswith("to run       mvtec_ad wood ae seed 0  about ")
+    assert run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small) == []
+    assert [r.subject for r in stored_in(small).of("nearest_l2")] == ["tile", "wood"]
+
+    # A killed run's stored file lacks a finished cell: the next run takes it up.
+    results.save(results.place(small.docs, TABLE), results.Stored(TABLE))
+    run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small)
+    assert len(stored_in(small).results) == 5
+
+    # Another recipe is another cell, and the old one's results are dropped from the table.
+    shrink = variants.finish
+
+    def other(config, *rest):
+        config = shrink(config, *rest)
+        config.score.smoothing = 0.0
+        return config
+
+    monkeypatch.setattr(variants, "finish", other)
+    assert run.reproduce(TABLE, chosen(["tile"], ["mean_intensity"]), small) == []
+    assert "2 stored results of other recipes are dropped" in capsys.readouterr().out
+    assert {r.row for r in stored_in(small).results} == {"mean_intensity", "nearest_l2"}
+    assert run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small, only_missing=True) == []
+    assert "0 cells of mvtec_ad" in capsys.readouterr().out
+
+
+def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatch):
+    """One diverges at once, one meets a defect of ours, one is another process'."""
+
+    def diverge(config, *rest, finish=variants.finish):
+        config = finish(config, *rest)
+        config.train.learning_rate = 1e38 if not config.model.skips[0] else config.train.learning_rate
+        return config
+
+    monkeypatch.setattr(variants, "finish", diverge)
+    baseline = experiment._baseline
+
+    def broken(cell):
+        if cell.row == "nearest_cosine":
+            raise ZeroDivisionError("a defect")
+        return baseline(cell)
+
+    monkeypatch.setattr(experiment, "_baseline", broken)
+    rows = ["nearest_cosine", "nearest_l2", "ae", "mean_intensity"]
+    cell = chosen(["tile"], ["nearest_l2"])[0]
+    folder = cell.folder(small.out)
+    folder.mkdir(parents=True)
+    with run._locked(folder):
+        failed = run.reproduce(TABLE, chosen(["tile"], rows), small)
+    assert len(failed) == 3
+    defect, locked, diverged = failed
+    assert defect.startswith("mvtec_ad tile nearest_cosine: ZeroDivisionError: a defect (traceback in ")
+    log = Path(defect.split("traceback in ")[1].rstrip(")"))
+    assert "in broken" in log.read_text()
+    assert locked == "mvtec_ad tile nearest_l2: another process is running it"
+    assert diverged.startswith("mvtec_ad tile ae seed 0: step ")
+    assert "is not finite" in diverged
+    assert [r.row for r in stored_in(small).results] == ["mean_intensity"]
+    assert run.reproduce(TABLE, [cell], small) == []
+
+
+def test_a_broken_category_does_not_cost_the_others(small, original, tmp_path, monkeypatch):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(original, copy)
+    (copy / "wood" / "train" / "good" / "0.png").write_text("no")
+    monkeypatch.setenv("DAAD_MVTEC_DIR", str(copy))
+    (failed,) = run.reproduce(TABLE, chosen(["tile", "wood"], ["mean_intensity"]), small)
+    assert failed.startswith("mvtec_ad wood mean_intensity: ")
+    assert "0.png: unreadable" in failed
+    assert [r.subject for r in stored_in(small).results] == ["tile"]
+
+
+# The command with configurations of seconds.
+COMMAND = """
+import os, sys
+from daad_jax import variants
+finish = variants.finish
+def shrink(config, *rest):
+    config.data.height = config.data.width = 32
+    config.model.levels, config.model.base_width = 2, 4
+    config.model.skips, config.model.memory_items, config.model.division = (True,), (3, 5), ((1, 1, 1),) * 2
+    config = finish(config, *rest)
+    config.train.steps, config.train.batch_size, config.train.log_every = 400, 4, 2
+    config.train.checkpoint_every = 5
+    return config
+variants.finish = shrink
+import runpy
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(original, tmp_path, *words):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu", "DAAD_MVTEC_DIR": str(original)}
+    environment |= {"DAAD_CACHE_DIR": str(tmp_path / "cache"), "TFDS_DATA_DIR": str(tmp_path / "tfds")}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "reproduce.py", *map(str, words)],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_interrupted_and_continued(original, tmp_path, number):
+    def arguments(name):
+        place = tmp_path / name
+        words = ("mvtec_ad", "--only=tile", "--variants=mean_intensity,ae", "--seeds=0")
+        return (*words, f"--out={place}", f"--docs={place}")
+
+    def finish(child):
+        out, err = child.communicate(timeout=300)
+        return child.returncode, out, err
+
+    child = start(original, tmp_path, *arguments("cut"))
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("cut/mvtec_ad/tile-ae-*/checkpoints/5")) and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(number)
+    code, out, err = finish(child)
+    if number == signal.SIGINT:
+        assert code == 130, err
+        assert out.splitlines()[-1] == "stopped; the same command continues"
+        assert "| tile | 1.000 |" in (tmp_path / "cut" / "results.md").read_text()
+    (folder,) = tmp_path.glob("cut/mvtec_ad/tile-ae-*")
+    assert not (folder / "result.json").exists()
+    code, out, err = finish(start(original, tmp_path, *arguments("cut")))
+    assert code == 0, err
+    assert "2 cells of mvtec_ad: 1 done, 1 to run" in out
+    assert "cell 2/2: mvtec_ad tile ae seed 0" in out
+    assert "resumed from step" in (folder / "cell.log").read_text()
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["400"]
+    code, out, err = finish(start(original, tmp_path, *arguments("whole"), "--drop_checkpoints"))
+    assert code == 0, err
+    assert not list(tmp_path.glob("whole/mvtec_ad/tile-ae-*/checkpoints/*"))
+    cut, whole = (
+        json.loads((tmp_path / n / "results" / "mvtec_ad.json").read_text()) for n in ("cut", "whole")
+    )
+    assert [c["figures"] for c in cut["cells"]] == [c["figures"] for c in whole["cells"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give one table: mnist, cifar10, mvtec_ad, solar_cells, granularity"),
+        (["mnist", "cifar10"], "give one table"),
+        (["mnits"], "did you mean 'mnist'"),
+        (["mvtec_ad", "--only=botle"], "no such category; did you mean 'bottle'"),
+        (["mnist", "--variants=dad"], "no such variant; did you mean 'daad'"),
+        (["mnist", "--seeds=one"], "--seeds: 'one' is no number"),
+        (["mnist", "--sedes=1"], "sedes"),
+        (["mvtec_ad", "--only=screw"], "screw"),
+        (["--report_only", "--docs=/proc/nowhere"], "/proc/nowhere: cannot be written"),
+        (["mvtec_ad", "--only=tile", "--variants=nearest_l2", "--out=/proc/nowhere"], "give another --out"),
+    ],
+)
+def test_bad_commands_are_one_line(original, tmp_path, words, says):
+    child = start(original, tmp_path, f"--docs={tmp_path}", *words)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 2, err
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("reproduce.py: error: ")
+    assert says in lines[0]
