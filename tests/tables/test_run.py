@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import variants
+from daad_jax import logs, variants
+from daad_jax.errors import UserError
 from daad_jax.evaluate import evaluate
-from daad_jax.tables import cells, experiment, results, run
+from daad_jax.tables import cells, experiment, page, results, run
 from daad_jax.tables.cells import TABLES
 
 ROOT = Path(__file__).parents[2]
 TABLE = TABLES["mvtec_ad"]
-ROWS = ["mean_intensity", "nearest_l2", "ae", "daad_plus"]
+ROWS = ["mean_intensity", "nearest_l2", "ae"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def small(monkeypatch, original, tmp_path):
         model.skips, model.memory_items, model.division = (True,), (3, 5), ((1, 1, 1),) * 2
         config = finish(config, *rest)
         config.train.steps, config.train.batch_size, config.train.log_every = 12, 8, 4
+        config.train.devices = 1
         return config
 
     monkeypatch.setattr(variants, "finish", shrink)
@@ -73,74 +75,107 @@ def stored_in(places):
     return results.load(results.place(places.docs, TABLE), TABLE)
 
 
-def test_a_table_of_two_categories(small, capsys, monkeypatch):
+def test_a_table_cell_by_cell(small, capsys, monkeypatch):
+    write = logs.Log.write
+
+    def interrupt(self, step, metrics):
+        write(self, step, metrics)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs.Log, "write", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            run.reproduce(TABLE, chosen(["tile"], ROWS), small)
+    assert stopped.value.code == 130
+    assert "stopped; the same command continues" in capsys.readouterr().out.splitlines()
+    assert [r.row for r in stored_in(small).results] == ["mean_intensity", "nearest_l2"]
+    assert "| tile | 1.000 | 1.000 |" in (small.docs / "results.md").read_text()
+    run.dry_run(TABLE, chosen(["tile"], ["ae"]), small)
+    assert capsys.readouterr().out.startswith("at step ")
+
     assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
-    stored = stored_in(small)
-    assert [(r.row, r.seed, r.step) for r in stored.results] == [
-        ("mean_intensity", None, 0),
-        ("nearest_l2", None, 0),
-        ("ae", 0, 12),
-        ("daad_plus", 0, 12),
-    ]
-    # The same figures as evaluate.py's, of the same checkpoint.
-    trained = stored.of("daad_plus")[0]
-    folder = cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out)
+    assert "cell 3/3: mvtec_ad tile ae seed 0" in capsys.readouterr().out
+    folder = cells.make_cell(TABLE, "tile", "ae", 0, False).folder(small.out)
+    assert "resumed from step" in (folder / "cell.log").read_text()
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["12"]
-    found = evaluate(folder)
-    for key in ("auroc", "average_precision", "f1"):
-        assert trained.figures[key] == pytest.approx(found.image[key], abs=1e-6)
-    assert trained.figures["pixel_auroc"] == pytest.approx(found.pixel["pixel_auroc"], abs=1e-6)
-    assert trained.images == {"train": 18, "held_out": 2, "normal": 6, "anomalous": 6}
+    stored = stored_in(small)
+    keys = [(r.row, r.seed, r.step) for r in stored.results]
+    assert keys == [("mean_intensity", None, 0), ("nearest_l2", None, 0), ("ae", 0, 12)]
+    assert stored.of("ae")[0].images == {"train": 18, "held_out": 2, "normal": 6, "anomalous": 6}
+    assert set(stored.of("ae")[0].figures) == {
+        "auroc", "average_precision", "f1", "pixel_auroc", "aupro", "levelled_auroc",
+    }  # fmt: skip
     # A white blot is brighter, and far from all normal images, also at the same mean intensity.
     assert stored.of("mean_intensity")[0].figures == {"auroc": 1.0, "anomalous_is_brighter": 1.0}
     assert stored.of("nearest_l2")[0].figures["levelled_auroc"] == 1.0
     assert stored.of("nearest_l2")[0].figures["aupro"] > 0.9
-    assert "## MVTec AD" in (small.docs / "results.md").read_text()
 
-    # A second time nothing runs; more cells join what is stored.
-    capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "run", lambda *_: pytest.fail("ran again"))
         assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
-    assert "4 cells of mvtec_ad: 4 done, 0 to run" in capsys.readouterr().out
+    assert "3 cells of mvtec_ad: 3 done, 0 to run" in capsys.readouterr().out
     run.dry_run(TABLE, chosen(["tile", "wood", "zipper"], ["nearest_l2", "ae"]), small)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "not run, no images of them in DAAD_MVTEC_DIR: zipper"
     assert lines[1] == "done         mvtec_ad tile nearest_l2"
     assert lines[4].startswith("to run       mvtec_ad wood ae seed 0  about ")
-    assert run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small) == []
+
+
+def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
+    rows = ["mean_intensity", "nearest_l2"]
+    run.reproduce(TABLE, chosen(["tile"], rows), small)
+    run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
     assert [r.subject for r in stored_in(small).of("nearest_l2")] == ["tile", "wood"]
 
     # A killed run's stored file lacks a finished cell: the next run takes it up.
     results.save(results.place(small.docs, TABLE), results.Stored(TABLE))
-    run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small)
-    assert len(stored_in(small).results) == 5
+    run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
+    assert len(stored_in(small).results) == 3
 
-    # Another recipe is another cell, and the old one's results are dropped from the table.
+    # Another recipe is another cell, and what is stored of the old one goes.
     shrink = variants.finish
 
     def other(config, *rest):
         config = shrink(config, *rest)
-        config.score.smoothing = 0.0
+        config.data.height = 64
         return config
 
     monkeypatch.setattr(variants, "finish", other)
-    assert run.reproduce(TABLE, chosen(["tile"], ["mean_intensity"]), small) == []
-    assert "2 stored results of other recipes are dropped" in capsys.readouterr().out
-    assert {r.row for r in stored_in(small).results} == {"mean_intensity", "nearest_l2"}
-    assert run.reproduce(TABLE, chosen(["wood"], ["nearest_l2"]), small, only_missing=True) == []
+    capsys.readouterr()
+    run.reproduce(TABLE, chosen(["wood"], rows), small)
+    assert "3 stored results of other recipes are dropped" in capsys.readouterr().out
+    assert [r.key for r in stored_in(small).results] == [("wood", row, -1) for row in rows]
+
+    # Elsewhere, where no cell has run: what is stored can count as done.
+    elsewhere = run.Places(small.out / "empty", small.docs)
+    run.reproduce(TABLE, chosen(["wood"], rows), elsewhere, only_missing=True)
     assert "0 cells of mvtec_ad" in capsys.readouterr().out
+    run.reproduce(TABLE, chosen(["wood"], rows[:1]), elsewhere)
+    assert "1 cells of mvtec_ad: 0 done, 1 to run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_evaluate(small):
+    """Of the same checkpoint, by the other command."""
+    assert run.reproduce(TABLE, chosen(["tile"], ["daad_plus"]), small) == []
+    figures = stored_in(small).of("daad_plus")[0].figures
+    found = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
+    for key in ("auroc", "average_precision", "f1"):
+        assert figures[key] == pytest.approx(found.image[key], abs=1e-6)
+    for key in ("pixel_auroc", "aupro"):
+        assert figures[key] == pytest.approx(found.pixel[key], abs=1e-6)
 
 
 def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatch):
-    """One diverges at once, one meets a defect of ours, one is another process'."""
+    """One asks for too many devices, one meets a defect of ours, one is another process'."""
 
-    def diverge(config, *rest, finish=variants.finish):
+    def refused(config, *rest, finish=variants.finish):
         config = finish(config, *rest)
-        config.train.learning_rate = 1e38 if not config.model.skips[0] else config.train.learning_rate
+        config.train.devices = 99
         return config
 
-    monkeypatch.setattr(variants, "finish", diverge)
+    monkeypatch.setattr(variants, "finish", refused)
     baseline = experiment._baseline
 
     def broken(cell):
@@ -156,13 +191,12 @@ def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatc
     with run._locked(folder):
         failed = run.reproduce(TABLE, chosen(["tile"], rows), small)
     assert len(failed) == 3
-    defect, locked, diverged = failed
+    defect, locked, impossible = failed
     assert defect.startswith("mvtec_ad tile nearest_cosine: ZeroDivisionError: a defect (traceback in ")
     log = Path(defect.split("traceback in ")[1].rstrip(")"))
     assert "in broken" in log.read_text()
     assert locked == "mvtec_ad tile nearest_l2: another process is running it"
-    assert diverged.startswith("mvtec_ad tile ae seed 0: step ")
-    assert "is not finite" in diverged
+    assert impossible.startswith("mvtec_ad tile ae seed 0: config.train.devices = 99: this process has ")
     assert [r.row for r in stored_in(small).results] == ["mean_intensity"]
     assert run.reproduce(TABLE, [cell], small) == []
 
@@ -180,10 +214,20 @@ def test_a_broken_category_does_not_cost_the_others(small, original, tmp_path, m
     assert [r.subject for r in stored_in(small).results] == ["tile"]
 
 
+def test_places_that_cannot_be_written(small):
+    nowhere, cell = Path("/proc/nowhere"), chosen(["tile"], ["mean_intensity"])
+    with pytest.raises(UserError, match=r"/proc/nowhere.*give another --out"):
+        run.reproduce(TABLE, cell, run.Places(nowhere, small.docs))
+    with pytest.raises(UserError, match=r"/proc/nowhere.*give another --docs"):
+        run.reproduce(TABLE, cell, run.Places(small.out, nowhere))
+    with pytest.raises(UserError, match=r"/proc/nowhere.*give another --docs"):
+        page.write(nowhere)
+
+
 # The command with configurations of seconds.
 COMMAND = """
 import os, sys
-from daad_jax import variants
+from daad_jax import logs, variants
 finish = variants.finish
 def shrink(config, *rest):
     config.data.height = config.data.width = 32
@@ -211,7 +255,8 @@ def start(original, tmp_path, *words):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_and_continued(original, tmp_path, number):
     def arguments(name):
         place = tmp_path / name
@@ -261,8 +306,6 @@ def test_interrupted_and_continued(original, tmp_path, number):
         (["mnist", "--seeds=one"], "--seeds: 'one' is no number"),
         (["mnist", "--sedes=1"], "sedes"),
         (["mvtec_ad", "--only=screw"], "screw"),
-        (["--report_only", "--docs=/proc/nowhere"], "/proc/nowhere: cannot be written"),
-        (["mvtec_ad", "--only=tile", "--variants=nearest_l2", "--out=/proc/nowhere"], "give another --out"),
     ],
 )
 def test_bad_commands_are_one_line(original, tmp_path, words, says):
