@@ -107,8 +107,9 @@ class Cell:
         It is that of the values that differ from the defaults, so a key that is added later, and off by
         default, leaves it as it is.
         """
-        difference = _difference(recipe_of(self), recipe_of(dataclasses.replace(self, config=Config())))
-        return hashlib.sha256(json.dumps(difference, sort_keys=True).encode()).hexdigest()[:10]
+        default = configs.flat(recipe_of(dataclasses.replace(self, config=Config())))
+        changed = {k: v for k, v in configs.flat(recipe_of(self)).items() if v != default[k]}
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, out: Path) -> Path:
         """Where the cell lives."""
@@ -199,14 +200,3 @@ def _known(noun: str, names: Sequence[str], known: tuple[str, ...]) -> list[str]
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{name!r}: no such {noun}; {hint}")
     return list(dict.fromkeys(names))
-
-
-def _difference(tree: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            if below := _difference(value, default[key]):
-                found[key] = below
-        elif value != default[key]:
-            found[key] = value
-    return found

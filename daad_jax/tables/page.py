@@ -1,11 +1,15 @@
 """docs/results.md: a function of the stored results alone."""
 
+import json
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from daad_jax import config as configs
 from daad_jax import workdir as files
+from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.tables import paper, pictures, results
 from daad_jax.tables.cells import BASELINES, TITLES
@@ -14,6 +18,11 @@ from daad_jax.tables.summary import Figure, over_seeds, over_subjects, trivial, 
 
 NONE = "–"
 SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
+TOLD = (  # keys of a recipe that a page says elsewhere
+    "data.height", "data.width", "data.channels", "data.source", "data.protocol", "data.fit",
+    "data.limit_train", "data.limit_test", "model.base_width", "model.discriminator_width",
+    "model.memory_items", "model.division", "train.steps", "train.batch_size",
+)  # fmt: skip
 HEAD = """# Results
 
 Written by `python reproduce.py` from the figures in [results/](results); `python reproduce.py
@@ -237,29 +246,41 @@ def _environments(stored: Stored) -> str:
 
 
 def _recipes(stored: Stored) -> str:
-    """The parts of the configurations that say most; the rest is in the JSON."""
-    columns: dict[str, Callable[[dict], object]] = {
-        "image": lambda c: "{height} x {width} x {channels}".format(**c["data"]),
-        "base width": lambda c: c["model"]["base_width"],
-        "levels": lambda c: c["model"]["levels"],
-        "memory items": lambda c: _sequence(c["model"]["memory_items"]),
-        "division": lambda c: _sequence("x".join(map(str, d)) for d in c["model"]["division"]),
-        "steps": lambda c: c["train"]["steps"],
-        "batch": lambda c: c["train"]["batch_size"],
-        "distance": lambda c: c["score"]["distance"],
-        "smoothing": lambda c: c["score"]["smoothing"],
-        "gamma": lambda c: c["score"]["gamma"],
-    }
-    lines = []
-    for row in stored.table.variants:
-        used = [stored.recipes[r.recipe] for r in stored.of(row)]
-        if used:
-            cells = [" / ".join(dict.fromkeys(str(of(c)) for c in used)) for of in columns.values()]
-            lines.append([TITLES[row], *cells])
-    if not lines:
+    """What says most of the configurations, and in what else they differ from the defaults."""
+    rows = {row: [_recipe(stored.recipes[r.recipe]) for r in stored.of(row)] for row in stored.table.variants}
+    rows = {row: used for row, used in rows.items() if used}
+    if not rows:
         return ""
-    where = f"Recipes, bottleneck first; whole configurations: [results/{stored.table.name}.json]"
-    return f"{where}(results/{stored.table.name}.json).\n\n{_grid(['', *columns], lines)}"
+    columns = list(next(iter(rows.values()))[0])
+    lines = [
+        [TITLES[row], *(" / ".join(dict.fromkeys(of[column] for of in used)) for column in columns)]
+        for row, used in rows.items()
+    ]
+    where = f"[results/{stored.table.name}.json](results/{stored.table.name}.json)"
+    return (
+        f"Recipes, bottleneck first; whole configurations are in {where}.\n\n{_grid(['', *columns], lines)}"
+    )
+
+
+def _recipe(tree: dict[str, Any]) -> dict[str, str]:
+    model, train = tree["model"], tree["train"]
+    judged = tree["loss"]["adversarial"] > 0 or tree["loss"]["alignment"] > 0
+    shown = {
+        "image": "{height} x {width} x {channels}".format(**tree["data"]),
+        "width": str(model["base_width"]),
+        "discriminator": str(model["discriminator_width"]) if judged else NONE,
+        "memory items": ", ".join(map(str, model["memory_items"])),
+        "division": ", ".join("x".join(map(str, cuts)) for cuts in model["division"]),
+        "steps": str(train["steps"]),
+        "batch": str(train["batch_size"]),
+    }
+    default = configs.flat(json.loads(configs.to_json(Config())))
+    rest = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in configs.flat(tree).items()
+        if key not in TOLD and value != default.get(key)
+    ]
+    return shown | {"else": ", ".join(rest) or NONE}
 
 
 def _commands(stored: Stored) -> str:
@@ -305,12 +326,12 @@ def _printed(figure: float | None) -> str:
 
 
 def _pace(found: list[Result]) -> tuple[str, str]:
-    """Mean wall time of a cell, and the median of the training's images/s."""
+    """Median wall time of a cell, and median of the training's images/s."""
     if not found:
         return NONE, NONE
     rates = [r.images_per_s for r in found if r.step]
     rate = f"{statistics.median(rates):.0f}" if rates else NONE
-    return f"{statistics.mean(r.wall_s for r in found):.0f} s", rate
+    return f"{statistics.median(r.wall_s for r in found):.0f} s", rate
 
 
 def _range(numbers: object) -> str:

@@ -5,6 +5,7 @@ and the next one goes on. What would take the whole process down loses what came
 checkpoint of one cell; the same command continues there.
 """
 
+import statistics
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -55,7 +56,8 @@ def reproduce(
         SystemExit: a signal came while a cell trained; what was done is saved.
     """
     cells = _with_data(table, cells)
-    stored = _take_up(table, places, smoke)
+    results.tables_stored(places.docs)  # the page needs them all; a damaged one is named now, not in hours
+    stored = _gathered(table, places, smoke)
     if only_missing:
         known = {r.key for r in stored.results}
         cells = [c for c in cells if _key(c) not in known]
@@ -78,8 +80,7 @@ def reproduce(
                 failed.append(f"{cell.label}: {problem}")
                 print(f"  failed: {problem}", flush=True)
                 continue
-            stored = stored.merged(found)
-            results.save(results.place(places.docs, table), stored)
+            stored = _gathered(table, places, smoke)  # others may run cells of this table as well
             print(f"  {_said(found.results[0])}", flush=True)
     except (SystemExit, KeyboardInterrupt, Stopped):
         print("stopped; the same command continues", flush=True)
@@ -124,8 +125,8 @@ def remaining_s(cells: Sequence[Cell], stored: Stored, places: Places) -> float 
         if not alike and cell.row not in BASELINES:
             return None
         share = 1 - experiment.saved_step(cell.folder(places.out)) / cell.config.train.steps
-        seconds = [r.wall_s * share for r in alike]
-        total += sum(seconds) / max(len(seconds), 1)
+        # The median: the first of its kind also compiled.
+        total += share * statistics.median(r.wall_s for r in alike) if alike else 0
     return total
 
 
@@ -168,9 +169,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _take_up(table: Table, places: Places, smoke: bool) -> Stored:
-    """What is stored and still true, with what finished cells left that a kill kept from being stored."""
-    results.tables_stored(places.docs)  # the page needs them all; a damaged one is named now, not in hours
+def _gathered(table: Table, places: Places, smoke: bool) -> Stored:
+    """What is stored and still true, with what finished cells have left in their folders; stored again."""
     path = results.place(places.docs, table)
     before = results.load(path, table)
     stored = before.current(smoke)
@@ -178,7 +178,7 @@ def _take_up(table: Table, places: Places, smoke: bool) -> Stored:
         print(f"{gone} stored results of other recipes are dropped from {path}", flush=True)
     for file in sorted((places.out / table.name).glob("*/result.json")):
         stored = stored.merged(results.load(file, table).current(smoke))
-    if stored.results != before.results:
+    if stored != before:
         results.save(path, stored)
     return stored
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daad_jax import config as configs
+from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.tables import page, pictures, results
 from daad_jax.tables.cells import TABLES, make_cell, recipe_of
@@ -112,6 +114,26 @@ def test_one_seed_has_no_spread_and_a_gap_is_said():
     assert "**Not finished: 3 of 4 cells have run.**" in " ".join(text.split())
     # Only seed 0 has both digits: no spread of their mean.
     assert "| AE | – | 0.650 | 2 of 10 | 30 s | 80 |" in rows_of(text)
+
+
+def test_recipes_are_said(mvtec):
+    """The columns, and beside them whatever is not the default."""
+    plain, other = Config(), Config()
+    plain.loss.adversarial = plain.loss.alignment = 0.0
+    other.model.temperature, other.model.skips = 0.05, (True, False, True)
+    made = [json.loads(configs.to_json(config)) for config in (plain, other)]
+
+    def row(*recipes):
+        found = [dataclasses.replace(mvtec.of("daad")[i], recipe=str(i)) for i in range(len(recipes))]
+        by_name = {str(i): recipe for i, recipe in enumerate(recipes)}
+        text = page.render([Stored(mvtec.table, by_name, mvtec.environments, found)], set())
+        return rows_of(text)[-1]
+
+    memory = "500, 500, 500, 500 | 1x1x1, 1x1x1, 2x2x1, 4x4x1 | 2000 | 64"
+    weights = "loss.adversarial = 0.0, loss.alignment = 0.0"
+    heat = "model.skips = [true, false, true], model.temperature = 0.05"
+    assert row(made[0]) == f"| DAAD | 32 x 32 x 3 | 64 | – | {memory} | {weights} |"
+    assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {weights} / {heat} |"
 
 
 def test_every_table_has_its_section(mvtec, tmp_path):
