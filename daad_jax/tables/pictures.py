@@ -55,16 +55,17 @@ def curve(stored: Stored, folder: Path) -> None:
     rows = [row for row in DIVISIONS if stored.of(row)]
     if not rows:
         return
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _line(left, stored, rows, "auroc", INK.text, "")
     left.set(ylabel="image AUROC")
     _line(right, stored, rows, "held_out_error", INK.normal, "held-out normal images")
     _line(right, stored, rows, "anomalous_error", INK.anomalous, "anomalous images")
-    right.set(ylabel="mean square error of the reconstruction", ylim=(0, None))
+    right.set(ylabel="reconstruction error")
+    right.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in right.lines))  # type: ignore[union-attr]
     right.legend(frameon=False)
     for axes in (left, right):
-        axes.set_xticks(range(len(rows)), [row.replace("x", " x ") for row in rows])
+        axes.set_xticks(range(len(rows)), [TITLES[row].removesuffix(" blocks") for row in rows])
         axes.set_xlabel("blocks at every scale")
         axes.spines[["top", "right"]].set_visible(False)
     save(figure, folder / name_of(stored.table, "curve"))
