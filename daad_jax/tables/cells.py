@@ -95,6 +95,11 @@ class Cell:
     config: Config
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """As that of its `Result`."""
+        return self.subject, self.row, -1 if self.seed is None else self.seed
+
+    @property
     def label(self) -> str:
         """For people: "mnist 8 daad seed 0"."""
         words = [self.table.name, self.subject, self.row]

@@ -60,18 +60,15 @@ def reproduce(
     stored = _gathered(table, places, smoke)
     if only_missing:
         known = {r.key for r in stored.results}
-        cells = [c for c in cells if _key(c) not in known]
-    done = [c for c in cells if results.of_cell(c, c.folder(places.out))]
-    print(
-        f"{len(cells)} cells of {table.name}: {len(done)} done, {len(cells) - len(done)} to run", flush=True
-    )
-    refused = _refused_sources(c for c in cells if c not in done)
+        cells = [c for c in cells if c.key not in known]
+    to_run = [c for c in cells if not results.of_cell(c, c.folder(places.out))]
+    counts = f"{len(cells) - len(to_run)} done, {len(to_run)} to run"
+    print(f"{len(cells)} cells of {table.name}: {counts}", flush=True)
+    refused = _refused_sources(to_run)
     failed: list[str] = []
     try:
-        for number, cell in enumerate(cells, 1):
-            if cell in done:
-                continue
-            left = remaining_s([c for c in cells[number - 1 :] if c not in done], stored, places)
+        for number, cell in enumerate(to_run, len(cells) - len(to_run) + 1):
+            left = remaining_s(to_run[number - len(cells) - 1 :], stored, places)
             how_long = "" if left is None else f", {_duration(left)} left"
             print(f"cell {number}/{len(cells)}: {cell.label}{how_long}", flush=True)
             try:
@@ -143,6 +140,8 @@ def _one(cell: Cell, folder: Path, refused: dict[str, str], drop_checkpoints: bo
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
     with log, _locked(folder):
+        if done := results.of_cell(cell, folder):  # by another process, since this one began
+            return done
         try:
             with redirect_stdout(log):
                 found = experiment.run(cell, folder)
@@ -200,7 +199,7 @@ def _with_data(table: Table, cells: Sequence[Cell]) -> list[Cell]:
     return list(cells)
 
 
-def _refused_sources(cells: Iterator[Cell]) -> dict[str, str]:
+def _refused_sources(cells: Sequence[Cell]) -> dict[str, str]:
     """Data sets that cannot be loaded, and why.
 
     Raises:
@@ -216,10 +215,6 @@ def _refused_sources(cells: Iterator[Cell]) -> dict[str, str]:
     if configs and len(refused) == len(configs):
         raise UserError(next(iter(refused.values())))
     return refused
-
-
-def _key(cell: Cell) -> tuple[str, str, int]:
-    return cell.subject, cell.row, -1 if cell.seed is None else cell.seed
 
 
 def _said(result: Result) -> str:
