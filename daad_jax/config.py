@@ -252,6 +252,14 @@ def from_json(text: str) -> Config:
     return config
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables under dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 def nearest_key(key: str) -> str:
     """The known dotted key that looks most like `key` ('' where none does)."""
     near = difflib.get_close_matches(key, list(_keys(Config, "")), 1, 0.5)

@@ -76,16 +76,12 @@ def measure(detector: Detector, test: Split) -> Evaluation:
             f"config.data: the test split has {normal} normal and {anomalous} anomalous images; figures "
             "need both (test/good and test/<defect type> in a folder)"
         )
-    # An anomalous image without a mask says nothing of its pixels.
-    masked = np.zeros(len(test), bool)
-    if test.masks is not None:
-        masked = (test.labels == 0) | test.masks.any(axis=(1, 2))
-    with_pixels = test.masks is not None and bool((masked & (test.labels == 1)).any())
+    masked = with_known_pixels(test)
     next(detector.score_prepared(test.images[: detector.batch_size]))  # compiles
     parts, heat, start = [], [], time.perf_counter()
     for part in detector.score_prepared(test.images):
         parts.append((part.scores, part.p_values, part.reconstruction, part.alignment))
-        if with_pixels:
+        if masked is not None:
             heat.append(part.heat)
     seconds = time.perf_counter() - start
     scores, p_values, r, alignment = (np.concatenate(p) for p in zip(*parts))
@@ -101,12 +97,23 @@ def measure(detector: Detector, test: Split) -> Evaluation:
         kinds=kinds,
         image=image_metrics(test.labels, scores, detector.threshold),
         pixel=pixel_metrics(test.masks[masked], np.concatenate(heat)[masked])
-        if test.masks is not None and with_pixels
+        if test.masks is not None and masked is not None
         else None,
         images_per_s=len(test) / seconds,
         shown=shown,
         shown_detections=detector.score(test.images[shown]),
     )
+
+
+def with_known_pixels(test: Split) -> np.ndarray | None:
+    """Which images count in pixel figures, `[N]`; None where there are no masks of defects.
+
+    An anomalous image without a mask says nothing of its pixels.
+    """
+    if test.masks is None:
+        return None
+    masked = (test.labels == 0) | test.masks.any(axis=(1, 2))
+    return masked if bool((masked & (test.labels == 1)).any()) else None
 
 
 def _kinds(test: Split, scores: np.ndarray) -> list[Kind]:

@@ -34,7 +34,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def histogram(path: Path, scores: np.ndarray, labels: np.ndarray, threshold: float) -> None:
     """Anomaly scores `[N]` of normal (label 0) and anomalous images, with the threshold, as PNG."""
-    _save(charts.histogram(scores, labels, threshold, charts.PAPER, (7, 3.5)), path)
+    save(charts.histogram(scores, labels, threshold, charts.PAPER, (7, 3.5)), path)
 
 
 def gallery(path: Path, split: Split, found: Detections, columns: np.ndarray) -> None:
@@ -62,10 +62,11 @@ def gallery(path: Path, split: Split, found: Detections, columns: np.ndarray) ->
         axis.set(xticks=[], yticks=[])
     for row, name in enumerate(rows):
         axes[row, 0].set_ylabel(name)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG in one go."""
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=110, format="png")
     temporary.replace(path)

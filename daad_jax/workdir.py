@@ -73,17 +73,10 @@ def environment() -> dict[str, Any]:
 
 
 def _compare(workdir: Path, stored: Config, config: Config) -> None:
-    old, new = (_flat(dataclasses.asdict(c)) for c in (stored, config))
+    old, new = (configs.flat(dataclasses.asdict(c)) for c in (stored, config))
     for key, value in new.items():
         if old[key] != value and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"{workdir}: belongs to another configuration (config.{key} is {old[key]!r} there, "
                 f"{value!r} here); give another --workdir, or remove it"
             )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -36,8 +36,7 @@ def open_named(config: DataConfig) -> Samples:
     logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
     importlib.import_module("daad_jax.data.builders")  # TFDS knows our builders from here on
 
-    chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    directory = os.path.expanduser(chosen)
+    directory = _directory(config)
     builder: Any = tfds.builder(config.name, data_dir=directory, file_format="array_record")
     if not builder.data_path.exists():
         _prepare(builder, config, directory)
@@ -54,6 +53,17 @@ def open_named(config: DataConfig) -> Samples:
 
     classes = tuple(builder.info.features["label"].names) if config.name in WITH_CLASSES else ()
     return Samples(f"tfds {builder.info.full_name} {folder} {stamps}", read, classes)
+
+
+def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
+    """Categories of MVTec AD that can be opened: prepared in the TFDS directory, or to be prepared."""
+    directory = Path(_directory(config))
+    root = _mvtec_folder(config.path, str(directory))
+    return tuple(
+        category
+        for category in CATEGORIES
+        if (root / category / "train").is_dir() or (directory / "mvtec_ad" / category).is_dir()
+    )
 
 
 def _check(name: str) -> None:
@@ -119,10 +129,20 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
         ) from error
 
 
-def _mvtec_root(path: str, directory: str) -> Path:
+def _directory(config: DataConfig) -> str:
+    chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.expanduser(chosen)
+
+
+def _mvtec_folder(path: str, directory: str) -> Path:
     """The folder of categories: as configured, $DAAD_MVTEC_DIR, or where TFDS keeps manual downloads."""
     chosen = path or os.environ.get("DAAD_MVTEC_DIR", "")
-    root = Path(chosen).expanduser() if chosen else Path(directory) / "downloads" / "manual"
+    return Path(chosen).expanduser() if chosen else Path(directory) / "downloads" / "manual"
+
+
+def _mvtec_root(path: str, directory: str) -> Path:
+    """Raises UserError where there is no category in the folder of categories."""
+    root = _mvtec_folder(path, directory)
     if not any((root / category / "train").is_dir() for category in CATEGORIES):
         raise UserError(
             f"mvtec_ad: not in {root}; download MVTec AD and set config.data.path or DAAD_MVTEC_DIR to "

@@ -1,0 +1,61 @@
+"""Means over seeds and subjects, and the trivial figures that they are held against."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from daad_jax.tables.cells import BASELINES
+from daad_jax.tables.results import Stored
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over `subjects` of means over seeds.
+
+    `spread` is the standard deviation (n - 1) over seeds of the mean over subjects; None where fewer than
+    two seeds have them all.
+    """
+
+    mean: float
+    spread: float | None
+    subjects: tuple[str, ...]
+
+
+def over_seeds(stored: Stored, row: str, subject: str, figure: str) -> Figure | None:
+    """One subject's; None where it was not run or has no such figure."""
+    return _summed_up(stored, row, figure, (subject,))
+
+
+def over_subjects(stored: Stored, row: str, figure: str) -> Figure | None:
+    """Of all subjects of a row that have the figure, each counting the same; None where none has."""
+    have = dict.fromkeys(r.subject for r in stored.of(row) if figure in r.figures)
+    return _summed_up(stored, row, figure, tuple(have))
+
+
+def trivial(stored: Stored, subject: str, figure: str) -> float | None:
+    """The best of the baselines' figures; None where there is none."""
+    return _best(over_seeds(stored, row, subject, figure) for row in BASELINES)
+
+
+def trivial_mean(stored: Stored, subjects: Sequence[str], figure: str) -> float | None:
+    """The best mean over these subjects that a baseline has which was run for all of them."""
+    means = (_summed_up(stored, row, figure, tuple(subjects)) for row in BASELINES)
+    return _best(m for m in means if m and len(m.subjects) == len(subjects))
+
+
+def _best(found: Iterable[Figure | None]) -> float | None:
+    return max((f.mean for f in found if f), default=None)
+
+
+def _summed_up(stored: Stored, row: str, figure: str, subjects: tuple[str, ...]) -> Figure | None:
+    values: dict[str, dict[int, float]] = {}
+    for result in stored.of(row):
+        if result.subject in subjects and figure in result.figures:
+            values.setdefault(result.subject, {})[result.key[2]] = result.figures[figure]
+    if not values:
+        return None
+    mean = statistics.mean(statistics.mean(of.values()) for of in values.values())
+    shared = set.intersection(*(set(of) for of in values.values()))
+    per_seed = [statistics.mean(of[seed] for of in values.values()) for seed in shared]
+    spread = statistics.stdev(per_seed) if len(per_seed) > 1 else None
+    return Figure(mean, spread, tuple(values))

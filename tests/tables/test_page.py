@@ -1,0 +1,219 @@
+"""docs/results.md from stored results: what it says, and that it appears whole."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax import config as configs
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+from daad_jax.tables import page, pictures, results
+from daad_jax.tables.cells import TABLES, make_cell, recipe_of
+from daad_jax.tables.results import Result, Stored
+
+ENVIRONMENT = {"python": "3.11.7", "packages": {"jax": "0.10.0", "numpy": "2.4.0"}, "device": "CPU, 2 cores"}
+HISTOGRAM = {"low": 0.5, "high": 2.5, "threshold": 1.5, "normal": [5, 3, 0, 0], "anomalous": [0, 1, 4, 9]}
+
+
+def stored_of(name, figures):
+    """Results of a table from {(subject, row, seed): AUROC or figures}."""
+    table = TABLES[name]
+    found = Stored(table)
+    for (subject, row, seed), given in figures.items():
+        cell = make_cell(table, subject, row, seed, smoke=False)
+        trains = seed is not None
+        result = Result(
+            subject=subject,
+            row=row,
+            seed=seed,
+            recipe=cell.recipe,
+            environment="e",
+            date="2026-11-25",
+            step=600 if trains else 0,
+            images={"train": 90, "held_out": 10, "normal": 20, "anomalous": 63},
+            figures={"auroc": given} if isinstance(given, float) else given,
+            images_per_s=80.0 if trains else 0.0,
+            wall_s=30.0 if trains else 1.0,
+            histogram=HISTOGRAM if subject == table.shown and trains else None,
+        )
+        found = found.merged(Stored(table, {cell.recipe: recipe_of(cell)}, {"e": ENVIRONMENT}, [result]))
+    return found
+
+
+@pytest.fixture
+def mvtec():
+    """DAAD beats the trivial rows on bottle alone, and brightness tells screw apart."""
+    return stored_of(
+        "mvtec_ad",
+        {
+            ("bottle", "mean_intensity", None): 0.6,
+            ("screw", "mean_intensity", None): 1.0,
+            ("bottle", "nearest_cosine", None): {"auroc": 0.9, "aupro": 0.7, "levelled_auroc": 0.91},
+            ("screw", "nearest_cosine", None): {"auroc": 0.5, "aupro": 0.8, "levelled_auroc": 0.55},
+            ("bottle", "daad", 0): {"auroc": 0.94, "aupro": 0.75, "levelled_auroc": 0.93},
+            ("bottle", "daad", 1): {"auroc": 0.98, "aupro": 0.77, "levelled_auroc": 0.95},
+            ("screw", "daad", 0): {"auroc": 0.98, "aupro": 0.75, "levelled_auroc": 0.65},
+            ("screw", "daad", 1): {"auroc": 0.96, "aupro": 0.85, "levelled_auroc": 0.75},
+        },
+    )
+
+
+def rows_of(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_whole_table(mvtec):
+    text = page.render([mvtec], set())
+    rows = rows_of(text)
+    for row in (
+        "|  | paper, all 15 | paper, those run | ours | categories run | time, a cell | images/s |",
+        "| mean intensity | – | – | 0.800 | 2 of 15 | 1 s | – |",
+        "| nearest image, cosine | – | – | 0.700 | 2 of 15 | 1 s | – |",
+        # The means of the two seeds are 0.96 and 0.97: their deviation is 0.01 / sqrt(2).
+        "| DAAD | 0.845 | 0.988 | 0.965 ± 0.007 | 2 of 15 | 30 s | 80 |",
+        "| DAAD+ | 0.895 | – | – | – | – | – |",
+        "| category | mean intensity | nearest image, cosine | DAAD | paper |",
+        "| bottle | 0.600 | 0.900 | 0.960 ± 0.028 | 0.975 |",
+        "| screw | 1.000 | 0.500 | 0.970 ± 0.014 † | 1.000 |",
+        "| bottle | AUPRO | 0.700 | 0.760 ± 0.014 |",
+        "| screw | AUPRO | 0.800 | 0.800 ± 0.071 † |",
+        "| screw | image AUROC, brightness-corrected | 0.550 | 0.700 ± 0.071 |",
+    ):
+        assert row in rows
+    words = " ".join(text.split())
+    assert "Mean intensity alone tells the test set of screw apart" in words
+    assert "Full test sets: 20 normal and 63 anomalous images." in words
+    assert "Last step (600), seeds 0, 1, 90 images to train on, 10 held out." in words
+    assert "Not run: cable, capsule, carpet," in words
+    assert "2026-11-25 on CPU, 2 cores (Python 3.11.7, jax 0.10.0, numpy 2.4.0)." in words
+    assert "reproduce.py mvtec_ad --seeds=0,1 --only=bottle,screw --variants=mean_intensity," in words
+    assert "Not finished" not in words
+    assert "the paper's (" not in words  # no order of rows that were not run
+
+
+def test_the_order_of_the_rows_as_it_falls():
+    rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
+
+    def words(figures):
+        stored = stored_of("mnist", {("8", row, 0): auroc for row, auroc in figures.items()})
+        return " ".join(page.render([stored], set()).split())
+
+    assert "AE+Skip 0.700 < AE 0.800 < MemAE 0.850 < DAAD 0.900 < DAAD+ 0.950; as in the paper" in words(rows)
+    assert "DAAD+ 0.600 < AE+Skip 0.700 < AE 0.800" in words(rows | {"daad_plus": 0.6})
+    assert "; not the paper's (AE+Skip < AE < MemAE < DAAD < DAAD+)" in words(rows | {"daad_plus": 0.6})
+
+
+def test_one_seed_has_no_spread_and_a_gap_is_said():
+    one = stored_of("mnist", {("8", "ae", 0): 0.9})
+    assert "| 8 | 0.900 |" in rows_of(page.render([one], set()))
+    gap = stored_of("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.7, ("3", "ae", 0): 0.5})
+    text = page.render([gap], set())
+    assert "**Not finished: 3 of 4 cells have run.**" in " ".join(text.split())
+    # Only seed 0 has both digits: no spread of their mean.
+    assert "| AE | – | 0.650 | 2 of 10 | 30 s | 80 |" in rows_of(text)
+
+
+def test_recipes_are_said(mvtec):
+    """The columns, and beside them whatever is not the default."""
+    plain, other = Config(), Config()
+    plain.loss.adversarial = plain.loss.alignment = 0.0
+    other.model.temperature, other.model.skips = 0.05, (True, False, True)
+    made = [json.loads(configs.to_json(config)) for config in (plain, other)]
+
+    def row(*recipes):
+        found = [dataclasses.replace(mvtec.of("daad")[i], recipe=str(i)) for i in range(len(recipes))]
+        by_name = {str(i): recipe for i, recipe in enumerate(recipes)}
+        text = page.render([Stored(mvtec.table, by_name, mvtec.environments, found)], set())
+        return rows_of(text)[-1]
+
+    memory = "500, 500, 500, 500 | 1x1x1, 1x1x1, 2x2x1, 4x4x1 | 2000 | 64"
+    weights = "loss.adversarial = 0.0, loss.alignment = 0.0"
+    heat = "model.skips = [true, false, true], model.temperature = 0.05"
+    assert row(made[0]) == f"| DAAD | 32 x 32 x 3 | 64 | – | {memory} | {weights} |"
+    assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {weights} / {heat} |"
+
+
+def test_every_table_has_its_section(mvtec, tmp_path):
+    law = {"held_out_error": 0.01, "normal_error": 0.011, "anomalous_error": 0.0345}
+    granularity = stored_of(
+        "granularity",
+        {
+            ("8", "nearest_l2", None): 0.885,
+            ("8", "1x1", 0): {"auroc": 0.9, **law},
+            ("8", "pixels", 0): {"auroc": 0.7, **law},
+        },
+    )
+    for stored in (mvtec, granularity):
+        results.save(results.place(tmp_path, stored.table), stored)
+    page.write(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## MVTec AD", "## Granularity"]
+    assert "| one block | 0.900 | 0.0100 | 0.0110 | 0.0345 |" in rows_of(text)
+    assert "| pixel-wise | 0.700 † | 0.0100 | 0.0110 | 0.0345 |" in rows_of(text)
+    assert "Not run: `mnist`, `cifar10`, `solar_cells`" in text
+    named = {part.split(")")[0] for part in text.split("](results/")[1:]}
+    there = {path.name for path in (tmp_path / "results").iterdir()}
+    assert named == there  # all that is linked exists, and all that exists is linked
+    assert "mvtec_ad-scores.png" in there
+    again = (tmp_path / "results" / "mvtec_ad-scores.png").read_bytes()
+    page.write(tmp_path)
+    assert (tmp_path / "results.md").read_text() == text
+    assert (tmp_path / "results" / "mvtec_ad-scores.png").read_bytes() == again
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"format": 0, "table": "mnist"}', '{"format": 1}'])
+def test_damaged_results_leave_the_page_as_it_is(mvtec, tmp_path, damage):
+    results.save(results.place(tmp_path, mvtec.table), mvtec)
+    page.write(tmp_path)
+    before = (tmp_path / "results.md").read_text()
+    (tmp_path / "results" / "mnist.json").write_text(damage)
+    with pytest.raises(UserError, match=r"mnist\.json: no results of mnist"):
+        page.write(tmp_path)
+    assert (tmp_path / "results.md").read_text() == before
+
+
+def test_results_survive_their_file(mvtec, tmp_path):
+    path = tmp_path / "x.json"
+    results.save(path, mvtec)
+    assert results.load(path, mvtec.table) == mvtec
+    assert len(path.read_text().splitlines()) == 2 + len(mvtec.results) + len(mvtec.recipes) + 9
+    tree = json.loads(path.read_text())
+    tree["cells"][0]["figures"]["auroc"] = "0.9"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="not a number"):
+        results.load(path, mvtec.table)
+
+
+def test_a_new_result_replaces_the_old_one_and_old_recipes_go(mvtec):
+    again = stored_of("mvtec_ad", {("bottle", "daad", 0): 0.5})
+    merged = mvtec.merged(again)
+    assert len(merged.results) == len(mvtec.results)
+    assert [r.figures["auroc"] for r in merged.of("daad")][:2] == [0.5, 0.98]
+    assert merged.current(smoke=False) == merged
+    assert merged.current(smoke=True).results == []
+    old = dataclasses.replace(mvtec.of("daad")[0], recipe="another", seed=5)
+    mixed = mvtec.merged(Stored(mvtec.table, {"another": {}}, mvtec.environments, [old]))
+    assert len(mixed.results) == len(mvtec.results) + 1
+    assert mixed.current(smoke=False) == mvtec
+
+
+def test_reconstructions_of_all_rows_in_one_picture(tmp_path):
+    out, docs = tmp_path / "out", tmp_path / "docs"
+    for name, place in (("mnist", docs / "results"), ("mvtec_ad", out)):
+        subject = TABLES[name].shown
+        stored = stored_of(name, {(subject, row, 0): 0.9 for row in ("ae", "daad")})
+        assert pictures.reconstructions(stored, out, docs) is None
+        for result in stored.results:
+            folder = make_cell(stored.table, subject, result.row, 0, False).folder(out)
+            folder.mkdir(parents=True)
+            images = np.zeros((3, 16, 16, 1), np.uint8)
+            arrays = {"images": images, "reconstructions": images + 9, "labels": np.array([0, 0, 1])}
+            np.savez(folder / "shown.npz", kinds=np.array(["8", "8", "$3"]), **arrays)
+        place.mkdir(parents=True, exist_ok=True)
+        path = pictures.reconstructions(stored, out, docs)
+        assert path == place / f"{name}-reconstructions.png"
+        with Image.open(path) as picture:
+            assert picture.width > 300
