@@ -17,6 +17,7 @@ from daad_jax.errors import UserError
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
 DISTANCES = ("l2", "squared", "cosine")
+RESTORE = ("", "grey", "turns", "grey_turns")
 
 
 @dataclass
@@ -88,6 +89,9 @@ class TrainConfig:
     beta2: float = 0.999
     schedule: str = "constant"  # or "cosine" to zero
     warmup_steps: int = 0
+    # Beyond the paper: what the generator's input loses and has to be restored, "grey" (its colour),
+    # "turns" (its direction) or "grey_turns".
+    restore: str = ""
     log_every: int = 50
     checkpoint_every: int = 500
     max_to_keep: int = 3
@@ -210,6 +214,12 @@ def validate(config: Config) -> None:
         0 <= train.warmup_steps < train.steps,
         "train.warmup_steps",
         "must be 0 or more and below train.steps",
+    )
+    one_of("train.restore", train.restore, RESTORE)
+    need(
+        "turns" not in train.restore or data.height == data.width,
+        "train.restore",
+        "turns need square images (data.height = data.width)",
     )
     need(train.devices >= 0, "train.devices", "must be 0 (all) or more")
     need(0 <= score.gamma <= 1, "score.gamma", "must be in [0, 1]")
