@@ -68,7 +68,7 @@ def _corrupted(
     least = LEAST_CHANGE * x.std()
     best, most = x, -1.0
     for _ in range(TRIES):
-        mask = ellipse(*x.shape[:2], radii, rng)
+        mask = ellipse(x.shape[0], x.shape[1], radii, rng)
         changed = np.clip(x + mask * (change(x, other, rng) - x), 0, 1)
         size = float(np.sqrt(np.mean(np.square(changed - x))))
         if size > most:

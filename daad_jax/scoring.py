@@ -5,7 +5,7 @@ R compares an image with its reconstruction, L the discriminator's features of b
 to one scale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,8 +120,8 @@ def make_measure(config: Config, up_form: UpForm = "auto") -> Callable[[Variable
         images, rebuilt, real, fake = score_step(*variables, batch)
         turns = range(len(rebuilt))  # one, unless the image is restored from several
 
-        def mean(values: Any) -> jax.Array:
-            return sum(values) / len(turns)
+        def mean(values: Iterable[jax.Array]) -> jax.Array:
+            return jnp.mean(jnp.stack([*values]), axis=0)
 
         x, y = smooth(images, score.smoothing), [smooth(rebuilt[t], score.smoothing) for t in turns]
         differences = [residual(x, y[t], score.distance) for t in turns]
@@ -130,8 +130,11 @@ def make_measure(config: Config, up_form: UpForm = "auto") -> Callable[[Variable
         shown = jnp.rint(255 * rebuilt[0]).astype(jnp.uint8)
         if not real:
             return Measured(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), shown)
-        l_map = places(mean(alignment_map(real, [m[t] for m in fake], height, width) for t in turns))
-        alignment = mean(alignment_distance(real[-1], fake[-1][t]) for t in turns)
-        return Measured(r, alignment, r_map, l_map, shown)
+        squares = mean(alignment_map(real, [m[t] for m in fake], height, width) for t in turns)
+        if score.alignment == "layers":
+            alignment = jnp.mean(squares, axis=(1, 2))
+        else:
+            alignment = mean(alignment_distance(real[-1], fake[-1][t]) for t in turns)
+        return Measured(r, alignment, r_map, places(squares), shown)
 
     return measure

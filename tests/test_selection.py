@@ -42,26 +42,26 @@ def test_separation_is_the_auroc():
     assert selection.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
 
 
-def test_a_choice_is_what_scoring_with_it_gives():
+@pytest.mark.parametrize("alignment", ["l2", "layers"])
+def test_a_choice_is_what_scoring_with_it_gives(alignment):
     config, held_out = small(), bars(20)
     trained = state.create(config)
     found = selection.choices(trained, config, held_out)
     separations = [choice.separation for choice in found]
     assert separations == sorted(separations, reverse=True)
-    settings = {(c.distance, c.smoothing, c.gamma) for c in found}
-    sizes = len(selection.DISTANCES), len(selection.SMOOTHINGS), len(selection.GAMMAS)
-    assert len(settings) == len(found) == np.prod(sizes)
+    ways = {(c.distance, c.smoothing, c.alignment, c.gamma): c for c in found}
+    assert len(ways) == len(found) == len(selection.SETTINGS) * (1 + 2 * len(selection.GAMMAS))
 
-    choice = next(c for c in found if (c.distance, c.smoothing, c.gamma) == ("cosine", 1.0, 0.5))
-    config.score.distance, config.score.smoothing = "cosine", 1.0
+    choice = ways["cosine", 1.0, alignment, 0.5]
+    config.score.distance, config.score.smoothing, config.score.alignment = "cosine", 1.0, alignment
     kinds, radii = anomalies_of(config.data.protocol)
     rounds = selection.ENOUGH // 20
     broken = np.concatenate([corrupt(held_out, "erase", radii, seed) for seed in range(rounds)])
     normal, corrupted = (
         jax.device_get(jax.jit(make_measure(config))(variables_of(trained), x)) for x in (held_out, broken)
     )
-    r, alignment = Unit.of(normal.reconstruction).std, Unit.of(normal.alignment).std
-    a, b = (0.5 * m.reconstruction / r + 0.5 * m.alignment / alignment for m in (normal, corrupted))
+    units = Unit.of(normal.reconstruction).std, Unit.of(normal.alignment).std
+    a, b = (0.5 * m.reconstruction / units[0] + 0.5 * m.alignment / units[1] for m in (normal, corrupted))
     assert choice.separations["erase"] == pytest.approx(selection.separation(a, b), abs=2e-3)
     assert set(choice.separations) == set(kinds)
 
