@@ -19,6 +19,8 @@ from daad_jax.errors import UserError
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
 DISTANCES = ("l2", "squared", "cosine")
+ALIGNMENTS = ("l2", "layers")
+RESTORE = ("", "grey", "turns", "grey_turns")
 
 
 @dataclass
@@ -96,6 +98,9 @@ class TrainConfig:
     beta2: float = 0.999
     schedule: str = "constant"  # or "cosine" to zero
     warmup_steps: int = 0
+    # Beyond the paper: what the generator's input loses and has to be restored, "grey" (its colour),
+    # "turns" (its direction) or "grey_turns".
+    restore: str = ""
     log_every: int = 50
     checkpoint_every: int = 500
     max_to_keep: int = 3
@@ -108,6 +113,8 @@ class ScoreConfig:
 
     gamma: float = 0.9
     distance: str = "l2"  # R: "l2" (the paper), "squared" or "cosine" (relative)
+    # L: "l2" (the paper, of f_D) or "layers" (ours: relative, of all layers of the extractor).
+    alignment: str = "l2"
     smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold is the (1 - rate) quantile of held-out normals
@@ -219,6 +226,12 @@ def validate(config: Config) -> None:
         "train.warmup_steps",
         "must be 0 or more and below train.steps",
     )
+    one_of("train.restore", train.restore, RESTORE)
+    need(
+        "turns" not in train.restore or data.height == data.width,
+        "train.restore",
+        "turns need square images (data.height = data.width)",
+    )
     need(train.devices >= 0, "train.devices", "must be 0 (all) or more")
     need(0 <= score.gamma <= 1, "score.gamma", "must be in [0, 1]")
     need(
@@ -227,6 +240,7 @@ def validate(config: Config) -> None:
         "must be 1 where loss.adversarial = loss.alignment = 0 (no discriminator to score with)",
     )
     one_of("score.distance", score.distance, DISTANCES)
+    one_of("score.alignment", score.alignment, ALIGNMENTS)
     need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
     need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")

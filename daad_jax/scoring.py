@@ -5,7 +5,7 @@ R compares an image with its reconstruction, L the discriminator's features of b
 to one scale.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,7 @@ def alignment_distance(real: jax.Array, fake: jax.Array) -> jax.Array:
     return norm(real - fake)
 
 
-def alignment_map(real: tuple[jax.Array, ...], fake: tuple[jax.Array, ...], height: int, width: int) -> Any:
+def alignment_map(real: Sequence[jax.Array], fake: Sequence[jax.Array], height: int, width: int) -> Any:
     """Where the extractor sees a difference: `[B, height, width]`.
 
     f_D alone is too coarse to show a place, so every layer counts the same: the squared distance of
@@ -118,14 +118,23 @@ def make_measure(config: Config, up_form: UpForm = "auto") -> Callable[[Variable
 
     def measure(variables: Variables, batch: jax.Array) -> Measured:
         images, rebuilt, real, fake = score_step(*variables, batch)
-        x, y = (smooth(v, score.smoothing) for v in (images, rebuilt))
-        difference = residual(x, y, score.distance)
-        r = reconstruction_distance(difference, score.distance)
-        r_map = places(jnp.mean(jnp.square(difference), -1))
-        rebuilt = jnp.rint(255 * rebuilt).astype(jnp.uint8)
+        turns = range(len(rebuilt))  # one, unless the image is restored from several
+
+        def mean(values: Iterable[jax.Array]) -> jax.Array:
+            return jnp.mean(jnp.stack([*values]), axis=0)
+
+        x, y = smooth(images, score.smoothing), [smooth(rebuilt[t], score.smoothing) for t in turns]
+        differences = [residual(x, y[t], score.distance) for t in turns]
+        r = mean(reconstruction_distance(d, score.distance) for d in differences)
+        r_map = places(mean(jnp.mean(jnp.square(d), -1) for d in differences))
+        shown = jnp.rint(255 * rebuilt[0]).astype(jnp.uint8)
         if not real:
-            return Measured(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), rebuilt)
-        l_map = places(alignment_map(real, fake, height, width))
-        return Measured(r, alignment_distance(real[-1], fake[-1]), r_map, l_map, rebuilt)
+            return Measured(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), shown)
+        squares = mean(alignment_map(real, [m[t] for m in fake], height, width) for t in turns)
+        if score.alignment == "layers":
+            alignment = jnp.mean(squares, axis=(1, 2))
+        else:
+            alignment = mean(alignment_distance(real[-1], fake[-1][t]) for t in turns)
+        return Measured(r, alignment, r_map, places(squares), shown)
 
     return measure

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from daad_jax import restoration
 from daad_jax.config import Config
 from daad_jax.losses import adversarial_loss, discriminator_loss, distance
 from daad_jax.models.layers import UpForm
@@ -22,8 +23,9 @@ Metrics = dict[str, jax.Array]
 
 
 class ScoreStep(NamedTuple):
-    """Images and their reconstructions `[B, H, W, C]` in [0, 1], and the extractor's maps of both, one
-    `[B, h, w, F]` a layer, f_D last (none without a discriminator)."""
+    """Images `[B, H, W, C]` in [0, 1] and their reconstructions `[T, B, H, W, C]`, T = 1 unless an image
+    is restored from its T turns, and the extractor's maps of both, one `[B, h, w, F]` and
+    `[T, B, h, w, F]` a layer, f_D last (none without a discriminator)."""
 
     images: jax.Array
     reconstructions: jax.Array
@@ -59,6 +61,11 @@ def make_train_step(
     def average(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
+    def places(step: jax.Array, count: int) -> jax.Array:
+        """The numbers of this device's images in the global batch, one further every step."""
+        first = jax.lax.axis_index(axis_name) * count if axis_name else 0
+        return step + first + jnp.arange(count)
+
     def update(network: NetworkState, grads: Any, batch_stats: Any) -> NetworkState:
         updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
         return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
@@ -75,8 +82,9 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
         images = to_unit(batch)
+        inputs = restoration.for_training(images, config.train.restore, places(state.step, len(images)))
         fake, pull_generator, (usage, generator_stats) = jax.vjp(
-            lambda params: reconstruct(params, state.generator.batch_stats, images),
+            lambda params: reconstruct(params, state.generator.batch_stats, inputs),
             state.generator.params,
             has_aux=True,
         )
@@ -141,12 +149,15 @@ def make_score_step(config: Config, up_form: UpForm = "auto") -> Callable[[Any, 
 
     def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:
         images = to_unit(batch)
-        rebuilt, _ = generator.apply(generator_variables, images, train=False)
+        inputs = restoration.for_scoring(images, config.train.restore)
+        turns = inputs.shape[:2]
+        flat, _ = generator.apply(generator_variables, inputs.reshape(-1, *images.shape[1:]), train=False)
+        rebuilt = flat.reshape(*turns, *images.shape[1:])
         if discriminator_variables is None:
             return ScoreStep(images, rebuilt, (), ())
         _, real = discriminator.apply(discriminator_variables, images, train=False)
-        _, fake = discriminator.apply(discriminator_variables, rebuilt, train=False)
-        return ScoreStep(images, rebuilt, real, fake)
+        _, fake = discriminator.apply(discriminator_variables, flat, train=False)
+        return ScoreStep(images, rebuilt, real, tuple(m.reshape(*turns, *m.shape[1:]) for m in fake))
 
     return score_step
 

@@ -46,6 +46,8 @@ def test_variants_are_the_papers_columns():
         ("train.steps", 1.5, "must be of type int"),
         ("train.learning_rate", float("nan"), "must be of type float"),
         ("score.gamma", 1.5, r"\[0, 1\]"),
+        ("score.alignment", "layer", "did you mean .layers."),
+        ("train.restore", "turn", "did you mean .turns."),
         ("score.false_alarm_rate", 0.0, r"\(0, 1\)"),
     ],
 )

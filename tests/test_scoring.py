@@ -69,3 +69,14 @@ def test_r_is_what_its_map_sums_to(distance):
     assert got.alignment.min() > 0
     assert got.alignment_map.shape == (2, 32, 32)
     assert got.rebuilt.dtype == np.uint8
+
+
+def test_l_of_all_layers_is_what_its_map_sums_to():
+    config = Config()
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items = (3,) * 4
+    config.score.heat_smoothing, config.score.alignment = 0.0, "layers"
+    images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    got = jax.jit(make_measure(config))(variables_of(state.create(config)), images)
+    np.testing.assert_allclose(got.alignment, np.mean(np.square(got.alignment_map), (1, 2)), rtol=1e-5)
+    assert got.alignment.min() > 0

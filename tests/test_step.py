@@ -53,10 +53,12 @@ def test_losses_are_the_papers():
     np.testing.assert_allclose(saturating, -np.mean(np.log(d_fake)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_many_devices_give_what_one_gives(devices):
-    one, one_metrics = run(small(), 1)
-    many, many_metrics = run(small(), devices)
+@pytest.mark.parametrize(("devices", "restore"), [(2, ""), (8, "grey_turns")])
+def test_many_devices_give_what_one_gives(devices, restore):
+    config = small()
+    config.train.restore = restore
+    one, one_metrics = run(config, 1)
+    many, many_metrics = run(config, devices)
 
     def close(tolerance):
         return lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,49 @@
+"""Ranks trained runs, and the ways to score with them, by held-out normal images alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax import checkpoint
+from daad_jax.data import datasets
+from daad_jax.errors import UserError
+from daad_jax.selection import Choice, choices
+
+SHOWN = 10  # ways to score, best first
+
+
+def select(runs: list[Path]) -> list[tuple[Path, Choice]]:
+    """Prints and returns the best ways to score of all runs, best first; no test image is read.
+
+    Raises:
+        UserError: a run without a readable checkpoint, with fewer than two held-out images, or of another
+            protocol than the first: they are measured against different corruptions.
+    """
+    found: list[tuple[Path, Choice]] = []
+    protocol = ""
+    for run in runs:
+        state, config, _ = checkpoint.load(run)
+        protocol = protocol or config.data.protocol
+        if config.data.protocol != protocol:
+            raise UserError(
+                f"{run}: config.data.protocol = {config.data.protocol!r}, but {runs[0]} has {protocol!r}; "
+                "these do not compare"
+            )
+        held_out = np.asarray(datasets.load(config).calibration.images[:])
+        if len(held_out) < 2:
+            raise UserError(f"{run}: 1 held-out image; at least 2 are needed (data.calibration_fraction)")
+        found += [(run, choice) for choice in choices(state, config, held_out)]
+    found.sort(key=lambda pair: -pair[1].separation)
+    kinds = list(found[0][1].separations)
+    print(f"separation of held-out normal images from corruptions of them ({', '.join(kinds)})")
+    print("\n".join(_line(run, choice) for run, choice in found[:SHOWN]))
+    return found
+
+
+def _line(run: Path, choice: Choice) -> str:
+    each = " ".join(f"{value:.3f}" for value in choice.separations.values())
+    return (
+        f"{choice.separation:.4f}  {run}  --config.score.distance={choice.distance} "
+        f"--config.score.smoothing={choice.smoothing:g} --config.score.alignment={choice.alignment} "
+        f"--config.score.gamma={choice.gamma:g}  ({each})"
+    )

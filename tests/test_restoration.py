@@ -1,0 +1,70 @@
+"""What the generator's input loses, against numpy."""
+
+import jax
+import numpy as np
+import pytest
+
+from daad_jax import config as configs
+from daad_jax import state
+from daad_jax.config import Config
+from daad_jax.errors import UserError
+from daad_jax.restoration import for_scoring, for_training
+from daad_jax.scorer import variables_of
+from daad_jax.scoring import make_measure, reconstruction_distance, residual
+
+IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
+GREY = (IMAGES @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].repeat(3, -1)
+
+
+def test_training_turns_by_place():
+    out = for_training(IMAGES, "turns", np.arange(6) + 1)
+    for i in range(6):
+        np.testing.assert_array_equal(out[i], np.rot90(IMAGES[i], i + 1))
+
+
+def test_scoring_asks_for_all_turns():
+    out = for_scoring(IMAGES, "grey_turns")
+    assert out.shape == (4, *IMAGES.shape)
+    for quarters in range(4):
+        np.testing.assert_allclose(out[quarters], np.rot90(GREY, quarters, (1, 2)), rtol=1e-6)
+
+
+def test_colour_is_lost_where_there_is_any():
+    np.testing.assert_allclose(for_training(IMAGES, "grey", np.zeros(6, int)), GREY, rtol=1e-6)
+    one = IMAGES[..., :1]
+    assert for_training(one, "grey", np.zeros(6, int)) is one
+
+
+def test_nothing_is_lost_by_default():
+    assert for_training(IMAGES, "", np.arange(6)) is IMAGES
+    np.testing.assert_array_equal(for_scoring(IMAGES, "")[0], IMAGES)
+
+
+def small(restore: str) -> Config:
+    config = Config()
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items = (3,) * 4
+    config.train.restore = restore
+    return config
+
+
+def test_the_score_is_the_mean_over_turns():
+    """R(x) is the mean of the distances from x to what is restored of each turn of x."""
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    plain, turned = small(""), small("turns")
+    variables = variables_of(state.create(plain))
+    got = jax.jit(make_measure(turned))(variables, images)
+    rebuilt = [make_measure(plain)(variables, np.rot90(images, k, (1, 2))) for k in range(4)]
+    expected = [
+        reconstruction_distance(residual(images / 255.0, of.rebuilt / 255.0, "l2"), "l2") for of in rebuilt
+    ]
+    np.testing.assert_allclose(got.reconstruction, np.mean(expected, axis=0), rtol=2e-3)
+    np.testing.assert_array_equal(got.rebuilt, rebuilt[0].rebuilt)
+    assert got.alignment.min() > 0
+
+
+def test_turns_need_squares():
+    config = small("turns")
+    config.data.width = 64
+    with pytest.raises(UserError, match=r"config\.train\.restore = 'turns': turns need square"):
+        configs.validate(config)

@@ -1,0 +1,78 @@
+"""The label-free choice: what it measures, and that it tells a good model from one that copies."""
+
+import jax
+import numpy as np
+import pytest
+
+from daad_jax import selection, state
+from daad_jax.calibration import Unit
+from daad_jax.config import Config
+from daad_jax.corruptions import anomalies_of, corrupt
+from daad_jax.scorer import variables_of
+from daad_jax.scoring import make_measure
+from daad_jax.step import make_train_step
+
+RNG = np.random.default_rng(0)
+
+
+def small(adversarial: float = 1.0) -> Config:
+    config = Config()
+    config.data.height = config.data.width = 16
+    config.data.channels = 1
+    config.model.levels = 2
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.skips = (False,)
+    config.model.memory_items = (4, 4)
+    config.model.division = ((1, 1, 1),) * 2
+    config.loss.adversarial = config.loss.alignment = adversarial
+    config.score.gamma = 1.0 if adversarial == 0 else 0.5
+    return config
+
+
+def bars(count: int) -> np.ndarray:
+    """Normal images: one upright bar each."""
+    images = np.zeros((count, 16, 16, 1), np.uint8)
+    for image, column in zip(images, RNG.integers(2, 13, count)):
+        image[2:14, column : column + 2] = 200
+    return images
+
+
+def test_separation_is_the_auroc():
+    assert selection.separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])) == 1
+    assert selection.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
+
+
+@pytest.mark.parametrize("alignment", ["l2", "layers"])
+def test_a_choice_is_what_scoring_with_it_gives(alignment):
+    config, held_out = small(), bars(20)
+    trained = state.create(config)
+    found = selection.choices(trained, config, held_out)
+    separations = [choice.separation for choice in found]
+    assert separations == sorted(separations, reverse=True)
+    ways = {(c.distance, c.smoothing, c.alignment, c.gamma): c for c in found}
+    assert len(ways) == len(found) == len(selection.SETTINGS) * (1 + 2 * len(selection.GAMMAS))
+
+    choice = ways["cosine", 1.0, alignment, 0.5]
+    config.score.distance, config.score.smoothing, config.score.alignment = "cosine", 1.0, alignment
+    kinds, radii = anomalies_of(config.data.protocol)
+    rounds = selection.ENOUGH // 20
+    broken = np.concatenate([corrupt(held_out, "erase", radii, seed) for seed in range(rounds)])
+    normal, corrupted = (
+        jax.device_get(jax.jit(make_measure(config))(variables_of(trained), x)) for x in (held_out, broken)
+    )
+    units = Unit.of(normal.reconstruction).std, Unit.of(normal.alignment).std
+    a, b = (0.5 * m.reconstruction / units[0] + 0.5 * m.alignment / units[1] for m in (normal, corrupted))
+    assert choice.separations["erase"] == pytest.approx(selection.separation(a, b), abs=2e-3)
+    assert set(choice.separations) == set(kinds)
+
+
+def test_training_is_seen():
+    config, images = small(adversarial=0.0), bars(160)
+    config.train.learning_rate = 3e-3
+    step, current = jax.jit(make_train_step(config)), state.create(config)
+    before = selection.choices(current, config, images[:40])[0]
+    for _ in range(200):
+        current, _ = step(current, images[40:])
+    after = selection.choices(current, config, images[:40])[0]
+    assert after.separation > before.separation + 0.1
+    assert after.gamma == 1
