@@ -3,9 +3,11 @@
 XLA:CPU can run a convolution of a dilated input tens of times below the machine's speed. The 4x4
 stride-2 layers have three: the transposed convolution, its kernel gradient and, slow on small maps,
 the input gradient of the strided convolution. Here the first and the last are four matrix products
-whose results overlap and add, and all other gradients are those of a plain strided convolution,
-which XLA runs well. TPU and GPU keep the native operations, and so does every other shape: a 3x3
-convolution as patches x matrix product gains little or loses, and copies its input nine times.
+whose results overlap and add, and the other gradients are those of a plain strided convolution, which
+XLA runs well but for two cases, where it first reorders an array that is larger than the rest of the
+work: the kernel of an up-sampling layer on a small map, and the input of a 3x3 layer that ends in an
+image. Both become a matrix product with patches of the smaller array. TPU and GPU keep the native
+operations, and so does every other shape.
 """
 
 from typing import Literal
@@ -19,18 +21,26 @@ Form = Literal["auto", "native", "matmul"]
 UpForm = Literal["auto", "native", "matmul", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+FEW = 8  # channels at most: an image, not a feature map
 
 
-def choose_form(kernel_size: Pair, strides: Pair, backend: str) -> Form:
+def choose_form(kernel_size: Pair, strides: Pair, features: int | None, backend: str) -> Form:
     """The form of a convolution, transposed or not: "matmul" where it is written and wins.
 
     Args:
         kernel_size: (height, width) of the kernel.
         strides: of the convolution; for a transposed one, how many times larger its output is.
+        features: channels of the output; None for a transposed convolution, where they do not matter.
         backend: as `jax.default_backend()` says.
     """
-    wins = backend == "cpu" and kernel_size == (4, 4) and strides == (2, 2)
+    wins = backend == "cpu" and _is_written(kernel_size, strides, features)
     return "matmul" if wins else "native"
+
+
+def _is_written(kernel_size: Pair, strides: Pair, features: int | None) -> bool:
+    if features is not None and features <= FEW and (kernel_size, strides) == ((3, 3), (1, 1)):
+        return True
+    return (kernel_size, strides) == ((4, 4), (2, 2))
 
 
 def native_conv(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
@@ -55,7 +65,15 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
-    return _overlap_add(x, _flip(kernel), (2 * x.shape[1], 2 * x.shape[2]))
+    channels, features = kernel.shape[2:]
+    cells = _cells(kernel[::-1, ::-1]).transpose(0, 1, 4, 2, 3, 5).reshape(2, 2, channels, 4 * features)
+    return _overlap_add(x, cells, (2 * x.shape[1], 2 * x.shape[2]))
+
+
+@jax.custom_vjp
+def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Stride 1, SAME. `[B, H, W, C]` and `[3, 3, C, F]` -> `[B, H, W, F]`, F few."""
+    return native_conv(x, kernel, (1, 1))
 
 
 Operands = tuple[jax.Array, jax.Array]
@@ -68,7 +86,8 @@ def _down_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]
 def _down_backward(operands: Operands, gradient: jax.Array) -> Operands:
     x, kernel = operands
     size = (x.shape[1], x.shape[2])
-    return _overlap_add(gradient, kernel, size), _down_kernel_gradient(x, gradient, kernel)
+    cells = _cells(kernel).reshape(2, 2, -1, kernel.shape[3]).swapaxes(2, 3)
+    return _overlap_add(gradient, cells, size), _down_kernel_gradient(x, gradient, kernel)
 
 
 def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
@@ -78,15 +97,46 @@ def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
 def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
     """Up is the adjoint of down: its gradients are those of down, input and output swapped."""
     x, kernel = operands
-    flipped = _flip(kernel)
-    return conv4x4_down(gradient, flipped), _flip(_down_kernel_gradient(gradient, x, flipped))
+    batch, rows, columns, channels = x.shape
+    if batch * rows * columns > 2 * channels:
+        flipped = _flip(kernel)
+        return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
+    # The kernel is the largest array here, so nothing may exchange its last two axes.
+    taps = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, -1)
+    patches = _patches(gradient, (4, 4), (2, 2)).reshape(-1, taps.shape[1])
+    product = x.reshape(-1, channels).T @ patches
+    turned = product.reshape(channels, 4, 4, -1).transpose(1, 2, 0, 3)
+    return (patches @ taps.T).reshape(x.shape), turned[::-1, ::-1]
+
+
+def _few_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    return conv3x3_to_few(x, kernel), (x, kernel)
+
+
+def _few_backward(operands: Operands, gradient: jax.Array) -> Operands:
+    """The input's is native; the kernel's sums x by the gradient around every pixel of x."""
+    x, kernel = operands
+    channels, features = kernel.shape[2:]
+    (of_input,) = jax.linear_transpose(lambda x: native_conv(x, kernel, (1, 1)), x)(gradient)
+    patches = _patches(gradient, (3, 3), (1, 1)).reshape(-1, 9 * features)
+    product = patches.T @ x.reshape(-1, channels)
+    return of_input, product.reshape(3, 3, features, channels)[::-1, ::-1].swapaxes(2, 3)
 
 
 conv4x4_down.defvjp(_down_forward, _down_backward)
 conv4x4_up.defvjp(_up_forward, _up_backward)
+conv3x3_to_few.defvjp(_few_forward, _few_backward)
 
 
-def _overlap_add(y: jax.Array, kernel: jax.Array, size: Pair) -> jax.Array:
+def _cells(kernel: jax.Array) -> jax.Array:
+    """A window as two by two cells of two by two pixels: `[4, 4, C, F]` -> `[2, 2, 2, 2, C, F]`.
+
+    In the order (row and column of the cell, row and column within it, C, F).
+    """
+    return kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+
+
+def _overlap_add(y: jax.Array, cells: jax.Array, size: Pair) -> jax.Array:
     """The adjoint of `conv4x4_down` in its input.
 
     A stride-2 grid of 4x4 windows is a grid of 2x2 cells, each under two by two windows. Every
@@ -94,26 +144,37 @@ def _overlap_add(y: jax.Array, kernel: jax.Array, size: Pair) -> jax.Array:
 
     Args:
         y: `[B, h, w, F]`, of the shape that down gives.
-        kernel: `[4, 4, C, F]`.
+        cells: `[2, 2, F, 4C]`, the window of down as cells, each the four pixels' C channels.
         size: (H, W) of down's input, with h = ceil(H / 2) and w = ceil(W / 2).
 
     Returns:
         `[B, H, W, C]`.
     """
-    batch, rows, columns, features = y.shape
-    channels = kernel.shape[2]
-    # [cell row, cell column, row and column within the cell x C, F]
-    cells = kernel.reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
-    cells = cells.reshape(2, 2, 4 * channels, features)
+    batch, rows, columns, _ = y.shape
+    channels = cells.shape[3] // 4
     grid = jnp.zeros((batch, rows + 1, columns + 1, 4 * channels), y.dtype)
     for i in range(2):
         for j in range(2):
-            product = jnp.einsum("bhwf,cf->bhwc", y, cells[i, j])
+            product = jnp.einsum("bhwf,fc->bhwc", y, cells[i, j])
             grid = grid + jnp.pad(product, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
     pixels = grid.reshape(batch, rows + 1, columns + 1, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
     pixels = pixels.reshape(batch, 2 * rows + 2, 2 * columns + 2, channels)
     # SAME pads one pixel before and, for an odd size, two after.
     return pixels[:, 1 : 1 + size[0], 1 : 1 + size[1]]
+
+
+def _patches(x: jax.Array, kernel_size: Pair, strides: Pair) -> jax.Array:
+    """What SAME windows see: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), kh * kw * C]`."""
+    sizes = x.shape[1:3]
+    before, after = zip(*jax.lax.padtype_to_pads(sizes, kernel_size, strides, "SAME"))
+    padded = jnp.pad(x, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
+    rows, columns = (-(-size // stride) * stride for size, stride in zip(sizes, strides))
+    views = [
+        padded[:, i : i + rows : strides[0], j : j + columns : strides[1]]
+        for i in range(kernel_size[0])
+        for j in range(kernel_size[1])
+    ]
+    return jnp.concatenate(views, axis=-1)
 
 
 def _down_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -134,13 +195,16 @@ class Conv(nn.Module):
     kernel_size: Pair = (3, 3)
     strides: Pair = (1, 1)
     use_bias: bool = True
-    form: Form = "auto"  # "native" or "matmul" force one; "matmul" needs a 4x4 kernel and stride 2
+    form: Form = "auto"  # "native" or "matmul" force one; "matmul": where it is written
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
         kernel, bias = _parameters(self, x.shape[-1])
-        y = native_conv(x, kernel, self.strides) if _is_native(self) else conv4x4_down(x, kernel)
+        if _is_native(self):
+            y = native_conv(x, kernel, self.strides)
+        else:
+            y = conv4x4_down(x, kernel) if self.strides == (2, 2) else conv3x3_to_few(x, kernel)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
@@ -163,7 +227,8 @@ class ConvTranspose(nn.Module):
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return native_conv_transpose(x, kernel, self.strides)
 
-        if self.form == "portable" and choose_form(self.kernel_size, self.strides, "cpu") == "matmul":
+        on_cpu = choose_form(self.kernel_size, self.strides, None, "cpu")
+        if self.form == "portable" and on_cpu == "matmul":
             y = jax.lax.platform_dependent(x, kernel, cpu=conv4x4_up, default=native)
         else:
             y = native(x, kernel) if _is_native(self) else conv4x4_up(x, kernel)
@@ -179,8 +244,10 @@ def _parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array,
 
 
 def _is_native(module: Conv | ConvTranspose) -> bool:
+    features = module.features if isinstance(module, Conv) else None
+    shape = (module.kernel_size, module.strides, features)
     if module.form == "auto":
-        return choose_form(module.kernel_size, module.strides, jax.default_backend()) == "native"
-    if module.form == "matmul" and (module.kernel_size, module.strides) != ((4, 4), (2, 2)):
+        return choose_form(*shape, jax.default_backend()) == "native"
+    if module.form == "matmul" and not _is_written(*shape):
         raise ValueError(f'form "matmul": kernel {module.kernel_size}, strides {module.strides}')
     return module.form != "matmul"

@@ -10,12 +10,15 @@ from daad_jax.models.layers import Conv, ConvTranspose, choose_form
 
 CASES = [
     (Conv, nn.Conv, (3, 3), (1, 1), (2, 7, 6, 3)),
+    (Conv, nn.Conv, (3, 3), (1, 1), (1, 1, 2, 8)),
     (Conv, nn.Conv, (1, 1), (1, 1), (2, 4, 4, 3)),
     (Conv, nn.Conv, (4, 4), (2, 2), (2, 8, 6, 3)),
     (Conv, nn.Conv, (4, 4), (2, 2), (2, 7, 6, 1)),
     (Conv, nn.Conv, (4, 4), (2, 2), (1, 2, 1, 8)),
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 5, 4, 3)),
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (1, 1, 2, 1)),
+    # Few pixels for their channels, which has a gradient of its own.
+    (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 2, 3, 32)),
     (ConvTranspose, nn.ConvTranspose, (2, 2), (2, 2), (2, 3, 3, 2)),
 ]
 
@@ -85,13 +88,19 @@ def test_the_fast_form_never_dilates_an_input(layer):
 
 
 def test_choose_form():
-    assert choose_form((4, 4), (2, 2), "cpu") == "matmul"
-    for kernel, strides in (((3, 3), (1, 1)), ((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
-        assert choose_form(kernel, strides, "cpu") == "native"
-    for backend in ("tpu", "gpu"):
-        assert choose_form((4, 4), (2, 2), backend) == "native"
+    for features in (1, 3, 512):
+        assert choose_form((4, 4), (2, 2), features, "cpu") == "matmul"
+        for kernel, strides in (((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
+            assert choose_form(kernel, strides, features, "cpu") == "native"
+        for backend in ("tpu", "gpu"):
+            assert choose_form((4, 4), (2, 2), features, backend) == "native"
+            assert choose_form((3, 3), (1, 1), features, backend) == "native"
+    assert choose_form((3, 3), (1, 1), 3, "cpu") == "matmul"
+    assert choose_form((3, 3), (1, 1), 16, "cpu") == "native"
+    assert choose_form((4, 4), (2, 2), None, "cpu") == "matmul"
+    assert choose_form((3, 3), (1, 1), None, "cpu") == "native"  # transposed
 
 
 def test_matmul_is_refused_where_it_is_not_written():
     with pytest.raises(ValueError, match="matmul"):
-        Conv(5, (3, 3), (1, 1), form="matmul").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+        Conv(16, (3, 3), (1, 1), form="matmul").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
