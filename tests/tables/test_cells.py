@@ -79,7 +79,7 @@ def changed(cell, key, value):
 def test_a_recipe_is_what_a_result_depends_on(tmp_path):
     cell = make_cell(TABLES["mnist"], "3", "daad", 0, False)
     for key, value in {
-        "train.learning_rate": 1e-3,
+        "train.learning_rate": 7e-5,
         "model.base_width": 5,
         "score.smoothing": 0.5,
         "data.limit_test": 9,
