@@ -17,6 +17,7 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.models import layers
+from daad_jax.parallel import options
 from daad_jax.state import create
 from daad_jax.step import make_train_step
 
@@ -32,7 +33,8 @@ def configuration(size: int, width: int, items: int) -> Config:
 
 def compiled(config: Config, batch: np.ndarray, native: bool) -> Callable[[], None]:
     """A function that takes one step and waits for it; compiled and warm."""
-    step = jax.jit(make_train_step(config), donate_argnums=0)
+    told = None if native else options(jax.default_backend())
+    step = jax.jit(make_train_step(config), donate_argnums=0, compiler_options=told)
     state = create(config)
     forced = mock.patch.object(layers, "choose_form", return_value="native")
     with forced if native else nullcontext():
@@ -57,20 +59,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     for name, default in (("size", 32), ("batch", 64), ("width", 64), ("items", 500), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    config = configuration(options.size, options.width, options.items)
-    shape = (options.batch, options.size, options.size, 3)
+    chosen = parser.parse_args()
+    config = configuration(chosen.size, chosen.width, chosen.items)
+    shape = (chosen.batch, chosen.size, chosen.size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     forms = {"nn.Conv": compiled(config, batch, True), "daad_jax": compiled(config, batch, False)}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(options.rounds):
+    for _ in range(chosen.rounds):
         for name, run in forms.items():
             seconds[name].append(timed(run))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"train step, {shape}, base width {options.width}, {options.items} items, DAAD+, float32")
-    print(f"{jax.devices()[0].platform}, median of {options.rounds} alternating rounds")
+    print(f"train step, {shape}, base width {chosen.width}, {chosen.items} items, DAAD+, float32")
+    print(f"{jax.devices()[0].platform}, median of {chosen.rounds} alternating rounds")
     for name, median in medians.items():
-        print(f"{name:9} {1000 * median:8.0f} ms {options.batch / median:8.1f} images/s")
+        print(f"{name:9} {1000 * median:8.0f} ms {chosen.batch / median:8.1f} images/s")
     print(f"daad_jax is {medians['nn.Conv'] / medians['daad_jax']:.2f} times as fast")
 
 

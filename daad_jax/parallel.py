@@ -1,5 +1,6 @@
 """The only file that knows devices: jit on one, pmap on many, the same code for several processes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,12 @@ import numpy as np
 from daad_jax.errors import UserError
 
 AXIS = "devices"
+
+# XLA:CPU has two libraries for convolutions, products and sums. YNNPACK, which it prefers, is the slower one
+# for convolutions, by up to a half; Eigen takes those that are not listed here.
+CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Mapped:
     def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> Callable[[Any, Any], Any]:
         """`step(state, batch) -> (state, metrics)` with the state donated."""
         if not self.many:
-            return jax.jit(step, donate_argnums=0)
+            return jax.jit(step, donate_argnums=0, compiler_options=options(self.devices[0].platform))
         devices = None if jax.process_count() > 1 else self.devices
         return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
 
@@ -85,12 +92,28 @@ def choose(requested: int, batch_size: int) -> Mapped:
     return Mapped(devices)
 
 
+@functools.cache
+def options(platform: str) -> dict[str, str] | None:
+    """What XLA's compiler is told on a platform ("cpu", "gpu", "tpu"); None: nothing."""
+    if platform != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None  # an XLA without that option
+    return CPU_OPTIONS
+
+
 class Scoring:
     """A function of (variables, batch) without a state, compiled for all devices of this process."""
 
     def __init__(self, function: Callable[[Any, jax.Array], Any]) -> None:
         self._devices = jax.local_devices()
-        self._run = jax.jit(function) if self.devices == 1 else jax.pmap(function, devices=self._devices)
+        self._run = (
+            jax.jit(function, compiler_options=options(self._devices[0].platform))
+            if self.devices == 1
+            else jax.pmap(function, devices=self._devices)
+        )
 
     @property
     def devices(self) -> int:
