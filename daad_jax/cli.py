@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from daad_jax import config as configs
-from daad_jax import programs
+from daad_jax import pages, programs
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
 
@@ -58,6 +58,7 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     128 + the signal's number, after every `finally` on the way. `main` gets the words that are not
     flags where `positional` is set; elsewhere there may be none.
     """
+    pages.use_large()
     signal.signal(signal.SIGTERM, _stop)
     programs.keep()
     for stream in (sys.stdout, sys.stderr):

@@ -118,7 +118,8 @@ class ScoreConfig:
     smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold is the (1 - rate) quantile of held-out normals
-    batch_size: int = 8  # images a device scores at once; 1 answers one fastest
+    # Images a device scores at once; 0: 8, more where they are small; 1 answers one fastest.
+    batch_size: int = 0
 
 
 @dataclass
@@ -244,7 +245,7 @@ def validate(config: Config) -> None:
     need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
     need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
-    need(score.batch_size >= 1, "score.batch_size", "must be at least 1")
+    need(score.batch_size >= 0, "score.batch_size", "must be 0 (chosen by size) or more")
 
 
 def to_json(config: Config) -> str:

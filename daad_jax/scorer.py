@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from daad_jax.calibration import Calibration, calibrate
@@ -21,6 +22,16 @@ def variables_of(state: TrainState) -> Variables:
     return state.generator.variables, state.discriminator.variables if state.discriminator else None
 
 
+def images_at_once(pixels: int, backend: str) -> int:
+    """How many images of so many pixels a device scores best at once.
+
+    Few read all weights for little, many only make a single image wait. An accelerator works on more
+    at once than a processor.
+    """
+    enough = 2**15 if backend == "cpu" else 2**20
+    return min(max(8, enough // pixels), 1024)
+
+
 class Scorer:
     """Compiled for a configuration, for any variables.
 
@@ -32,7 +43,12 @@ class Scorer:
     def __init__(self, config: Config, batch_size: int | None = None) -> None:
         self._config = config
         self._scoring = Scoring(make_measure(config))
-        self.batch_size = (batch_size or config.score.batch_size) * self._scoring.devices
+        at_once = (
+            batch_size
+            or config.score.batch_size
+            or images_at_once(config.data.height * config.data.width, jax.default_backend())
+        )
+        self.batch_size = at_once * self._scoring.devices
 
     def place(self, variables: Variables) -> Any:
         """`variables` on the devices, as `measure` takes them."""

@@ -2,14 +2,15 @@
 
 XLA:CPU can run a convolution of a dilated input tens of times below the machine's speed. The 4x4
 stride-2 layers have three: the transposed convolution, its kernel gradient and, slow on small maps,
-the input gradient of the strided convolution. Here the first and the last are four matrix products
-whose results overlap and add, and the other gradients are those of a plain strided convolution, which
-XLA runs well but for two cases, where it first reorders an array that is larger than the rest of the
-work: the kernel of an up-sampling layer on a small map, and the input of a 3x3 layer that ends in an
-image. Both become a matrix product with patches of the smaller array. TPU and GPU keep the native
-operations, and so does every other shape.
+the input gradient of the strided convolution. Here the first and the last are four plain 2x2
+convolutions, one for each pixel of the 2x2 that an input pixel becomes, and the other gradients are
+those of a plain strided convolution, which XLA runs well but where it first reorders an array that is
+larger than the rest of the work: in the kernel of an up-sampling layer on a small map. That, and a 3x3
+layer that ends in an image, are matrix products here. TPU and GPU keep the native operations, and so
+does every other shape.
 """
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -17,15 +18,15 @@ import jax
 import jax.numpy as jnp
 
 Pair = tuple[int, int]
-Form = Literal["auto", "native", "matmul"]
-UpForm = Literal["auto", "native", "matmul", "portable"]
+Form = Literal["auto", "native", "split"]
+UpForm = Literal["auto", "native", "split", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 8  # channels at most: an image, not a feature map
 
 
 def choose_form(kernel_size: Pair, strides: Pair, features: int | None, backend: str) -> Form:
-    """The form of a convolution, transposed or not: "matmul" where it is written and wins.
+    """The form of a convolution, transposed or not: "split" where it is written and wins.
 
     Args:
         kernel_size: (height, width) of the kernel.
@@ -34,7 +35,7 @@ def choose_form(kernel_size: Pair, strides: Pair, features: int | None, backend:
         backend: as `jax.default_backend()` says.
     """
     wins = backend == "cpu" and _is_written(kernel_size, strides, features)
-    return "matmul" if wins else "native"
+    return "split" if wins else "native"
 
 
 def _is_written(kernel_size: Pair, strides: Pair, features: int | None) -> bool:
@@ -65,15 +66,30 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
-    channels, features = kernel.shape[2:]
-    cells = _cells(kernel[::-1, ::-1]).transpose(0, 1, 4, 2, 3, 5).reshape(2, 2, channels, 4 * features)
-    return _overlap_add(x, cells, (2 * x.shape[1], 2 * x.shape[2]))
+    batch, rows, columns, _ = x.shape
+    # Pixel 2i of the output sees pixels i - 1 and i of x, through taps 0 and 2; pixel 2i + 1 sees i and
+    # i + 1, through taps 1 and 3.
+    pixels = [
+        jax.lax.conv_general_dilated(
+            x, kernel[i::2, j::2], (1, 1), [(1 - i, i), (1 - j, j)], dimension_numbers=NHWC
+        )
+        for i in range(2)
+        for j in range(2)
+    ]
+    cells = jnp.stack(pixels, axis=3).reshape(batch, rows, columns, 2, 2, -1)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
 
 
 @jax.custom_vjp
 def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride 1, SAME. `[B, H, W, C]` and `[3, 3, C, F]` -> `[B, H, W, F]`, F few."""
-    return native_conv(x, kernel, (1, 1))
+    batch, rows, columns, channels = x.shape
+    taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    products = (x.reshape(-1, channels) @ taps).reshape(batch, rows, columns, -1)
+    padded = jnp.pad(products, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    parts = jnp.split(padded, 9, axis=-1)  # what every tap gives, at the pixel that it takes it from
+    shifted = [parts[3 * i + j][:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.add, shifted)
 
 
 Operands = tuple[jax.Array, jax.Array]
@@ -85,9 +101,8 @@ def _down_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]
 
 def _down_backward(operands: Operands, gradient: jax.Array) -> Operands:
     x, kernel = operands
-    size = (x.shape[1], x.shape[2])
-    cells = _cells(kernel).reshape(2, 2, -1, kernel.shape[3]).swapaxes(2, 3)
-    return _overlap_add(gradient, cells, size), _down_kernel_gradient(x, gradient, kernel)
+    of_input = conv4x4_up(gradient, _flip(kernel))[:, : x.shape[1], : x.shape[2]]
+    return of_input, _down_kernel_gradient(x, gradient, kernel)
 
 
 def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
@@ -128,41 +143,6 @@ conv4x4_up.defvjp(_up_forward, _up_backward)
 conv3x3_to_few.defvjp(_few_forward, _few_backward)
 
 
-def _cells(kernel: jax.Array) -> jax.Array:
-    """A window as two by two cells of two by two pixels: `[4, 4, C, F]` -> `[2, 2, 2, 2, C, F]`.
-
-    In the order (row and column of the cell, row and column within it, C, F).
-    """
-    return kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-
-
-def _overlap_add(y: jax.Array, cells: jax.Array, size: Pair) -> jax.Array:
-    """The adjoint of `conv4x4_down` in its input.
-
-    A stride-2 grid of 4x4 windows is a grid of 2x2 cells, each under two by two windows. Every
-    pixel of `y` gives each of the four cells of its window a product of its own.
-
-    Args:
-        y: `[B, h, w, F]`, of the shape that down gives.
-        cells: `[2, 2, F, 4C]`, the window of down as cells, each the four pixels' C channels.
-        size: (H, W) of down's input, with h = ceil(H / 2) and w = ceil(W / 2).
-
-    Returns:
-        `[B, H, W, C]`.
-    """
-    batch, rows, columns, _ = y.shape
-    channels = cells.shape[3] // 4
-    grid = jnp.zeros((batch, rows + 1, columns + 1, 4 * channels), y.dtype)
-    for i in range(2):
-        for j in range(2):
-            product = jnp.einsum("bhwf,fc->bhwc", y, cells[i, j])
-            grid = grid + jnp.pad(product, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
-    pixels = grid.reshape(batch, rows + 1, columns + 1, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    pixels = pixels.reshape(batch, 2 * rows + 2, 2 * columns + 2, channels)
-    # SAME pads one pixel before and, for an odd size, two after.
-    return pixels[:, 1 : 1 + size[0], 1 : 1 + size[1]]
-
-
 def _patches(x: jax.Array, kernel_size: Pair, strides: Pair) -> jax.Array:
     """What SAME windows see: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), kh * kw * C]`."""
     sizes = x.shape[1:3]
@@ -195,7 +175,7 @@ class Conv(nn.Module):
     kernel_size: Pair = (3, 3)
     strides: Pair = (1, 1)
     use_bias: bool = True
-    form: Form = "auto"  # "native" or "matmul" force one; "matmul": where it is written
+    form: Form = "auto"  # "native" or "split" force one; "split": where it is written
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -228,7 +208,7 @@ class ConvTranspose(nn.Module):
             return native_conv_transpose(x, kernel, self.strides)
 
         on_cpu = choose_form(self.kernel_size, self.strides, None, "cpu")
-        if self.form == "portable" and on_cpu == "matmul":
+        if self.form == "portable" and on_cpu == "split":
             y = jax.lax.platform_dependent(x, kernel, cpu=conv4x4_up, default=native)
         else:
             y = native(x, kernel) if _is_native(self) else conv4x4_up(x, kernel)
@@ -248,6 +228,6 @@ def _is_native(module: Conv | ConvTranspose) -> bool:
     shape = (module.kernel_size, module.strides, features)
     if module.form == "auto":
         return choose_form(*shape, jax.default_backend()) == "native"
-    if module.form == "matmul" and not _is_written(*shape):
-        raise ValueError(f'form "matmul": kernel {module.kernel_size}, strides {module.strides}')
-    return module.form != "matmul"
+    if module.form == "split" and not _is_written(*shape):
+        raise ValueError(f'form "split": kernel {module.kernel_size}, strides {module.strides}')
+    return module.form != "split"

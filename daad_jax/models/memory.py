@@ -79,9 +79,12 @@ def address(queries: jax.Array, items: jax.Array, temperature: float = 1.0, shri
         float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
     """
     queries, items = queries.astype(jnp.float32), items.astype(jnp.float32)
-    item_scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(items**2, -1, keepdims=True), EPSILON))
-    query_scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(queries**2, -1, keepdims=True), EPSILON))
-    cosine = query_scale * (queries @ (items * item_scale).T)
+    # Products are scaled, not items or queries: those are the larger arrays.
+    item_scale, query_scale = (
+        jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(v), -1), EPSILON)) for v in (items, queries)
+    )
+    products = jnp.einsum("...d,nd->...n", queries, items)
+    cosine = products * query_scale[..., None] * item_scale.reshape((1,) * (queries.ndim - 1) + (-1,))
     weights = jax.nn.softmax(cosine / temperature, axis=-1)
     if shrink > 0:
         above = jax.nn.relu(weights - shrink)

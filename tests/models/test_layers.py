@@ -60,7 +60,7 @@ def test_equals_flax(ours, flax, kernel, strides, shape, use_bias):
 def test_the_same_under_vmap_and_pmap(layer):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 3))
     native = layer(5, (4, 4), (2, 2), form="native")
-    fast = layer(5, (4, 4), (2, 2), form="matmul")
+    fast = layer(5, (4, 4), (2, 2), form="split")
     params = jax.vmap(fast.init)(jax.random.split(jax.random.key(1)), x)
 
     def gradients(module):
@@ -83,24 +83,24 @@ def test_the_fast_form_never_dilates_an_input(layer):
         return jax.jit(gradients).lower(params, x).as_text()
 
     assert "lhs_dilate = [2" in program("native")
-    assert "lhs_dilate = [2" not in program("matmul")
-    assert "stablehlo.convolution" in program("matmul")
+    assert "lhs_dilate = [2" not in program("split")
+    assert "stablehlo.convolution" in program("split")
 
 
 def test_choose_form():
     for features in (1, 3, 512):
-        assert choose_form((4, 4), (2, 2), features, "cpu") == "matmul"
+        assert choose_form((4, 4), (2, 2), features, "cpu") == "split"
         for kernel, strides in (((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
             assert choose_form(kernel, strides, features, "cpu") == "native"
         for backend in ("tpu", "gpu"):
             assert choose_form((4, 4), (2, 2), features, backend) == "native"
             assert choose_form((3, 3), (1, 1), features, backend) == "native"
-    assert choose_form((3, 3), (1, 1), 3, "cpu") == "matmul"
+    assert choose_form((3, 3), (1, 1), 3, "cpu") == "split"
     assert choose_form((3, 3), (1, 1), 16, "cpu") == "native"
-    assert choose_form((4, 4), (2, 2), None, "cpu") == "matmul"
+    assert choose_form((4, 4), (2, 2), None, "cpu") == "split"
     assert choose_form((3, 3), (1, 1), None, "cpu") == "native"  # transposed
 
 
-def test_matmul_is_refused_where_it_is_not_written():
-    with pytest.raises(ValueError, match="matmul"):
-        Conv(16, (3, 3), (1, 1), form="matmul").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+def test_split_is_refused_where_it_is_not_written():
+    with pytest.raises(ValueError, match="split"):
+        Conv(16, (3, 3), (1, 1), form="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
