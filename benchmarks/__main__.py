@@ -1,0 +1,183 @@
+"""python -m benchmarks [PIECE...]: ours beside PyTorch, and docs/performance.md from what was measured.
+
+Pieces are step, score, latency, start, and of ours alone parts, growth and input (default: all). Engines take
+turns; medians count. Without PyTorch (requirements-bench.txt) ours runs alone.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import alone, page
+from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
+from benchmarks.train_step import configuration
+from daad_jax import pages
+from daad_jax import workdir as files
+from daad_jax.config import Config
+
+WIDTH = 64
+SIZES = {32: 64, 128: 8, 256: 8}  # pixels: images of a batch
+ITEMS = {32: 500, 128: 100, 256: 100}
+Record = dict[str, Any]
+
+
+def config_of(size: int, plus: bool) -> Config:
+    config = configuration(size, WIDTH, ITEMS[size])
+    if not plus:
+        config.loss.adversarial = config.loss.alignment = 0.0
+        config.score.gamma = 1.0
+    return config
+
+
+def race(task: Task, config: Config, shape: tuple[int, int, int, int], chunks: Record, rounds: int) -> Record:
+    """Seconds of every round, peak bytes and seconds to the first result of every engine, side by side."""
+    with tempfile.TemporaryDirectory() as cache:
+        jobs = {e: Job(e, task, config, shape, chunks[e], f"{cache}/{e}") for e in chunks}
+        for job in jobs.values():
+            Contender(job).end()  # compiles, which takes memory of its own
+        engines = {engine: Contender(job) for engine, job in jobs.items()}
+        seconds: dict[str, list[float]] = {engine: [] for engine in engines}
+        for _ in range(rounds):
+            for name, engine in engines.items():
+                seconds[name].append(engine.round())
+        return {
+            name: {"seconds": seconds[name], "ready": engine.ready} | engine.end()
+            for name, engine in engines.items()
+        }
+
+
+def matmul_speed() -> float:
+    """Operations a second of a float32 product of 2048^3 in this machine's XLA."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.train_step import timed
+
+    a, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+
+    def run() -> None:
+        product(a, a).block_until_ready()
+
+    run()
+    return 2 * 2048**3 / statistics.median(timed(run) for _ in range(9))
+
+
+def measure_step(engines: list[str], rounds: int) -> Record:
+    found: Record = {"matmul": matmul_speed()}
+    for size, batch in SIZES.items():
+        for plus in (False, True):
+            name = f"{size} px, batch {batch}, {'DAAD+' if plus else 'DAAD'}"
+            shape = (batch, size, size, 3)
+            found[name] = race("step", config_of(size, plus), shape, dict.fromkeys(engines, 0), rounds)
+            _say(name, found[name])
+    found["matmul"] = statistics.mean((found["matmul"], matmul_speed()))
+    return found
+
+
+def measure_score(engines: list[str], rounds: int) -> Record:
+    found: Record = {}
+    for size, batch in SIZES.items():
+        config = config_of(size, True)
+        # Ours has one program, for as many images as it chooses; PyTorch takes the batch as it is.
+        chunks = {e: 0 if e == "daad_jax" else batch for e in engines}
+        found[f"{size} px, {batch} images"] = race("score", config, (batch, size, size, 3), chunks, rounds)
+        _say(f"{size} px", found[f"{size} px, {batch} images"])
+    return found
+
+
+def measure_latency(engines: list[str], rounds: int) -> Record:
+    found: Record = {}
+    for size in SIZES:
+        name = f"{size} px, one image"
+        chunks = dict.fromkeys(engines, 1)
+        found[name] = race("score", config_of(size, True), (1, size, size, 3), chunks, 20 * rounds)
+        _say(name, found[name])
+    return found
+
+
+def measure_start(engines: list[str], rounds: int) -> Record:
+    found: Record = {}
+    shape = (SIZES[32], 32, 32, 3)
+    for engine in engines:
+        with tempfile.TemporaryDirectory() as cache:
+            for kind in ("cold", "again"):
+                contender = Contender(Job(engine, "step", config_of(32, True), shape, 0, cache))
+                contender.end()
+                found.setdefault(kind, {})[engine] = {"seconds": [contender.ready]}
+    for kind, record in found.items():
+        _say(kind, record)
+    return found
+
+
+def measure_parts(engines: list[str], rounds: int) -> Record:
+    found: Record = {}
+    for size, batch in ((32, SIZES[32]), (128, SIZES[128])):
+        measured = alone.parts(config_of(size, True), alone.images(batch, size), rounds)
+        found |= {f"{size} px, batch {batch}: {name}": row for name, row in measured.items()}
+    for name, row in found.items():
+        _say(name, row)
+    return found
+
+
+def measure_growth(engines: list[str], rounds: int) -> Record:
+    found = alone.growth(rounds)
+    for name, row in found.items():
+        _say(name, row)
+    return found
+
+
+def measure_input(engines: list[str], rounds: int) -> Record:
+    found = alone.input_wait(10 * rounds)
+    for name, row in found.items():
+        print(f"  {name}: {row['daad_jax']['wait']:.2%} of the time waiting")
+    return found
+
+
+PIECES: dict[str, Callable[[list[str], int], Record]] = {
+    "step": measure_step, "score": measure_score, "latency": measure_latency, "start": measure_start,
+    "parts": measure_parts, "growth": measure_growth, "input": measure_input,
+}  # fmt: skip
+
+
+def main() -> None:
+    pages.use_large()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("pieces", nargs="*", metavar="PIECE", help=f"of {', '.join(PIECES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--large_pages", action="store_true", help="for PyTorch too (GLIBC_TUNABLES)")
+    chosen = parser.parse_args()
+    for piece in chosen.pieces:
+        if piece not in PIECES:
+            parser.error(f"unknown piece {piece!r}; give some of {', '.join(PIECES)}")
+    with_torch = importlib.util.find_spec("torch") is not None
+    if not with_torch:
+        print("PyTorch is not installed (requirements-bench.txt): ours runs alone", file=sys.stderr)
+    engines = [e for e in ENGINES if with_torch or e == "daad_jax"]
+    if chosen.large_pages:
+        engines = [e if e == "daad_jax" else f"{e}, {LARGE}" for e in engines]
+    chosen.docs.mkdir(parents=True, exist_ok=True)
+    stored = chosen.docs / "performance.json"
+    records = json.loads(stored.read_text()) if stored.is_file() else {}
+    for piece in chosen.pieces or PIECES:
+        print(f"{piece}:", flush=True)
+        records[piece] = PIECES[piece](engines, chosen.rounds) | {"versions": page.versions()}
+        files.write(stored, json.dumps(records, indent=1))
+    page.write(records, chosen.docs)
+    print(f"wrote {chosen.docs / 'performance.md'}")
+
+
+def _say(name: str, record: Record) -> None:
+    medians = {engine: 1000 * statistics.median(of["seconds"]) for engine, of in record.items()}
+    each = "  ".join(f"{engine} {median:.1f} ms" for engine, median in medians.items())
+    print(f"  {name}: {each}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

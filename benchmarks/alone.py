@@ -1,0 +1,124 @@
+"""Our step alone: what its parts cost, how long it waits for input, and what it grows with."""
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.train_step import configuration, timed
+from daad_jax import parallel
+from daad_jax.config import Config
+from daad_jax.data.batches import prefetch, train_batches
+from daad_jax.data.samples import Split
+from daad_jax.state import build_generator, create
+from daad_jax.step import make_train_step, to_unit
+from daad_jax.variants import apply
+
+Record = dict[str, Any]
+
+
+def images(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[], None]:
+    """A function that takes one step and waits for it; compiled and warm."""
+    mapped = parallel.choose(devices, len(batch))
+    step = mapped.compile_step(make_train_step(config, mapped.axis_name))
+    state = mapped.replicate(create(config))
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, mapped.put(batch))
+        jax.block_until_ready((state, metrics))
+
+    run()
+    return run
+
+
+def forward_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
+    """The generator's pass in training mode, without a gradient."""
+    generator, state = build_generator(config), create(config).generator
+
+    def reconstruct(variables: Any, batch: Any) -> Any:
+        return generator.apply(variables, to_unit(batch), train=True, mutable=["batch_stats"])
+
+    compiled = jax.jit(reconstruct, compiler_options=parallel.options(jax.default_backend()))
+    variables = jax.device_put(state.variables)
+
+    def run() -> None:
+        jax.block_until_ready(compiled(variables, batch))
+
+    run()
+    return run
+
+
+def alternating(runs: dict[str, Callable[[], None]], rounds: int) -> Record:
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run()
+            seconds[name].append(timed(run))
+    return {name: {"daad_jax": {"seconds": values}} for name, values in seconds.items()}
+
+
+def parts(config: Config, batch: np.ndarray, rounds: int) -> Record:
+    """Seconds of the whole step (DAAD+) and of what is left of it without one part after the other."""
+    runs = {"DAAD+, whole step": step_of(config, batch)}
+    for name, variant in (("no discriminator (DAAD)", "daad"), ("nor memories (AE+Skip)", "ae_skip")):
+        simpler = copy.deepcopy(config)
+        apply(simpler, variant)
+        runs[name] = step_of(simpler, batch)
+    runs["the generator forward, with memories"] = forward_of(config, batch)
+    return alternating(runs, rounds)
+
+
+def growth(rounds: int) -> Record:
+    """Seconds of a step (32 px, 16 images, width 32, 100 items, 1 device), one of these changed at a time."""
+    runs: dict[str, Callable[[], None]] = {}
+
+    def add(name: str, size: int = 32, width: int = 32, items: int = 100, devices: int = 1) -> None:
+        runs[name] = step_of(configuration(size, width, items), images(16, size), devices)
+
+    for size in (32, 64, 128):
+        add(f"{size} px", size=size)
+    for width in (16, 32, 64):
+        add(f"width {width}", width=width)
+    for items in (20, 100, 500, 2000):
+        add(f"{items} items", items=items)
+    for devices in (1, 2, 4, 8):
+        if devices <= jax.local_device_count():
+            add(f"{devices} devices", devices=devices)
+    return alternating(runs, rounds)
+
+
+def input_wait(steps: int) -> Record:
+    """Share of a run that the step waits for its batch, by the number of images in the data set."""
+    config = configuration(32, 32, 100)
+    config.data.flip_horizontal, config.data.shift = True, 2
+    found: Record = {}
+    for count in (1_000, 10_000, 100_000):
+        split = Split(images(count, 32), np.zeros(count, np.int32), [], [])
+        mapped = parallel.choose(1, 64)
+        step = mapped.compile_step(make_train_step(config))
+        state = mapped.replicate(create(config))
+        waits: list[float] = []
+        start = 0.0
+        batches = prefetch(train_batches(split, config.data, 0, 64), mapped.put)
+        with closing(batches):  # type: ignore[type-var]
+            for i in range(steps + 2):
+                asked = time.perf_counter()
+                batch = next(batches)
+                if i == 2:  # compiled and warm
+                    start = asked
+                if i >= 2:
+                    waits.append(time.perf_counter() - asked)
+                state, metrics = step(state, batch)
+                jax.block_until_ready(metrics)
+        total = time.perf_counter() - start
+        found[f"{count} images"] = {"daad_jax": {"seconds": [total / steps], "wait": sum(waits) / total}}
+    return found

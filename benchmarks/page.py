@@ -1,0 +1,129 @@
+"""docs/performance.md and its plot, as a function of what was measured."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from daad_jax import workdir as files
+
+mpl.use("Agg")
+
+OURS = "daad_jax"
+TITLES = {
+    "step": "Train step, milliseconds",
+    "score": "Scoring, milliseconds for all images",
+    "latency": "Scoring one image, milliseconds",
+    "start": "From the start of the process to the first step, milliseconds",
+    "parts": "What the parts of our step cost, milliseconds",
+    "growth": "What our step grows with, milliseconds",
+    "input": "Our step and its input",
+}
+NOTES = {
+    "step": "Peak memory is that of the whole process. Share: convolutions and products (as PyTorch counts "
+    "them) of our step, in operations a second, over those of a float32 product of 2048^3 in the same run.",
+    "score": "Ours makes heat maps and pictures too, which PyTorch's does not.",
+    "latency": "",
+    "start": "Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
+    "parts": "",
+    "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says.",
+    "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
+    "step waits for a batch.",
+}
+Record = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """What a figure depends on."""
+    found = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    for package in ("jax", "torch"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(records: Record, docs: Path) -> None:
+    """The page and `performance.png` in `docs`."""
+    parts = [
+        "# Performance",
+        "Ours beside PyTorch's own best: the same networks, losses and step (`benchmarks/torch_daad.py`), "
+        "channels_last, fused Adam, eager and `torch.compile`. Engines take turns in one run, and medians "
+        "count: compare within a row, not with another machine. Width 64, float32.",
+        "    pip install -r requirements-bench.txt\n    python -m benchmarks",
+    ]
+    for piece, title in TITLES.items():
+        if piece in records:
+            parts += _section(piece, title, records[piece])
+    if _plot(records, docs / "performance.png"):
+        parts.insert(2, "![How many times as fast as the better of PyTorch's modes](performance.png)")
+    files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
+
+
+def speedup(row: Record) -> float | None:
+    """How many times as fast ours is as the better of the others; None without others."""
+    others = [_median(of) for engine, of in row.items() if engine != OURS]
+    return min(others) / _median(row[OURS]) if others else None
+
+
+def _section(piece: str, title: str, record: Record) -> list[str]:
+    rows = _rows(record)
+    engines = list(next(iter(rows.values())))
+    head = ["", *engines] + ["times as fast"] * (len(engines) > 1)
+    head += ["share", "peak memory, MB"] if piece == "step" else []
+    head += ["p99"] if piece == "latency" else []
+    head += ["waiting"] if piece == "input" else []
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in rows.items():
+        times = speedup(row)
+        cells = [name, *(f"{1000 * _median(row[e]):.1f}" for e in engines)]
+        if times is not None:
+            cells.append(f"{times:.2f}")
+        if piece == "step":
+            operations = next((of["operations"] for of in row.values() if "operations" in of), None)
+            share = operations / _median(row[OURS]) / record["matmul"] if operations else None
+            cells.append("" if share is None else f"{share:.0%}")
+            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines))
+        if piece == "latency":
+            cells.append(" / ".join(f"{1000 * np.percentile(row[e]['seconds'], 99):.1f}" for e in engines))
+        if piece == "input":
+            cells.append(f"{row[OURS]['wait']:.2%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    about = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+    if "matmul" in record:
+        about += f"; product of 2048^3: {record['matmul'] / 1e9:.0f} GFLOP/s"
+    return [f"## {title}", "\n".join(lines), f"{NOTES[piece]} ({about})".strip()]
+
+
+def _rows(record: Record) -> dict[str, Record]:
+    return {name: row for name, row in record.items() if isinstance(row, dict) and name != "versions"}
+
+
+def _median(of: Record) -> float:
+    return float(np.median(of["seconds"]))
+
+
+def _plot(records: Record, path: Path) -> bool:
+    bars = {
+        f"{piece}: {name}": times
+        for piece in TITLES
+        for name, row in _rows(records.get(piece, {})).items()
+        if (times := speedup(row)) is not None
+    }
+    if not bars:
+        return False
+    figure = Figure(figsize=(8, 0.35 * len(bars) + 1), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#2a6fb0" if times >= 1 else "#d9601a" for times in bars.values()]
+    axes.barh(list(bars), list(bars.values()), color=colours)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast as the better of PyTorch's modes")
+    figure.savefig(path, dpi=110)
+    return True
