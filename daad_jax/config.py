@@ -20,6 +20,7 @@ PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
 DISTANCES = ("l2", "squared", "cosine")
 ALIGNMENTS = ("l2", "layers")
+PRECISIONS = ("float32", "bfloat16")
 RESTORE = ("", "grey", "turns", "grey_turns")
 
 
@@ -101,6 +102,10 @@ class TrainConfig:
     # Beyond the paper: what the generator's input loses and has to be restored, "grey" (its colour),
     # "turns" (its direction) or "grey_turns".
     restore: str = ""
+    # Of the convolutions' products in training, "float32" or "bfloat16"; memories, norms, losses, parameters
+    # and all of scoring are float32.
+    precision: str = "float32"
+    steps_per_call: int = 1  # taken by one call of the device; more keep Python out of a small model's way
     log_every: int = 50
     checkpoint_every: int = 500
     max_to_keep: int = 3
@@ -227,6 +232,14 @@ def validate(config: Config) -> None:
         "train.warmup_steps",
         "must be 0 or more and below train.steps",
     )
+    one_of("train.precision", train.precision, PRECISIONS)
+    need(train.steps_per_call >= 1, "train.steps_per_call", "must be at least 1")
+    for key in ("steps", "log_every", "checkpoint_every"):
+        need(
+            getattr(train, key) % train.steps_per_call == 0,
+            f"train.{key}",
+            f"must be a multiple of train.steps_per_call = {train.steps_per_call}",
+        )
     one_of("train.restore", train.restore, RESTORE)
     need(
         "turns" not in train.restore or data.height == data.width,

@@ -25,7 +25,7 @@ from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError
-from daad_jax.models.layers import UpForm
+from daad_jax.models.layers import Form
 from daad_jax.resize import bilinear, can_scale
 from daad_jax.scorer import variables_of
 from daad_jax.scoring import Variables, make_measure
@@ -127,14 +127,14 @@ def to_onnx(
 
 
 def make_graph(
-    variables: Variables, config: Config, calibration: Calibration, size: Size | None, up_form: UpForm
+    variables: Variables, config: Config, calibration: Calibration, size: Size | None, form: Form
 ) -> Graph:
     """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
 
     `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` uint8
     `[b, H, W, C]`; everything else that it needs is inside as constants.
     """
-    measure, fitted = make_measure(config, up_form), make_fit(config, size or model_size(config))
+    measure, fitted = make_measure(config, form), make_fit(config, size or model_size(config))
 
     def graph(images: jax.Array) -> dict[str, jax.Array]:
         found = measure(variables, fitted(images))

@@ -1,4 +1,4 @@
-"""Large memory pages: XLA:CPU takes a step's memory anew each time; in small ones that costs up to a fifth."""
+"""Large memory pages: XLA:CPU takes a step's memory anew each time; in small ones that costs a fifth."""
 
 import os
 import sys

@@ -62,6 +62,13 @@ class Mapped:
             return jax.device_put(batch, self.devices[0])
         return jax.device_put(_cut(batch, len(self.devices)), _sharding(self.devices))
 
+    def put_several(self, batches: np.ndarray) -> jax.Array:
+        """`put` for K batches: `[K, b, ...]` -> `[n, K, b/n, ...]`, or as they are on one device."""
+        if not self.many:
+            return self.put(batches)
+        parts = np.stack(np.split(batches, len(self.devices), axis=1))
+        return jax.device_put(parts, _sharding(self.devices))
+
 
 def choose(requested: int, batch_size: int) -> Mapped:
     """Devices of this process for a global batch.

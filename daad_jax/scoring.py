@@ -14,7 +14,7 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.losses import norm
-from daad_jax.models.layers import UpForm
+from daad_jax.models.layers import Form
 from daad_jax.resize import along_both, triangle_matrix
 from daad_jax.step import make_score_step
 
@@ -103,12 +103,12 @@ def alignment_map(real: Sequence[jax.Array], fake: Sequence[jax.Array], height: 
     return sum(layer(a, b) for a, b in zip(real, fake)) / len(real)
 
 
-def make_measure(config: Config, up_form: UpForm = "auto") -> Callable[[Variables, jax.Array], Measured]:
+def make_measure(config: Config, form: Form = "auto") -> Callable[[Variables, jax.Array], Measured]:
     """The pure function from variables and uint8 images `[B, H, W, C]` to what they show.
 
-    `up_form`: see `make_score_step`.
+    `form`: see `make_score_step`.
     """
-    score_step = make_score_step(config, up_form)
+    score_step = make_score_step(config, form)
     score = config.score
     height, width = config.data.height, config.data.width
     sigma = score.heat_smoothing * min(height, width)

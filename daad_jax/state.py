@@ -10,7 +10,7 @@ import optax
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
-from daad_jax.models.layers import UpForm
+from daad_jax.models.layers import Form
 
 
 @flax.struct.dataclass
@@ -36,12 +36,16 @@ class TrainState:
     discriminator: NetworkState | None
 
 
-def build_generator(config: Config, axis_name: str | None = None, up_form: UpForm = "auto") -> Generator:
-    return Generator(config.model, config.data.channels, axis_name, up_form)
+def build_generator(
+    config: Config, axis_name: str | None = None, form: Form = "auto", dtype: str = "float32"
+) -> Generator:
+    return Generator(config.model, config.data.channels, axis_name, form, dtype)
 
 
-def build_discriminator(config: Config, axis_name: str | None = None) -> Discriminator:
-    return Discriminator(config.model, axis_name)
+def build_discriminator(
+    config: Config, axis_name: str | None = None, dtype: str = "float32"
+) -> Discriminator:
+    return Discriminator(config.model, axis_name, dtype)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

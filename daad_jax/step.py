@@ -10,7 +10,7 @@ import optax
 from daad_jax import restoration
 from daad_jax.config import Config
 from daad_jax.losses import adversarial_loss, discriminator_loss, distance
-from daad_jax.models.layers import UpForm
+from daad_jax.models.layers import Form
 from daad_jax.state import (
     NetworkState,
     TrainState,
@@ -53,8 +53,8 @@ def make_train_step(
         metrics. Both networks are updated from one forward pass of the generator, each against the
         other's parameters of before the step.
     """
-    generator = build_generator(config, axis_name)
-    discriminator = build_discriminator(config, axis_name)
+    generator = build_generator(config, axis_name, dtype=config.train.precision)
+    discriminator = build_discriminator(config, axis_name, config.train.precision)
     optimizer = build_optimizer(config.train)
     loss = config.loss
 
@@ -134,17 +134,27 @@ def make_train_step(
     return train_step
 
 
-def make_score_step(config: Config, up_form: UpForm = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
+def several(
+    step: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """A function of (state, images `[K, B, H, W, C]`) that takes K steps, and gives metrics `[K]`.
+
+    One call of the device instead of K: a small model then does not wait for Python.
+    """
+    return lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+def make_score_step(config: Config, form: Form = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
     """What scoring needs of both networks, with running batch statistics: no image sees another.
 
-    `up_form` is that of the transposed convolutions (see `ConvTranspose`), for programs that are traced
+    `form` is that of the generator's convolutions (`models/layers.py`), for programs that are traced
     here and run elsewhere.
 
     Returns:
         `score_step(generator_variables, discriminator_variables, images)`, images uint8
         `[B, H, W, C]`.
     """
-    generator: Any = build_generator(config, up_form=up_form)
+    generator: Any = build_generator(config, form=form)
     discriminator: Any = build_discriminator(config)
 
     def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:

@@ -17,12 +17,13 @@ from daad_jax import workdir as files
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.data.batches import prefetch, train_batches
+from daad_jax.data.batches import prefetch, several, train_batches
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, create
 from daad_jax.step import make_train_step
+from daad_jax.step import several as several_steps
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -70,7 +71,11 @@ def train(config: Config, workdir: Path) -> None:
                 if first_process
                 else NoLog()
             )
-        with closing(log), closing(prefetch(batches, mapped.put)) as ready:  # type: ignore[type-var]
+        at_once = train_config.steps_per_call
+        fed = prefetch(batches, mapped.put)
+        if at_once > 1:
+            fed = prefetch(several(batches, at_once), mapped.put_several)
+        with closing(log), closing(fed) as ready:  # type: ignore[type-var]
             _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, noted)
     _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
 
@@ -85,13 +90,15 @@ def _loop(
     held_out: np.ndarray,
     noted: list[int],
 ) -> None:
-    step_fn = mapped.compile_step(make_train_step(config, mapped.axis_name))
+    at_once = config.train.steps_per_call
+    one_step = make_train_step(config, mapped.axis_name)
+    step_fn = mapped.compile_step(one_step if at_once == 1 else several_steps(one_step))
     scorer = Scorer(config)
     state = mapped.replicate(initial)
     pending: list[Any] = []
     last = config.train.steps
 
-    for step in range(int(initial.step) + 1, last + 1):
+    for step in range(int(initial.step) + at_once, last + 1, at_once):
         state, metrics = step_fn(state, next(batches))
         pending.append(metrics)
         saving = step % config.train.checkpoint_every == 0 or step == last
@@ -100,7 +107,7 @@ def _loop(
         stop = processes.stop(noted, meeting=logging)
         saving = saving or bool(stop)
         if logging or stop:
-            values = [mapped.first(m) for m in pending]
+            values = [one for m in pending for one in _each(mapped.first(m), at_once)]
             _refuse_non_finite(values, step - len(values), checkpoints)
             mean = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
             log.write(step, mean)
@@ -116,6 +123,13 @@ def _loop(
             name = signal.Signals(stop).name
             log.say(f"stopped by {name}, saved at step {step}; the same command resumes")
             raise SystemExit(128 + stop)
+
+
+def _each(metrics: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The metrics of every step of a call that took `count`."""
+    if count == 1:
+        return [metrics]
+    return [{key: value[i] for key, value in metrics.items()} for i in range(count)]
 
 
 def _refuse_non_finite(values: list[Any], before: int, checkpoints: Checkpoints) -> None:

@@ -7,7 +7,7 @@ import pytest
 from daad_jax import losses, parallel, state
 from daad_jax.config import Config
 from daad_jax.parallel import Mapped
-from daad_jax.step import make_train_step
+from daad_jax.step import make_train_step, several
 
 
 def small(**loss) -> Config:
@@ -115,3 +115,37 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
     parallel.options.cache_clear()
     assert parallel.options("cpu") is None
     parallel.options.cache_clear()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_several_steps_of_one_call_are_the_same_steps(devices):
+    config = small()
+    one, one_metrics = run(config, devices)
+    mapped = Mapped(jax.devices()[:devices])
+    call = mapped.compile_step(several(make_train_step(config, mapped.axis_name)))
+    after, metrics = call(mapped.replicate(state.create(config)), mapped.put_several(batches(3)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, mapped.first(after)
+    )
+    for key, values in mapped.first(metrics).items():
+        assert values.shape == (3,)
+        np.testing.assert_allclose(values[-1], one_metrics[key], rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_is_of_the_convolutions_alone():
+    config = small()
+    exact, _ = run(config, 1)
+    config.train.precision = "bfloat16"
+    text = jax.jit(make_train_step(config)).lower(state.create(config), batches(1)[0]).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert any("bf16" not in line for line in products)  # the memories
+    assert all("xbf16>" in line for line in text.splitlines() if "stablehlo.convolution" in line)
+    assert not any("xbf16>" in line for line in text.splitlines() if "stablehlo.exponential" in line)
+    rounded, metrics = run(config, 1)
+    assert all(leaf.dtype != "bfloat16" for leaf in jax.tree.leaves(rounded))
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    # An Adam step is as long whatever the gradient, so it is the running statistics that stay close.
+    for name in ("generator", "discriminator"):
+        a, b = getattr(exact, name).batch_stats, getattr(rounded, name).batch_stats
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0.1, atol=0.05), a, b)
+        assert any((x != y).any() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))

@@ -1,12 +1,15 @@
 """What ends a run or makes it speak up, in this process."""
 
+import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.config import Config
+from daad_jax import checkpoint
+from daad_jax.config import Config, validate
 from daad_jax.errors import UserError
 from daad_jax.train import train
 
@@ -58,3 +61,26 @@ def test_a_memory_in_use_is_not_warned_of(config, tmp_path, capsys):
     config.model.division = ((4, 4, 1), (8, 8, 1))
     train(config, tmp_path / "run")
     assert "collapsed" not in capsys.readouterr().out
+
+
+def test_several_steps_a_call_train_the_same_run(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.train.log_every = config.train.checkpoint_every = 2
+    config.train.max_to_keep = 1
+    train(config, tmp_path / "one")
+    config.train.steps_per_call = 2
+    train(config, tmp_path / "two")
+    (one, _, _), (two, _, _) = (checkpoint.load(tmp_path / name) for name in ("one", "two"))
+    assert one.step == two.step == 6
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, two)
+    logged = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert [len(lines) for lines in logged] == [3, 3]
+    for lines in zip(*logged):
+        a, b = (json.loads(line)["reconstruction"] for line in lines)
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+def test_steps_per_call_divides_what_is_done_every_so_many_steps(config, tmp_path):
+    config.train.steps_per_call = 4
+    with pytest.raises(UserError, match=r"train.steps = 6: must be a multiple of train.steps_per_call = 4"):
+        validate(config)

@@ -52,6 +52,12 @@ def train_batches(
         step += 1
 
 
+def several(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`count` batches at a time: `[b, ...]` each -> `[count, b, ...]`."""
+    while True:
+        yield np.stack([next(batches) for _ in range(count)])
+
+
 def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
     """Random flips and shifts, image i by (seed, places[i]). uint8 `[B, H, W, C]`, same out."""
     if not (config.flip_horizontal or config.flip_vertical or config.shift):

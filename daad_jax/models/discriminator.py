@@ -17,6 +17,7 @@ class Discriminator(nn.Module):
 
     config: ModelConfig
     axis_name: str | None = None
+    dtype: str = "float32"  # of the convolutions' products
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -36,7 +37,8 @@ class Discriminator(nn.Module):
         while not maps or min(x.shape[1:3]) >= 2 * SMALLEST_MAP:
             layer = len(maps)
             width = min(self.config.discriminator_width * 2**layer, self.config.max_width)
-            x = Conv(width, (4, 4), (2, 2), use_bias=layer == 0, name=f"down{layer}")(x)
+            conv = Conv(width, (4, 4), (2, 2), use_bias=layer == 0, dtype=self.dtype, name=f"down{layer}")
+            x = conv(x)
             # The first layer sees pixels as they are, as in DCGAN.
             if layer > 0:
                 x = batch_norm(f"down{layer}_norm", self.axis_name, train)(x)

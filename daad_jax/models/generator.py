@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.config import ModelConfig
-from daad_jax.models.layers import Conv, ConvTranspose, UpForm
+from daad_jax.models.layers import Conv, ConvTranspose, Form
 from daad_jax.models.memory import BlockMemory
 from daad_jax.models.norm import batch_norm
 
@@ -24,7 +24,8 @@ class Generator(nn.Module):
     config: ModelConfig
     channels: int
     axis_name: str | None = None
-    up_form: UpForm = "auto"  # of the transposed convolutions: see `ConvTranspose`
+    form: Form = "auto"  # of the convolutions
+    dtype: str = "float32"  # of the convolutions' products
 
     def width(self, level: int) -> int:
         """Channels at 1 / 2^level of the full resolution."""
@@ -45,23 +46,31 @@ class Generator(nn.Module):
         chex.assert_axis_dimension(images, 3, self.channels)
         levels = self.config.levels
         # No bias before batch norm: its gradient is 0, and Adam would make steps of the rounding.
-        stem = Conv(self.width(0), use_bias=False, name="stem")
+        stem = Conv(self.width(0), use_bias=False, dtype=self.dtype, name="stem")
         features = [self._unit(stem, images, train)]
         for level in range(1, levels + 1):
-            down = Conv(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"down{level}")
+            down = Conv(
+                self.width(level), (4, 4), (2, 2), use_bias=False, dtype=self.dtype, name=f"down{level}"
+            )
             features.append(self._unit(down, features[-1], train))
 
         usage: Usage = {}
         x = self._remember(1, features[levels], usage)
         for level in reversed(range(levels)):
             up = ConvTranspose(
-                self.width(level), (4, 4), (2, 2), use_bias=False, form=self.up_form, name=f"up{level}"
+                self.width(level),
+                (4, 4),
+                (2, 2),
+                use_bias=False,
+                form=self.form,
+                dtype=self.dtype,
+                name=f"up{level}",
             )
             x = self._unit(up, x, train)
             scale = levels - level + 1
             if level > 0 and self.config.skips[scale - 2]:
                 x = jnp.concatenate([x, self._remember(scale, features[level], usage)], axis=-1)
-        logits = Conv(self.channels, name="output")(x)
+        logits = Conv(self.channels, form=self.form, dtype=self.dtype, name="output")(x)
         return jax.nn.sigmoid(logits), usage
 
     def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool) -> jax.Array:

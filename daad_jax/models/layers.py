@@ -11,6 +11,7 @@ does every other shape.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -18,8 +19,10 @@ import jax
 import jax.numpy as jnp
 
 Pair = tuple[int, int]
-Form = Literal["auto", "native", "split"]
-UpForm = Literal["auto", "native", "split", "portable"]
+# "native" and "split" force one ("split": where it is written), "auto" has the faster one for the backend of
+# this process, "portable" chooses where the program runs, not where it is traced. "portable" is not for
+# training: its gradient would carry what both forms keep.
+Form = Literal["auto", "native", "split", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 8  # channels at most: an image, not a feature map
@@ -175,17 +178,20 @@ class Conv(nn.Module):
     kernel_size: Pair = (3, 3)
     strides: Pair = (1, 1)
     use_bias: bool = True
-    form: Form = "auto"  # "native" or "split" force one; "split": where it is written
+    form: Form = "auto"
+    dtype: str = "float32"  # of the products; parameters and the result are float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
         kernel, bias = _parameters(self, x.shape[-1])
-        if _is_native(self):
-            y = native_conv(x, kernel, self.strides)
-        else:
-            y = conv4x4_down(x, kernel) if self.strides == (2, 2) else conv3x3_to_few(x, kernel)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+
+        def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return native_conv(x, kernel, self.strides)
+
+        split = conv4x4_down if self.strides == (2, 2) else conv3x3_to_few
+        return _finished(_form_of(self, native, split)(x, kernel), bias)
 
 
 class ConvTranspose(nn.Module):
@@ -195,24 +201,19 @@ class ConvTranspose(nn.Module):
     kernel_size: Pair = (4, 4)
     strides: Pair = (2, 2)
     use_bias: bool = True
-    # As in `Conv`; "portable" chooses where the program runs, not where it is traced. Not for training: its
-    # gradient would carry what both forms keep.
-    form: UpForm = "auto"
+    form: Form = "auto"
+    dtype: str = "float32"  # as in `Conv`
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> `[B, H * stride, W * stride, features]`."""
         kernel, bias = _parameters(self, x.shape[-1])
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
 
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return native_conv_transpose(x, kernel, self.strides)
 
-        on_cpu = choose_form(self.kernel_size, self.strides, None, "cpu")
-        if self.form == "portable" and on_cpu == "split":
-            y = jax.lax.platform_dependent(x, kernel, cpu=conv4x4_up, default=native)
-        else:
-            y = native(x, kernel) if _is_native(self) else conv4x4_up(x, kernel)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        return _finished(_form_of(self, native, conv4x4_up)(x, kernel), bias)
 
 
 def _parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array, jax.Array | None]:
@@ -223,11 +224,20 @@ def _parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array,
     return kernel, module.param("bias", nn.initializers.zeros, (module.features,), jnp.float32)
 
 
-def _is_native(module: Conv | ConvTranspose) -> bool:
+def _finished(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    y = y.astype(jnp.float32)
+    return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+Function = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _form_of(module: Conv | ConvTranspose, native: Function, split: Function) -> Function:
     features = module.features if isinstance(module, Conv) else None
     shape = (module.kernel_size, module.strides, features)
-    if module.form == "auto":
-        return choose_form(*shape, jax.default_backend()) == "native"
     if module.form == "split" and not _is_written(*shape):
         raise ValueError(f'form "split": kernel {module.kernel_size}, strides {module.strides}')
-    return module.form != "split"
+    if module.form == "portable" and choose_form(*shape, "cpu") == "split":
+        return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=split, default=native)
+    chosen = choose_form(*shape, jax.default_backend()) if module.form == "auto" else module.form
+    return split if chosen == "split" else native
