@@ -1,7 +1,7 @@
 """python -m benchmarks [PIECE...]: ours beside PyTorch, and docs/performance.md from what was measured.
 
-Pieces are step, score, latency, start, and of ours alone parts, growth and input (default: all). Engines take
-turns; medians count. Without PyTorch (requirements-bench.txt) ours runs alone.
+Pieces are step, memory, score, latency, start, and of ours alone parts, growth and input (default: all).
+Engines take turns; medians count. Without PyTorch (requirements-bench.txt) ours runs alone.
 """
 
 import argparse
@@ -80,6 +80,16 @@ def measure_step(engines: list[str], rounds: int) -> Record:
     return found
 
 
+def measure_memory(engines: list[str], rounds: int) -> Record:
+    found: Record = {}
+    for size, batch in SIZES.items():
+        name = f"{size} px, batch {batch}, DAAD+"
+        shape = (batch, size, size, 3)
+        found[name] = race("step", config_of(size, True), shape, dict.fromkeys(engines, 0), 2)
+        print(f"  {name}:", *(f"{e} {of['peak'] / 1e6:.0f} MB" for e, of in found[name].items()), flush=True)
+    return found
+
+
 def measure_score(engines: list[str], rounds: int) -> Record:
     found: Record = {}
     for size, batch in SIZES.items():
@@ -140,7 +150,8 @@ def measure_input(engines: list[str], rounds: int) -> Record:
 
 
 PIECES: dict[str, Callable[[list[str], int], Record]] = {
-    "step": measure_step, "score": measure_score, "latency": measure_latency, "start": measure_start,
+    "step": measure_step, "memory": measure_memory, "score": measure_score,
+    "latency": measure_latency, "start": measure_start,
     "parts": measure_parts, "growth": measure_growth, "input": measure_input,
 }  # fmt: skip
 

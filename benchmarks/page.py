@@ -17,6 +17,7 @@ mpl.use("Agg")
 OURS = "daad_jax"
 TITLES = {
     "step": "Train step, milliseconds",
+    "memory": "Peak memory of a process that takes train steps, MB",
     "score": "Scoring, milliseconds for all images",
     "latency": "Scoring one image, milliseconds",
     "start": "From the start of the process to the first step, milliseconds",
@@ -24,12 +25,15 @@ TITLES = {
     "growth": "What our step grows with, milliseconds",
     "input": "Our step and its input",
 }
+RACES = ("step", "score", "latency")  # pieces in which all engines do the same work
 NOTES = {
-    "step": "Peak memory is that of the whole process. Share: convolutions and products (as PyTorch counts "
+    "step": "Share: convolutions and products (as PyTorch counts "
     "them) of our step, in operations a second, over those of a float32 product of 2048^3 in the same run.",
+    "memory": "What was compiled before is loaded from the engine's cache.",
     "score": "Ours makes heat maps and pictures too, which PyTorch's does not.",
     "latency": "",
-    "start": "Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
+    "start": "PyTorch alone compiles nothing. Cold: nothing compiled before. Again: with "
+    "the engine's own cache of compiled programs.",
     "parts": "",
     "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says.",
     "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
@@ -66,30 +70,30 @@ def write(records: Record, docs: Path) -> None:
     files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
 
 
-def speedup(row: Record) -> float | None:
-    """How many times as fast ours is as the better of the others; None without others."""
-    others = [_median(of) for engine, of in row.items() if engine != OURS]
-    return min(others) / _median(row[OURS]) if others else None
+def speedup(row: Record) -> float:
+    """How many times as fast ours is as the better of the others."""
+    return min(_median(of) for engine, of in row.items() if engine != OURS) / _median(row[OURS])
 
 
 def _section(piece: str, title: str, record: Record) -> list[str]:
     rows = _rows(record)
     engines = list(next(iter(rows.values())))
-    head = ["", *engines] + ["times as fast"] * (len(engines) > 1)
-    head += ["share", "peak memory, MB"] if piece == "step" else []
+    raced = piece in RACES and len(engines) > 1
+    head = ["", *engines] + ["times as fast"] * raced
+    head += ["share"] if piece == "step" else []
     head += ["p99"] if piece == "latency" else []
     head += ["waiting"] if piece == "input" else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in rows.items():
-        times = speedup(row)
-        cells = [name, *(f"{1000 * _median(row[e]):.1f}" for e in engines)]
-        if times is not None:
-            cells.append(f"{times:.2f}")
+        peaks = piece == "memory"
+        values = [row[e]["peak"] / 1e6 if peaks else 1000 * _median(row[e]) for e in engines]
+        cells = [name, *(f"{value:.{0 if peaks else 1}f}" for value in values)]
+        if raced:
+            cells.append(f"{speedup(row):.2f}")
         if piece == "step":
             operations = next((of["operations"] for of in row.values() if "operations" in of), None)
             share = operations / _median(row[OURS]) / record["matmul"] if operations else None
             cells.append("" if share is None else f"{share:.0%}")
-            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines))
         if piece == "latency":
             cells.append(" / ".join(f"{1000 * np.percentile(row[e]['seconds'], 99):.1f}" for e in engines))
         if piece == "input":
@@ -111,10 +115,10 @@ def _median(of: Record) -> float:
 
 def _plot(records: Record, path: Path) -> bool:
     bars = {
-        f"{piece}: {name}": times
-        for piece in TITLES
+        f"{piece}: {name}": speedup(row)
+        for piece in RACES
         for name, row in _rows(records.get(piece, {})).items()
-        if (times := speedup(row)) is not None
+        if len(row) > 1
     }
     if not bars:
         return False
