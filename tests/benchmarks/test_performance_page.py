@@ -1,0 +1,40 @@
+"""docs/performance.md says what was measured, and who was faster."""
+
+import pytest
+
+from benchmarks import page
+
+VERSIONS = {"machine": "m", "jax": "1"}
+
+
+def row(ours, *others, **more):
+    engines = dict(zip(("daad_jax", "torch", "torch.compile"), (ours, *others)))
+    return {name: {"seconds": seconds, **more} for name, seconds in engines.items()}
+
+
+def test_the_better_of_the_others_counts_and_medians_do():
+    assert page.speedup(row([0.1, 9, 0.1], [0.3], [0.2, 0.2, 7])) == pytest.approx(2)
+
+
+def test_page(tmp_path):
+    step = row([0.2], [0.5], [0.4], operations=8e9)
+    records = {
+        "step": {"32 px": step, "matmul": 1e11, "versions": VERSIONS},
+        "memory": {"32 px": row([1.0], [1.0], [1.0], peak=5e8), "versions": VERSIONS},
+        "start": {"cold": row([3.0], [1.0], [9.0]), "versions": VERSIONS},
+        "growth": {"64 px": row([0.125]), "versions": VERSIONS},
+    }
+    page.write(records, tmp_path)
+    text = (tmp_path / "performance.md").read_text()
+    assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 40% |" in text
+    assert "| 32 px | 500 | 500 | 500 |" in text
+    assert "| cold | 3000.0 | 1000.0 | 9000.0 |" in text  # no race: PyTorch alone compiles nothing
+    assert "| 64 px | 125.0 |" in text
+    assert "product of 2048^3: 100 GFLOP/s" in text
+    assert (tmp_path / "performance.png").stat().st_size > 1000
+
+
+def test_ours_alone_has_nothing_to_compare_with(tmp_path):
+    page.write({"score": {"32 px": row([0.1]), "versions": VERSIONS}}, tmp_path)
+    assert "times as fast" not in (tmp_path / "performance.md").read_text().split("##")[1]
+    assert not (tmp_path / "performance.png").exists()
