@@ -14,10 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import alone, page
 from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
-from benchmarks.train_step import configuration
-from daad_jax import pages
+from benchmarks.workload import configuration, images, timed
+from daad_jax import pages, variants
 from daad_jax import workdir as files
 from daad_jax.config import Config
 
@@ -29,16 +32,14 @@ Record = dict[str, Any]
 
 def config_of(size: int, plus: bool) -> Config:
     config = configuration(size, WIDTH, ITEMS[size])
-    if not plus:
-        config.loss.adversarial = config.loss.alignment = 0.0
-        config.score.gamma = 1.0
+    variants.apply(config, "daad_plus" if plus else "daad")
     return config
 
 
-def race(task: Task, config: Config, shape: tuple[int, int, int, int], chunks: Record, rounds: int) -> Record:
+def race(task: Task, config: Config, count: int, chunks: Record, rounds: int) -> Record:
     """Seconds of every round, peak bytes and seconds to the first result of every engine, side by side."""
     with tempfile.TemporaryDirectory() as cache:
-        jobs = {e: Job(e, task, config, shape, chunks[e], f"{cache}/{e}") for e in chunks}
+        jobs = {e: Job(e, task, config, count, chunks[e], f"{cache}/{e}") for e in chunks}
         for job in jobs.values():
             Contender(job).end()  # compiles, which takes memory of its own
         engines = {engine: Contender(job) for engine, job in jobs.items()}
@@ -54,11 +55,6 @@ def race(task: Task, config: Config, shape: tuple[int, int, int, int], chunks: R
 
 def matmul_speed() -> float:
     """Operations a second of a float32 product of 2048^3 in this machine's XLA."""
-    import jax
-    import jax.numpy as jnp
-
-    from benchmarks.train_step import timed
-
     a, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
 
     def run() -> None:
@@ -73,8 +69,7 @@ def measure_step(engines: list[str], rounds: int) -> Record:
     for size, batch in SIZES.items():
         for plus in (False, True):
             name = f"{size} px, batch {batch}, {'DAAD+' if plus else 'DAAD'}"
-            shape = (batch, size, size, 3)
-            found[name] = race("step", config_of(size, plus), shape, dict.fromkeys(engines, 0), rounds)
+            found[name] = race("step", config_of(size, plus), batch, dict.fromkeys(engines, 0), rounds)
             _say(name, found[name])
     found["matmul"] = statistics.mean((found["matmul"], matmul_speed()))
     return found
@@ -84,8 +79,7 @@ def measure_memory(engines: list[str], rounds: int) -> Record:
     found: Record = {}
     for size, batch in SIZES.items():
         name = f"{size} px, batch {batch}, DAAD+"
-        shape = (batch, size, size, 3)
-        found[name] = race("step", config_of(size, True), shape, dict.fromkeys(engines, 0), 2)
+        found[name] = race("step", config_of(size, True), batch, dict.fromkeys(engines, 0), 2)
         print(f"  {name}:", *(f"{e} {of['peak'] / 1e6:.0f} MB" for e, of in found[name].items()), flush=True)
     return found
 
@@ -96,7 +90,7 @@ def measure_score(engines: list[str], rounds: int) -> Record:
         config = config_of(size, True)
         # Ours has one program, for as many images as it chooses; PyTorch takes the batch as it is.
         chunks = {e: 0 if e == "daad_jax" else batch for e in engines}
-        found[f"{size} px, {batch} images"] = race("score", config, (batch, size, size, 3), chunks, rounds)
+        found[f"{size} px, {batch} images"] = race("score", config, batch, chunks, rounds)
         _say(f"{size} px", found[f"{size} px, {batch} images"])
     return found
 
@@ -106,18 +100,17 @@ def measure_latency(engines: list[str], rounds: int) -> Record:
     for size in SIZES:
         name = f"{size} px, one image"
         chunks = dict.fromkeys(engines, 1)
-        found[name] = race("score", config_of(size, True), (1, size, size, 3), chunks, 20 * rounds)
+        found[name] = race("score", config_of(size, True), 1, chunks, 20 * rounds)
         _say(name, found[name])
     return found
 
 
 def measure_start(engines: list[str], rounds: int) -> Record:
     found: Record = {}
-    shape = (SIZES[32], 32, 32, 3)
     for engine in engines:
         with tempfile.TemporaryDirectory() as cache:
             for kind in ("cold", "again"):
-                contender = Contender(Job(engine, "step", config_of(32, True), shape, 0, cache))
+                contender = Contender(Job(engine, "step", config_of(32, True), SIZES[32], 0, cache))
                 contender.end()
                 found.setdefault(kind, {})[engine] = {"seconds": [contender.ready]}
     for kind, record in found.items():
@@ -128,7 +121,7 @@ def measure_start(engines: list[str], rounds: int) -> Record:
 def measure_parts(engines: list[str], rounds: int) -> Record:
     found: Record = {}
     for size, batch in ((32, SIZES[32]), (128, SIZES[128])):
-        measured = alone.parts(config_of(size, True), alone.images(batch, size), rounds)
+        measured = alone.parts(config_of(size, True), images(batch, size), rounds)
         found |= {f"{size} px, batch {batch}: {name}": row for name, row in measured.items()}
     for name, row in found.items():
         _say(name, row)

@@ -1,6 +1,7 @@
 """Our step alone: what its parts cost, how long it waits for input, and what it grows with."""
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.train_step import configuration, timed
+from benchmarks.workload import configuration, images, timed
 from daad_jax import parallel
 from daad_jax.config import Config
 from daad_jax.data.batches import prefetch, train_batches
@@ -19,10 +20,6 @@ from daad_jax.step import make_train_step, to_unit
 from daad_jax.variants import apply
 
 Record = dict[str, Any]
-
-
-def images(count: int, size: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[], None]:
@@ -79,20 +76,16 @@ def parts(config: Config, batch: np.ndarray, rounds: int) -> Record:
 
 def growth(rounds: int) -> Record:
     """Seconds of a step (32 px, 16 images, width 32, 100 items, 1 device), one of these changed at a time."""
-    runs: dict[str, Callable[[], None]] = {}
 
-    def add(name: str, size: int = 32, width: int = 32, items: int = 100, devices: int = 1) -> None:
-        runs[name] = step_of(configuration(size, width, items), images(16, size), devices)
+    @functools.cache  # what nothing is changed of stands in every group
+    def step(size: int, width: int, items: int, devices: int) -> Callable[[], None]:
+        return step_of(configuration(size, width, items), images(16, size), devices)
 
-    for size in (32, 64, 128):
-        add(f"{size} px", size=size)
-    for width in (16, 32, 64):
-        add(f"width {width}", width=width)
-    for items in (20, 100, 500, 2000):
-        add(f"{items} items", items=items)
-    for devices in (1, 2, 4, 8):
-        if devices <= jax.local_device_count():
-            add(f"{devices} devices", devices=devices)
+    runs = {f"{size} px": step(size, 32, 100, 1) for size in (32, 64, 128)}
+    runs |= {f"width {width}": step(32, width, 100, 1) for width in (16, 32, 64)}
+    runs |= {f"{items} items": step(32, 32, items, 1) for items in (20, 100, 500, 2000)}
+    most = jax.local_device_count()
+    runs |= {f"{devices} devices": step(32, 32, 100, devices) for devices in (2, 4, 8) if devices <= most}
     return alternating(runs, rounds)
 
 

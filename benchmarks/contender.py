@@ -5,17 +5,15 @@ Its process keeps peak memory, thread pools and compilers of the engines apart; 
 
 import multiprocessing
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
-import numpy as np
-
+from benchmarks.workload import images, timed
 from daad_jax import pages
 from daad_jax.config import Config
 
@@ -27,7 +25,7 @@ Task = Literal["step", "score"]
 
 @dataclass(frozen=True)
 class Job:
-    """`task` on uint8 images of `shape` = (B, H, W, C).
+    """`task` on `count` images of the configuration's size.
 
     Scoring takes `chunk` images at once; 0: as many as ours chooses.
     """
@@ -35,7 +33,7 @@ class Job:
     engine: str
     task: Task
     config: Config
-    shape: tuple[int, int, int, int]
+    count: int
     chunk: int
     cache: str  # folder of the engine's compiled programs
 
@@ -48,7 +46,11 @@ class Contender:
         self._connection, theirs = context.Pipe()
         start = time.perf_counter()
         self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
-        with _as_started(job):
+        with mock.patch.dict(os.environ):
+            os.environ.pop("GLIBC_TUNABLES", None)
+            # Our commands ask for large pages by themselves (`daad_jax/pages.py`), PyTorch's user has to.
+            if job.engine == "daad_jax" or LARGE in job.engine:
+                os.environ["GLIBC_TUNABLES"] = pages.SETTING
             self._process.start()
         theirs.close()
         self._connection.recv()
@@ -68,31 +70,16 @@ class Contender:
         return found
 
 
-@contextmanager
-def _as_started(job: Job) -> Iterator[None]:
-    """Our commands ask for large pages by themselves (`daad_jax/pages.py`), PyTorch's user has to."""
-    before = os.environ.pop("GLIBC_TUNABLES", None)
-    if job.engine == "daad_jax" or LARGE in job.engine:
-        os.environ["GLIBC_TUNABLES"] = pages.SETTING
-    yield
-    os.environ.pop("GLIBC_TUNABLES", None)
-    if before is not None:
-        os.environ["GLIBC_TUNABLES"] = before
-
-
 def _serve(connection: Connection, job: Job) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = job.cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
-    sys.stderr.flush()
     run, count = (_ours if job.engine == "daad_jax" else _twin)(job)
     run()
     connection.send(None)
     while connection.recv():
         run()  # its memory and the caches were another engine's a moment ago
-        start = time.perf_counter()
-        run()
-        connection.send(time.perf_counter() - start)
+        connection.send(timed(run))
     connection.send({"peak": _peak_memory()} | count())
 
 
@@ -103,51 +90,36 @@ def _peak_memory() -> float:
     return 1024.0 * int(line.split()[1])
 
 
-def _images(job: Job) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, job.shape, np.uint8)
+Prepared = tuple[Callable[[], Any], Callable[[], dict[str, float]]]  # a run, and what to say at the end
 
 
-def _ours(job: Job) -> tuple[Callable[[], Any], Callable[[], dict[str, float]]]:
-    import jax
-
-    from daad_jax import parallel, state
+def _ours(job: Job) -> Prepared:
+    from benchmarks.alone import step_of
     from daad_jax.scorer import Scorer, variables_of
-    from daad_jax.step import make_train_step
+    from daad_jax.state import create
 
-    images, current = _images(job), state.create(job.config)
-
-    def nothing() -> dict[str, float]:
-        return {}
-
-    if job.task == "score":
-        scorer = Scorer(job.config, job.chunk)
-        placed = scorer.place(variables_of(current))
-        return lambda: [*scorer.measure(placed, scorer.cut(images))], nothing
-    mapped = parallel.choose(1, len(images))
-    step = mapped.compile_step(make_train_step(job.config))
-    current = mapped.replicate(current)
-
-    def run() -> None:
-        nonlocal current
-        current, metrics = step(current, mapped.put(images))
-        jax.block_until_ready((current, metrics))
-
-    return run, nothing
+    batch = images(job.count, job.config.data.height)
+    if job.task == "step":
+        return step_of(job.config, batch), dict
+    scorer = Scorer(job.config, job.chunk)
+    placed = scorer.place(variables_of(create(job.config)))
+    return lambda: [*scorer.measure(placed, scorer.cut(batch))], dict
 
 
-def _twin(job: Job) -> tuple[Callable[[], Any], Callable[[], dict[str, float]]]:
+def _twin(job: Job) -> Prepared:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.torch_daad import Twin
 
-    twin, images = Twin(job.config, "torch.compile" in job.engine), torch.from_numpy(_images(job))
+    twin = Twin(job.config, "torch.compile" in job.engine)
+    batch = torch.from_numpy(images(job.count, job.config.data.height))
     if job.task == "score":
-        return lambda: [[x.numpy() for x in twin.score(part)] for part in images.split(job.chunk)], dict
+        return lambda: [[x.numpy() for x in twin.score(part)] for part in batch.split(job.chunk)], dict
 
     def run() -> None:
         twin.zero_grad()
-        twin.step(images)
+        twin.step(batch)
 
     def count() -> dict[str, float]:
         if "torch.compile" in job.engine:

@@ -32,8 +32,8 @@ NOTES = {
     "memory": "What was compiled before is loaded from the engine's cache.",
     "score": "Ours makes heat maps and pictures too, which PyTorch's does not.",
     "latency": "",
-    "start": "PyTorch alone compiles nothing. Cold: nothing compiled before. Again: with "
-    "the engine's own cache of compiled programs.",
+    "start": "PyTorch alone compiles nothing; its processes import JAX too, for the constants of our "
+    "models. Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
     "parts": "",
     "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says.",
     "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
@@ -60,13 +60,16 @@ def write(records: Record, docs: Path) -> None:
         "Ours beside PyTorch's own best: the same networks, losses and step (`benchmarks/torch_daad.py`), "
         "channels_last, fused Adam, eager and `torch.compile`. Engines take turns in one run, and medians "
         "count: compare within a row, not with another machine. Width 64, float32.",
+        "Ours has large memory pages, as our commands ask for them by themselves (`daad_jax/pages.py`). "
+        "PyTorch runs as it comes, and gains by them too where its user asks: `--large_pages` gives them to "
+        "both.",
         "    pip install -r requirements-bench.txt\n    python -m benchmarks",
     ]
     for piece, title in TITLES.items():
         if piece in records:
             parts += _section(piece, title, records[piece])
     if _plot(records, docs / "performance.png"):
-        parts.insert(2, "![How many times as fast as the better of PyTorch's modes](performance.png)")
+        parts.insert(3, "![How many times as fast as the better of PyTorch's modes](performance.png)")
     files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
 
 
@@ -99,7 +102,8 @@ def _section(piece: str, title: str, record: Record) -> list[str]:
         if piece == "input":
             cells.append(f"{row[OURS]['wait']:.2%}")
         lines.append("| " + " | ".join(cells) + " |")
-    about = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
+    count = len(next(iter(rows.values()))[OURS]["seconds"])
+    about = ", ".join([f"rounds {count}", *(f"{key} {value}" for key, value in record["versions"].items())])
     if "matmul" in record:
         about += f"; product of 2048^3: {record['matmul'] / 1e9:.0f} GFLOP/s"
     return [f"## {title}", "\n".join(lines), f"{NOTES[piece]} ({about})".strip()]

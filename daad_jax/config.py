@@ -221,7 +221,7 @@ def validate(config: Config) -> None:
     )
     one_of("loss.distance", loss.distance, ("squared", "l2"))
     one_of("loss.generator", loss.generator, ("non_saturating", "minimax"))
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "max_to_keep"):
+    for key in ("steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every", "max_to_keep"):
         need(getattr(train, key) >= 1, f"train.{key}", "must be at least 1")
     need(train.learning_rate > 0, "train.learning_rate", "must be above 0")
     need(0 <= train.beta1 < 1, "train.beta1", "must be in [0, 1)")
@@ -233,7 +233,6 @@ def validate(config: Config) -> None:
         "must be 0 or more and below train.steps",
     )
     one_of("train.precision", train.precision, PRECISIONS)
-    need(train.steps_per_call >= 1, "train.steps_per_call", "must be at least 1")
     for key in ("steps", "log_every", "checkpoint_every"):
         need(
             getattr(train, key) % train.steps_per_call == 0,

@@ -17,13 +17,12 @@ from daad_jax import workdir as files
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.data.batches import prefetch, several, train_batches
+from daad_jax.data.batches import grouped, prefetch, train_batches
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, create
-from daad_jax.step import make_train_step
-from daad_jax.step import several as several_steps
+from daad_jax.step import make_train_step, several
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -72,9 +71,11 @@ def train(config: Config, workdir: Path) -> None:
                 else NoLog()
             )
         at_once = train_config.steps_per_call
-        fed = prefetch(batches, mapped.put)
-        if at_once > 1:
-            fed = prefetch(several(batches, at_once), mapped.put_several)
+        fed = (
+            prefetch(batches, mapped.put)
+            if at_once == 1
+            else prefetch(grouped(batches, at_once), mapped.put_several)
+        )
         with closing(log), closing(fed) as ready:  # type: ignore[type-var]
             _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, noted)
     _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
@@ -92,7 +93,7 @@ def _loop(
 ) -> None:
     at_once = config.train.steps_per_call
     one_step = make_train_step(config, mapped.axis_name)
-    step_fn = mapped.compile_step(one_step if at_once == 1 else several_steps(one_step))
+    step_fn = mapped.compile_step(one_step if at_once == 1 else several(one_step))
     scorer = Scorer(config)
     state = mapped.replicate(initial)
     pending: list[Any] = []

@@ -52,7 +52,7 @@ def train_batches(
         step += 1
 
 
-def several(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+def grouped(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
     """`count` batches at a time: `[b, ...]` each -> `[count, b, ...]`."""
     while True:
         yield np.stack([next(batches) for _ in range(count)])

@@ -1,5 +1,7 @@
 """The generator (paper, Fig. 3): a U-Net in which no raw encoder feature reaches the decoder."""
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -45,32 +47,23 @@ class Generator(nn.Module):
         chex.assert_rank(images, 4)
         chex.assert_axis_dimension(images, 3, self.channels)
         levels = self.config.levels
+        same: Any = {"form": self.form, "dtype": self.dtype}
         # No bias before batch norm: its gradient is 0, and Adam would make steps of the rounding.
-        stem = Conv(self.width(0), use_bias=False, dtype=self.dtype, name="stem")
+        stem = Conv(self.width(0), use_bias=False, name="stem", **same)
         features = [self._unit(stem, images, train)]
         for level in range(1, levels + 1):
-            down = Conv(
-                self.width(level), (4, 4), (2, 2), use_bias=False, dtype=self.dtype, name=f"down{level}"
-            )
+            down = Conv(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"down{level}", **same)
             features.append(self._unit(down, features[-1], train))
 
         usage: Usage = {}
         x = self._remember(1, features[levels], usage)
         for level in reversed(range(levels)):
-            up = ConvTranspose(
-                self.width(level),
-                (4, 4),
-                (2, 2),
-                use_bias=False,
-                form=self.form,
-                dtype=self.dtype,
-                name=f"up{level}",
-            )
+            up = ConvTranspose(self.width(level), (4, 4), (2, 2), use_bias=False, name=f"up{level}", **same)
             x = self._unit(up, x, train)
             scale = levels - level + 1
             if level > 0 and self.config.skips[scale - 2]:
                 x = jnp.concatenate([x, self._remember(scale, features[level], usage)], axis=-1)
-        logits = Conv(self.channels, form=self.form, dtype=self.dtype, name="output")(x)
+        logits = Conv(self.channels, name="output", **same)(x)
         return jax.nn.sigmoid(logits), usage
 
     def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool) -> jax.Array:
