@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.workload import configuration, images, timed
-from daad_jax import parallel
+from daad_jax import compilation, parallel
 from daad_jax.config import Config
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.data.samples import Split
@@ -44,7 +44,7 @@ def forward_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
     def reconstruct(variables: Any, batch: Any) -> Any:
         return generator.apply(variables, to_unit(batch), train=True, mutable=["batch_stats"])
 
-    compiled = jax.jit(reconstruct, compiler_options=parallel.options(jax.default_backend()))
+    compiled = jax.jit(reconstruct, compiler_options=compilation.options(jax.default_backend()))
     variables = jax.device_put(state.variables)
 
     def run() -> None:

@@ -12,7 +12,7 @@ from daad_jax import config as configs
 from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.state import TrainState, create
+from daad_jax.state import TrainState, shapes
 
 FORMAT = 2
 
@@ -72,8 +72,7 @@ class Checkpoints:
             raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
         config = configs.from_json(about["config"])
         # Its shapes are enough: making the values would compile both networks.
-        shapes = jax.eval_shape(lambda: create(config))
-        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes(config))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(_to_tree(template))),

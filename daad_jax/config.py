@@ -18,7 +18,7 @@ from daad_jax.errors import UserError
 
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
-DISTANCES = ("l2", "squared", "cosine")
+DISTANCES = ("l2", "squared", "cosine", "correlation")
 ALIGNMENTS = ("l2", "layers")
 PRECISIONS = ("float32", "bfloat16")
 RESTORE = ("", "grey", "turns", "grey_turns")
@@ -117,7 +117,8 @@ class ScoreConfig:
     """A(x) = gamma * R(x) + (1 - gamma) * L(x), each in units of held-out normal images."""
 
     gamma: float = 0.9
-    distance: str = "l2"  # R: "l2" (the paper), "squared" or "cosine" (relative)
+    # R: "l2" (the paper), "squared", or relative: "cosine", and "correlation", blind to contrast too.
+    distance: str = "l2"
     # L: "l2" (the paper, of f_D) or "layers" (ours: relative, of all layers of the extractor).
     alignment: str = "l2"
     smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing

@@ -53,8 +53,8 @@ class Detector:
         found = detector.score(["a.png", "b.jpg"])
         found.scores, found.anomalous, found.heat
 
-    A score depends on the image alone, to the last bit, not on what it comes with. `threshold` may be
-    set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
+    A score depends on the image alone, not on what it comes with; its place in a batch can change the
+    last digit. `threshold` may be set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
 
     Args:
         state, config, calibration: as `checkpoint.load` gives them.

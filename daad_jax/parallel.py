@@ -1,6 +1,5 @@
 """The only file that knows devices: jit on one, pmap on many, the same code for several processes."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from daad_jax.compilation import options
 from daad_jax.errors import UserError
 
 AXIS = "devices"
-
-# XLA:CPU has two libraries for convolutions, products and sums. YNNPACK, which it prefers, is the slower one
-# for convolutions, by up to a half; Eigen takes those that are not listed here.
-CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-}
 
 
 @dataclass(frozen=True)
@@ -97,18 +91,6 @@ def choose(requested: int, batch_size: int) -> Mapped:
             f"(the nearest is {max(total, round(batch_size / total) * total)}, or set config.train.devices)"
         )
     return Mapped(devices)
-
-
-@functools.cache
-def options(platform: str) -> dict[str, str] | None:
-    """What XLA's compiler is told on a platform ("cpu", "gpu", "tpu"); None: nothing."""
-    if platform != "cpu":
-        return None
-    try:
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None  # an XLA without that option
-    return CPU_OPTIONS
 
 
 class Scoring:

@@ -60,11 +60,14 @@ def smooth(images: jax.Array, sigma: float) -> jax.Array:
 def residual(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
     """The difference whose length is R: `[B, H, W, C]` twice -> `[B, H, W, C]`.
 
-    "l2" and "squared": x - y. "cosine": the same of images brought to a mean square of 1, so blind to
-    brightness.
+    "l2" and "squared": x - y. "cosine": the same of images brought to a mean square of 1, so blind to the
+    strength of the light. "correlation": the same of images brought to a mean of 0 first, so blind to
+    brightness and contrast.
     """
-    if kind != "cosine":
+    if kind not in ("cosine", "correlation"):
         return x - y
+    if kind == "correlation":
+        x, y = (v - jnp.mean(v, axis=(1, 2, 3), keepdims=True) for v in (x, y))
     length = float(np.sqrt(np.prod(x.shape[1:])))
     return length * (x / norm(x).reshape(-1, 1, 1, 1) - y / norm(y).reshape(-1, 1, 1, 1))
 
@@ -73,7 +76,8 @@ def reconstruction_distance(difference: jax.Array, kind: str) -> jax.Array:
     """R from the residual `[B, H, W, C]` -> `[B]`.
 
     "l2" is the paper's plain norm, "squared" the mean square, "cosine" the relative distance
-    1 - cos(x, y), here as half the squared distance of unit vectors, which does not cancel.
+    1 - cos(x, y), here as half the squared distance of unit vectors, which does not cancel, and
+    "correlation" likewise 1 - corr(x, y).
     """
     if kind == "l2":
         return norm(difference)

@@ -28,7 +28,7 @@ from daad_jax.scoring import (
 from daad_jax.state import TrainState
 from daad_jax.step import make_score_step
 
-DISTANCES = ("squared", "cosine")  # "l2" ranks as "squared" does
+DISTANCES = ("squared", "cosine", "correlation")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)
 GAMMAS = (0.9, 0.5, 0.0)  # beside 1, where L does not count
 MOST, ENOUGH = 300, 300  # held-out images in use; corrupted ones of a kind (few images serve repeatedly)

@@ -1,5 +1,6 @@
 """What training changes: parameters, batch statistics and optimiser states of both networks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from daad_jax.compilation import options
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
@@ -70,20 +72,34 @@ def create(config: Config) -> TrainState:
     Raises:
         UserError: division rates that do not divide a feature map.
     """
+    # One program, not one for every shape of a parameter.
+    compiled = jax.jit(_initial(config), compiler_options=options(jax.default_backend(), once=True))
+    return compiled(jax.random.key(config.seed))
+
+
+def shapes(config: Config) -> TrainState:
+    """As `create`, with shapes and types in place of arrays."""
+    return jax.eval_shape(_initial(config), jax.random.key(config.seed))
+
+
+def _initial(config: Config) -> Callable[[jax.Array], TrainState]:
     data = config.data
     images = jnp.zeros((1, data.height, data.width, data.channels))
     optimizer = build_optimizer(config.train)
-    generator_key, discriminator_key = jax.random.split(jax.random.key(config.seed))
 
     def network(module: Any, key: jax.Array) -> NetworkState:
-        variables = jax.jit(lambda k: module.init(k, images, train=False))(key)
+        variables = module.init(key, images, train=False)
         params = variables["params"]
         return NetworkState(params, variables.get("batch_stats", {}), optimizer.init(params))
 
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        generator=network(build_generator(config), generator_key),
-        discriminator=(
-            network(build_discriminator(config), discriminator_key) if config.uses_discriminator else None
-        ),
-    )
+    def initial(key: jax.Array) -> TrainState:
+        generator_key, discriminator_key = jax.random.split(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            generator=network(build_generator(config), generator_key),
+            discriminator=(
+                network(build_discriminator(config), discriminator_key) if config.uses_discriminator else None
+            ),
+        )
+
+    return initial

@@ -47,9 +47,9 @@ CASES = {
         loss__adversarial=0.0, loss__alignment=0.0, score__gamma=1.0, score__distance="cosine",
         score__smoothing=1.0,
     ),
-    "pixel-wise memories, cosine": small(
+    "pixel-wise memories, correlation": small(
         model__division=((0, 0, 1),) * 2, model__temperature=0.1, model__shrink=0.01,
-        score__distance="cosine", data__width=24,
+        score__distance="correlation", data__width=24,
     ),
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ def test_distances():
         "l2": [np.linalg.norm(x - y) for x, y in flat],
         "squared": [np.mean((x - y) ** 2) for x, y in flat],
         "cosine": [1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in flat],
+        "correlation": [1 - np.corrcoef(x, y)[0, 1] for x, y in flat],
     }.items():
         got = reconstruction_distance(residual(X, Y, kind), kind)
         np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -54,7 +55,7 @@ def test_alignment_map_by_loop():
     np.testing.assert_allclose(2 * twice, alignment_map((a,), (b,), 8, 4), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("distance", ["l2", "squared", "cosine"])
+@pytest.mark.parametrize("distance", ["l2", "squared", "cosine", "correlation"])
 def test_r_is_what_its_map_sums_to(distance):
     config = Config()
     config.model.base_width = config.model.discriminator_width = 4
@@ -64,8 +65,8 @@ def test_r_is_what_its_map_sums_to(distance):
     images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
     got = jax.jit(make_measure(config))(variables, images)
     square = np.mean(np.square(got.reconstruction_map), axis=(1, 2))
-    factor = {"l2": lambda s: np.sqrt(s * 32 * 32 * 3), "squared": lambda s: s, "cosine": lambda s: s / 2}
-    np.testing.assert_allclose(got.reconstruction, factor[distance](square), rtol=1e-5)
+    factor = {"l2": lambda s: np.sqrt(s * 32 * 32 * 3), "squared": lambda s: s}
+    np.testing.assert_allclose(got.reconstruction, factor.get(distance, lambda s: s / 2)(square), rtol=1e-5)
     assert got.alignment.min() > 0
     assert got.alignment_map.shape == (2, 32, 32)
     assert got.rebuilt.dtype == np.uint8

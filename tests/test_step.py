@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import losses, parallel, state
+from daad_jax import losses, state
 from daad_jax.config import Config
 from daad_jax.parallel import Mapped
 from daad_jax.step import make_train_step, several
@@ -102,19 +102,6 @@ def test_training_descends():
     for _ in range(60):
         current, last = step(current, batch)
     assert last["reconstruction"] < 0.5 * first["reconstruction"]
-
-
-@pytest.mark.parametrize(("platform", "told"), [("tpu", False), ("gpu", False), ("cpu", True)])
-def test_only_the_cpu_compiler_is_told_anything(platform, told):
-    parallel.options.cache_clear()
-    assert (parallel.options(platform) is not None) == told
-
-
-def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    parallel.options.cache_clear()
-    assert parallel.options("cpu") is None
-    parallel.options.cache_clear()
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -1,0 +1,23 @@
+"""What the compiler is told, and that it is told only what it knows."""
+
+import pytest
+
+from daad_jax import compilation
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    compilation.options.cache_clear()
+    yield
+    compilation.options.cache_clear()
+
+
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize(("platform", "told"), [("tpu", False), ("gpu", False), ("cpu", True)])
+def test_only_the_cpu_compiler_is_told_anything(platform, told, once):
+    assert (compilation.options(platform, once) is not None) == told
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setattr(compilation, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    assert compilation.options("cpu") is None
