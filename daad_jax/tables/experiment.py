@@ -213,5 +213,6 @@ def _environment() -> dict[str, Any]:
     devices = jax.local_devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_cpu = devices[0].platform == "cpu"
-    device = f"CPU, {cores} cores" if on_cpu else f"{len(devices)} x {devices[0].device_kind}"
+    processor = f"CPU, {cores} core{'s' * (cores != 1)}"
+    device = processor if on_cpu else f"{len(devices)} x {devices[0].device_kind}"
     return {"python": known["python"], "packages": known["packages"], "device": device}

@@ -257,9 +257,13 @@ def _recipes(stored: Stored) -> str:
         for row, used in rows.items()
     ]
     where = f"[results/{stored.table.name}.json](results/{stored.table.name}.json)"
-    return (
-        f"Recipes, bottleneck first; whole configurations are in {where}.\n\n{_grid(['', *columns], lines)}"
-    )
+    about = f"Recipes, bottleneck first; whole configurations are in {where}."
+    if any(configs.flat(tree).get("train.restore") for tree in stored.recipes.values()):
+        about += (
+            " Trained to restore what their input lost (`train.restore`), which is ours, not the paper's: "
+            "these figures are not of the paper's method alone."
+        )
+    return f"{_prose(about)}\n\n{_grid(['', *columns], lines)}"
 
 
 def _recipe(tree: dict[str, Any]) -> dict[str, str]:
