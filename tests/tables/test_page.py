@@ -217,3 +217,12 @@ def test_reconstructions_of_all_rows_in_one_picture(tmp_path):
         assert path == place / f"{name}-reconstructions.png"
         with Image.open(path) as picture:
             assert picture.width > 300
+
+
+def test_a_restored_recipe_is_named_as_ours(tmp_path):
+    for name, subject, said in (("cifar10", "automobile", True), ("mnist", "8", False)):
+        docs = tmp_path / name
+        stored = stored_of(name, {(subject, "daad_plus", 0): 0.7})
+        results.save(results.place(docs, stored.table), stored)
+        page.write(docs)
+        assert ("ours, not the paper's" in (docs / "results.md").read_text()) == said
