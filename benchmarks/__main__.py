@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import alone, page
+from benchmarks import alone
 from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
 from benchmarks.workload import configuration, images, timed
 from daad_jax import pages, variants
@@ -151,6 +151,8 @@ PIECES: dict[str, Callable[[list[str], int], Record]] = {
 
 def main() -> None:
     pages.use_large()
+    from benchmarks import page  # draws; the engines' processes import this file and need none of it
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("pieces", nargs="*", metavar="PIECE", help=f"of {', '.join(PIECES)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)

@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[], None]:
-    """A function that takes one step and waits for it; compiled and warm."""
+    """A function that takes one step and waits for it; its first call compiles."""
     mapped = parallel.choose(devices, len(batch))
     step = mapped.compile_step(make_train_step(config, mapped.axis_name))
     state = mapped.replicate(create(config))
@@ -33,7 +33,6 @@ def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[],
         state, metrics = step(state, mapped.put(batch))
         jax.block_until_ready((state, metrics))
 
-    run()
     return run
 
 
@@ -50,7 +49,6 @@ def forward_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
     def run() -> None:
         jax.block_until_ready(compiled(variables, batch))
 
-    run()
     return run
 
 
