@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from daad_jax import programs
 from daad_jax import workdir as files
 
 mpl.use("Agg")
@@ -56,8 +57,7 @@ def versions() -> dict[str, str]:
 
 def _vectors() -> str:
     """The widest vectors of an x86 processor, which decide its speed most; "" where nothing says."""
-    about = Path("/proc/cpuinfo")
-    can = about.read_text(encoding="utf-8", errors="replace").split() if about.is_file() else []
+    can = programs.abilities().split()
     return " with AVX-512" if "avx512f" in can else " with AVX2" if "avx2" in can else ""
 
 

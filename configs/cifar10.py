@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> Config:
     config.model.division = ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
     config.loss.reconstruction = 2000.0
     # Ours, not the paper's: colour and direction have to be guessed from what is seen, and are guessed well
-    # only for what is known. A plain reconstruction of one class is no worse for the others.
+    # only for what is known.
     config.train.restore = "grey_turns"
     config.train.learning_rate = 1e-3
     config.train.steps = 1000

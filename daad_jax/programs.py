@@ -19,10 +19,14 @@ def keep() -> None:
 
 def _processor() -> str:
     """What this processor can do: a home folder may be shared by machines of several generations."""
+    return hashlib.sha256(f"{platform.machine()} {abilities()}".encode()).hexdigest()[:12]
+
+
+def abilities() -> str:
+    """The instruction sets of this processor, as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     # "flags" on x86, "Features" on ARM.
-    can = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(f"{platform.machine()} {can}".encode()).hexdigest()[:12]
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
