@@ -15,7 +15,7 @@ from daad_jax import compilation, parallel
 from daad_jax.config import Config
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.data.samples import Split
-from daad_jax.state import build_generator, create
+from daad_jax.state import build_generator, create, creation
 from daad_jax.step import make_train_step, to_unit
 from daad_jax.variants import apply
 
@@ -25,8 +25,9 @@ Record = dict[str, Any]
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[], None]:
     """A function that takes one step and waits for it; its first call compiles."""
     mapped = parallel.choose(devices, len(batch))
-    step = mapped.compile_step(make_train_step(config, mapped.axis_name))
-    state = mapped.replicate(create(config))
+    shapes, make = creation(config)
+    step = mapped.compile_ahead(make_train_step(config, mapped.axis_name), shapes, mapped.put(batch))
+    state = mapped.replicate(make())
 
     def run() -> None:
         nonlocal state

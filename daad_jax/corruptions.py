@@ -40,10 +40,10 @@ def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarra
 def anomalies_of(protocol: str) -> tuple[tuple[str, ...], Radii]:
     """The kinds and sizes that stand for what `config.data.protocol` calls anomalous.
 
-    Another class is made of what images are made of, in another arrangement: large, and no strange
-    value. A defect may be small, and may be of anything.
+    Another class is made of what images are made of, most of it in another arrangement: very large, and no
+    strange value. A defect may be small, and may be of anything.
     """
-    return (tuple(KINDS), (0.06, 0.4)) if protocol == "inspection" else (ARRANGEMENTS, (0.1, 0.5))
+    return (tuple(KINDS), (0.06, 0.4)) if protocol == "inspection" else (ARRANGEMENTS, (0.4, 0.7))
 
 
 def ellipse(height: int, width: int, radii: Radii, rng: np.random.Generator) -> np.ndarray:
@@ -146,4 +146,4 @@ KINDS: dict[str, Change] = {
     "shade": _shade,
     "blend": _blend,
 }
-ARRANGEMENTS = ("paste", "move", "erase")
+ARRANGEMENTS = ("paste", "move", "erase", "turn")

@@ -1,6 +1,7 @@
 """The only file that knows devices: jit on one, pmap on many, the same code for several processes."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,33 @@ class Mapped:
     def many(self) -> bool:
         return len(self.devices) * jax.process_count() > 1
 
-    def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> Callable[[Any, Any], Any]:
+    def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> jax.stages.Wrapped:
         """`step(state, batch) -> (state, metrics)` with the state donated."""
         if not self.many:
             return jax.jit(step, donate_argnums=0, compiler_options=options(self.devices[0].platform))
         devices = None if jax.process_count() > 1 else self.devices
         return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+    def compile_ahead(
+        self, step: Callable[[Any, jax.Array], Any], state: Any, batch: jax.Array
+    ) -> Callable[[Any, Any], Any]:
+        """`compile_step`, begun at once beside what else is to be done; the first call waits for it.
+
+        Args:
+            step: see `compile_step`.
+            state: shapes and types of its state, on no device.
+            batch: a batch where `put` or `put_several` puts it.
+        """
+        compiled = self.compile_step(step)
+        if jax.process_count() > 1:  # which may have to compile in the same order
+            return compiled
+        if self.many:
+            count = len(self.devices)
+            state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), state)
+        pool = ThreadPoolExecutor(1, "compile")
+        program = pool.submit(lambda: compiled.lower(state, batch).compile())
+        pool.shutdown(wait=False)
+        return lambda *arguments: program.result()(*arguments)
 
     def replicate(self, tree: Any) -> Any:
         """A copy of `tree` on every device, owned by the caller (it may be donated)."""

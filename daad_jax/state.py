@@ -72,14 +72,21 @@ def create(config: Config) -> TrainState:
     Raises:
         UserError: division rates that do not divide a feature map.
     """
-    # One program, not one for every shape of a parameter.
-    compiled = jax.jit(_initial(config), compiler_options=options(jax.default_backend(), once=True))
-    return compiled(jax.random.key(config.seed))
+    return creation(config)[1]()
 
 
 def shapes(config: Config) -> TrainState:
     """As `create`, with shapes and types in place of arrays."""
-    return jax.eval_shape(_initial(config), jax.random.key(config.seed))
+    return creation(config)[0]
+
+
+def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
+    """What `shapes` gives, and what `create` does, to be called when it is needed."""
+    key = jax.random.key(config.seed)
+    # One program, not one for every shape of a parameter.
+    compiled = jax.jit(_initial(config), compiler_options=options(jax.default_backend(), once=True))
+    traced = compiled.trace(key)
+    return traced.out_info, lambda: traced.lower().compile()(key)
 
 
 def _initial(config: Config) -> Callable[[jax.Array], TrainState]:

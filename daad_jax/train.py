@@ -3,7 +3,7 @@
 import hashlib
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.data.batches import grouped, prefetch, train_batches
+from daad_jax.data.samples import Split
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
-from daad_jax.state import TrainState, create
+from daad_jax.state import TrainState, creation
 from daad_jax.step import make_train_step, several
 
 
@@ -36,7 +37,7 @@ def train(config: Config, workdir: Path) -> None:
     _print(f"workdir: {workdir}")
     with processes.together():
         mapped = parallel.choose(train_config.devices, train_config.batch_size)
-        initial = create(config)
+        shapes, create = creation(config)
         if first_process:
             files.claim(workdir, config)
         splits = datasets.load(config)
@@ -46,44 +47,61 @@ def train(config: Config, workdir: Path) -> None:
         _print(note)
     _print(
         f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
-        f"calibrate, {len(splits.test)} to test; {_describe(initial)}; "
+        f"calibrate, {len(splits.test)} to test; {_describe(shapes)}; "
         f"{jax.device_count() if mapped.many else 1} {mapped.devices[0].platform} device(s)"
     )
     with (
         processes.signals_noted() as noted,
         closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints,
     ):
+        first_step = 0
         with processes.together():
             if checkpoints.steps:
-                initial, _, _ = checkpoints.restore()
-                _print(f"resumed from step {int(initial.step)}")
-        first_step = int(initial.step)
+                restored, _, _ = checkpoints.restore()
+                first_step, create = int(restored.step), lambda: restored
+                _print(f"resumed from step {first_step}")
         digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
-        process = (jax.process_index(), jax.process_count())
-        batches = train_batches(
-            splits.train, config.data, config.seed, train_config.batch_size, first_step, process
-        )
-        with processes.together():
-            log = (
-                Log(workdir, first_step, train_config.steps, train_config.batch_size)
-                if first_process
-                else NoLog()
-            )
-        at_once = train_config.steps_per_call
-        fed = (
-            prefetch(batches, mapped.put)
-            if at_once == 1
-            else prefetch(grouped(batches, at_once), mapped.put_several)
-        )
-        with closing(log), closing(fed) as ready:  # type: ignore[type-var]
-            _loop(config, mapped, initial, ready, checkpoints, log, splits.calibration.images, noted)
+        if first_step < train_config.steps:
+            step_fn = _compiled(config, mapped, shapes)
+            batches = _fed(config, mapped, splits.train, first_step)
+            with processes.together():
+                log = (
+                    Log(workdir, first_step, train_config.steps, train_config.batch_size)
+                    if first_process
+                    else NoLog()
+                )
+            with closing(log), closing(batches) as ready:  # type: ignore[type-var]
+                held_out = splits.calibration.images
+                _loop(config, mapped, step_fn, create(), ready, checkpoints, log, held_out, noted)
     _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
+
+
+def _compiled(
+    config: Config, mapped: parallel.Mapped, shapes: TrainState
+) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """What takes `steps_per_call` steps: it is being compiled when this returns."""
+    step, at_once = make_train_step(config, mapped.axis_name), config.train.steps_per_call
+    shape = (config.data.height, config.data.width, config.data.channels)
+    batch = np.zeros((config.train.batch_size // jax.process_count(), *shape), np.uint8)
+    if at_once == 1:
+        return mapped.compile_ahead(step, shapes, mapped.put(batch))
+    return mapped.compile_ahead(several(step), shapes, mapped.put_several(np.stack([batch] * at_once)))
+
+
+def _fed(config: Config, mapped: parallel.Mapped, split: Split, first_step: int) -> Iterator[Any]:
+    """The batches of every call from `first_step` on, on their devices."""
+    at_once, process = config.train.steps_per_call, (jax.process_index(), jax.process_count())
+    batches = train_batches(split, config.data, config.seed, config.train.batch_size, first_step, process)
+    if at_once == 1:
+        return prefetch(batches, mapped.put)
+    return prefetch(grouped(batches, at_once), mapped.put_several)
 
 
 def _loop(
     config: Config,
     mapped: parallel.Mapped,
+    step_fn: Callable[[Any, Any], Any],
     initial: TrainState,
     batches: Iterator[Any],
     checkpoints: Checkpoints,
@@ -92,8 +110,6 @@ def _loop(
     noted: list[int],
 ) -> None:
     at_once = config.train.steps_per_call
-    one_step = make_train_step(config, mapped.axis_name)
-    step_fn = mapped.compile_step(one_step if at_once == 1 else several(one_step))
     scorer = Scorer(config)
     state = mapped.replicate(initial)
     pending: list[Any] = []

@@ -84,6 +84,22 @@ def test_evaluate_prints_and_writes(folder, finished):
     assert any((finished / "tensorboard").iterdir())
 
 
+def test_a_finished_run_takes_no_step(folder, finished):
+    def files() -> dict:
+        found = [
+            *finished.glob("checkpoints/**/*"),
+            *finished.glob("tensorboard/*"),
+            finished / "metrics.jsonl",
+        ]
+        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+    before = files()
+    code, out, err = call("train.py", config_of(folder), "--workdir", finished, *SMALL, cache=folder / "c")
+    assert code == 0, err
+    assert "trained to step 12" in out
+    assert files() == before
+
+
 def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
     workdir = folder / "killed"
     arguments = ("train.py", config_of(folder), "--workdir", workdir, *SMALL)

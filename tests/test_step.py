@@ -30,8 +30,10 @@ def batches(count):
 
 def run(config, devices):
     mapped = Mapped(jax.devices()[:devices])
-    step = mapped.compile_step(make_train_step(config, mapped.axis_name))
-    train_state = mapped.replicate(state.create(config))
+    shapes, create = state.creation(config)
+    example = mapped.put(batches(1)[0])
+    step = mapped.compile_ahead(make_train_step(config, mapped.axis_name), shapes, example)
+    train_state = mapped.replicate(create())
     for batch in batches(3):
         train_state, metrics = step(train_state, mapped.put(batch))
     return mapped.first(train_state), mapped.first(metrics)
