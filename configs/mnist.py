@@ -17,18 +17,20 @@ def get_config(argument: str = "") -> Config:
     config.data.normal_class = value
     config.data.channels = 1
     config.data.fit = "pad"
-    config.model.base_width = 8
-    config.model.discriminator_width = 8
+    config.model.base_width = 16
+    config.model.discriminator_width = 16
     config.model.max_width = 64
     # Few items, one block a scale: what cannot be said by 20 whole digits is not reconstructed.
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
+    config.model.temperature = 0.2
     # At this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
     config.loss.reconstruction = 2000.0
     # Long training reconstructs other digits too.
     config.train.learning_rate = 1e-3
-    config.train.steps = 400
+    config.train.steps = 300
     # A stroke beside its place is a small error to the eye and a large one to plain L2.
     config.score.distance = "cosine"
-    config.score.smoothing = 2.0
+    config.score.smoothing = 1.0
+    config.score.gamma = 1.0  # R alone: features that see how real a digit looks say little of which it is
     return variants.finish(config, "mnist", value, variant, smoke)

@@ -197,15 +197,19 @@ def _intensity(stored: Stored, subject: str) -> float | None:
 
 
 def _order(stored: Stored) -> str:
-    """The paper's claim of an order, as it falls here."""
-    rows = {TITLES[row]: over_subjects(stored, row, "auroc") for row in stored.table.variants}
-    found = {title: f for title, f in rows.items() if f}
-    if set(found) != set(paper.ORDER) or len({f.subjects for f in found.values()}) > 1:
+    """The paper's claim of an order, as it falls here on the subjects that all its rows have."""
+    rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
+    ran = [{r.subject for r in stored.of(row)} for row in rows]
+    shared = [s for s in _subjects(stored) if all(s in of for of in ran)]
+    found = {TITLES[row]: over_subjects(stored, row, "auroc", shared) for row in rows}
+    means = {title: f.mean for title, f in found.items() if f}
+    if set(means) != set(paper.ORDER):
         return ""
-    ascending = sorted(found, key=lambda title: found[title].mean)
-    words = " < ".join(f"{title} {found[title].mean:.3f}" for title in ascending)
+    ascending = sorted(means, key=lambda title: means[title])
+    words = " < ".join(f"{title} {means[title]:.3f}" for title in ascending)
     verdict = "as in the paper" if tuple(ascending) == paper.ORDER else "not the paper's"
-    return _prose(f"Order of the means: {words}; {verdict} ({' < '.join(paper.ORDER)}).")
+    partly = f" of {', '.join(shared)}" if len(shared) < max(len(of) for of in ran) else ""
+    return _prose(f"Order of the means{partly}: {words}; {verdict} ({' < '.join(paper.ORDER)}).")
 
 
 def _notes(stored: Stored) -> str:

@@ -106,6 +106,16 @@ def test_the_order_of_the_rows_as_it_falls():
     assert "; not the paper's (AE+Skip < AE < MemAE < DAAD < DAAD+)" in words(rows | {"daad_plus": 0.6})
 
 
+def test_the_order_is_of_subjects_that_all_rows_have():
+    rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
+    cells = {("8", row, 0): auroc for row, auroc in rows.items()} | {("3", "daad_plus", 0): 0.1}
+    text = " ".join(page.render([stored_of("mnist", cells)], set()).split())
+    assert "Order of the means of 8: AE+Skip 0.700 < AE 0.800" in text
+    assert "DAAD 0.900 < DAAD+ 0.950; as in the paper" in text
+    nothing_shared = stored_of("mnist", {(str(i), row, 0): 0.5 for i, row in enumerate(rows)})
+    assert "Order of the means" not in page.render([nothing_shared], set())
+
+
 def test_one_seed_has_no_spread_and_a_gap_is_said():
     one = stored_of("mnist", {("8", "ae", 0): 0.9})
     assert "| 8 | 0.900 |" in rows_of(page.render([one], set()))
