@@ -54,12 +54,12 @@ def train(config: Config, workdir: Path) -> None:
         processes.signals_noted() as noted,
         closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints,
     ):
-        first_step = 0
+        initial = None
         with processes.together():
             if checkpoints.steps:
-                restored, _, _ = checkpoints.restore()
-                first_step, create = int(restored.step), lambda: restored
-                _print(f"resumed from step {first_step}")
+                initial, _, _ = checkpoints.restore()
+                _print(f"resumed from step {int(initial.step)}")
+        first_step = int(initial.step) if initial else 0
         digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
         if first_step < train_config.steps:
@@ -72,8 +72,10 @@ def train(config: Config, workdir: Path) -> None:
                     else NoLog()
                 )
             with closing(log), closing(batches) as ready:  # type: ignore[type-var]
+                state = mapped.replicate(initial or create())
+                initial = None  # as large as what trains: parameters and moments
                 held_out = splits.calibration.images
-                _loop(config, mapped, step_fn, create(), ready, checkpoints, log, held_out, noted)
+                _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
     _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
 
 
@@ -102,7 +104,8 @@ def _loop(
     config: Config,
     mapped: parallel.Mapped,
     step_fn: Callable[[Any, Any], Any],
-    initial: TrainState,
+    state: Any,
+    first_step: int,
     batches: Iterator[Any],
     checkpoints: Checkpoints,
     log: NoLog,
@@ -111,11 +114,10 @@ def _loop(
 ) -> None:
     at_once = config.train.steps_per_call
     scorer = Scorer(config)
-    state = mapped.replicate(initial)
     pending: list[Any] = []
     last = config.train.steps
 
-    for step in range(int(initial.step) + at_once, last + 1, at_once):
+    for step in range(first_step + at_once, last + 1, at_once):
         state, metrics = step_fn(state, next(batches))
         pending.append(metrics)
         saving = step % config.train.checkpoint_every == 0 or step == last
