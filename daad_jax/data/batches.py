@@ -1,5 +1,6 @@
 """Batches as a pure function of the step number, and a thread that keeps them coming."""
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data.samples import Split
+
+BLOCK = 4096  # places that share a random generator: making one takes longer than an image's share of a step
 
 
 def train_batches(
@@ -60,23 +63,36 @@ def grouped(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
 
 def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
     """Random flips and shifts, image i by (seed, places[i]). uint8 `[B, H, W, C]`, same out."""
-    if not (config.flip_horizontal or config.flip_vertical or config.shift):
-        return images
-    out = np.empty_like(images)
     reach = config.shift
-    for i, (image, place) in enumerate(zip(images, places)):
-        rng = np.random.default_rng([seed, 4, place])
-        horizontal, vertical = rng.random(2) < 0.5
-        down, right = rng.integers(0, 2 * reach + 1, 2)
-        if config.flip_horizontal and horizontal:
-            image = image[:, ::-1]
-        if config.flip_vertical and vertical:
-            image = image[::-1]
-        if reach:
-            padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-            image = padded[down : down + image.shape[0], right : right + image.shape[1]]
-        out[i] = image
+    if not (config.flip_horizontal or config.flip_vertical or reach):
+        return images
+    draws = _draws(seed, places)
+    flips = np.where(draws[:, :2] < 0.5, -1, 1)  # steps along rows and columns
+    flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1
+    starts = np.floor(draws[:, 2:] * (2 * reach + 1)).astype(int)
+    padded = (
+        np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge") if reach else images
+    )
+    out = np.empty_like(images)
+    height, width = images.shape[1:3]
+    for to, image, (rows, columns), (top, left) in zip(out, padded, flips, starts):
+        to[:] = image[::rows, ::columns][top : top + height, left : left + width]
     return out
+
+
+def _draws(seed: int, places: np.ndarray) -> np.ndarray:
+    """Four numbers in [0, 1) for every place, each a function of (seed, place): `[B]` -> `[B, 4]`."""
+    blocks = places // BLOCK
+    out = np.empty((len(places), 4))
+    for block in np.unique(blocks):
+        out[blocks == block] = _block(seed, block)[places[blocks == block] % BLOCK]
+    return out
+
+
+@functools.lru_cache(2)
+def _block(seed: int, block: int) -> np.ndarray:
+    """The draws of all places of a block: `[BLOCK, 4]`."""
+    return np.random.default_rng([seed, 4, block]).random((BLOCK, 4))
 
 
 def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:

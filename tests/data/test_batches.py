@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daad_jax.config import DataConfig
-from daad_jax.data.batches import prefetch, train_batches
+from daad_jax.data.batches import BLOCK, augment, prefetch, train_batches
 from daad_jax.data.samples import Split
 
 
@@ -39,6 +39,34 @@ def test_processes_share_the_same_batch():
     one = take(4, train_batches(numbered(7), config, 5, 4))
     parts = [take(4, train_batches(numbered(7), config, 5, 4, process=(i, 2))) for i in range(2)]
     np.testing.assert_array_equal(one, np.concatenate(parts, axis=1))
+
+
+def test_every_flip_and_shift_comes_and_nothing_else():
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    config = DataConfig(flip_horizontal=True, flip_vertical=True, shift=1)
+    possible = {
+        padded[::rows, ::columns][top : top + 5, left : left + 4].tobytes()
+        for rows in (1, -1)
+        for columns in (1, -1)
+        for top in range(3)
+        for left in range(3)
+    }
+    assert len(possible) == 36
+    found = augment(np.stack([image] * 600), config, 0, np.arange(600))
+    assert {x.tobytes() for x in found} == possible
+    upright = augment(np.stack([image] * 100), DataConfig(flip_horizontal=True), 0, np.arange(100))
+    assert {x.tobytes() for x in upright} == {image.tobytes(), image[:, ::-1].tobytes()}
+
+
+def test_an_image_is_changed_by_its_place_alone():
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    config, places = DataConfig(flip_horizontal=True, shift=3), BLOCK + np.arange(-3, 3)
+    together = augment(images, config, 1, places)
+    for i in range(len(places)):
+        alone = augment(images[i : i + 1], config, 1, places[i : i + 1])
+        np.testing.assert_array_equal(alone[0], together[i])
+    assert (augment(images, config, 2, places) != together).any()
 
 
 def test_a_batch_larger_than_the_set():
