@@ -26,7 +26,8 @@ def get_config(argument: str = "") -> Config:
     config.model.division = ((1, 1, 1),) * 4
     config.train.steps = 500
     config.train.batch_size = 32
-    # The current through a cell sets its brightness; its defects are relative to that.
-    config.score.distance = "cosine"
+    # The current through a cell sets its brightness and contrast; its defects are relative to those.
+    config.score.distance = "correlation"
     config.score.smoothing = 1.0
+    config.score.alignment = "layers"
     return variants.finish(config, "solar_cells", value, variant, smoke)
