@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def write(records: Record, docs: Path) -> None:
     for piece, title in TITLES.items():
         if piece in records:
             parts += _section(piece, title, records[piece])
+        if piece == "growth" and _plot_growth(records, docs / "growth.png"):
+            parts.append("![How the time of a step grows](growth.png)")
     if _plot(records, docs / "performance.png"):
         parts.insert(3, "![How many times as fast as the better of PyTorch's modes](performance.png)")
     files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
@@ -123,6 +126,27 @@ def _rows(record: Record) -> dict[str, Record]:
 
 def _median(of: Record) -> float:
     return float(np.median(of["seconds"]))
+
+
+def _plot_growth(records: Record, path: Path) -> bool:
+    """A panel for what is changed, both axes logarithmic."""
+    panels: dict[str, dict[int, float]] = {}
+    for name, row in _rows(records.get("growth", {})).items():
+        (number,) = re.findall(r"\d+", name)
+        panels.setdefault(name.replace(number, "").strip(), {})[int(number)] = 1000 * _median(row[OURS])
+    if not panels:
+        return False
+    figure = Figure(figsize=(3 * len(panels), 2.6), layout="constrained")
+    for axes, (what, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        at, took = list(points), list(points.values())
+        axes.loglog(at, took, "o-", color="#2a6fb0")
+        axes.set_xticks(at, [str(x) for x in at])
+        axes.set_yticks(took, [f"{t:.0f}" for t in took])
+        axes.minorticks_off()
+        axes.set_xlabel(what)
+        axes.set_ylabel("milliseconds a step")
+    figure.savefig(path, dpi=110)
+    return True
 
 
 def _plot(records: Record, path: Path) -> bool:

@@ -22,7 +22,7 @@ def test_page(tmp_path):
         "step": {"32 px": step, "matmul": 1e11, "versions": VERSIONS},
         "memory": {"32 px": row([1.0], [1.0], [1.0], peak=5e8), "versions": VERSIONS},
         "start": {"cold": row([3.0], [1.0], [9.0]), "versions": VERSIONS},
-        "growth": {"64 px": row([0.125]), "versions": VERSIONS},
+        "growth": {"64 px": row([0.125]), "128 px": row([0.5]), "width 8": row([0.1]), "versions": VERSIONS},
     }
     page.write(records, tmp_path)
     text = (tmp_path / "performance.md").read_text()
@@ -31,10 +31,12 @@ def test_page(tmp_path):
     assert "| cold | 3000.0 | 1000.0 | 9000.0 |" in text  # no race: PyTorch alone compiles nothing
     assert "| 64 px | 125.0 |" in text
     assert "product of 2048^3: 100 GFLOP/s" in text
-    assert (tmp_path / "performance.png").stat().st_size > 1000
+    for picture in ("performance.png", "growth.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
+        assert f"]({picture})" in text
 
 
 def test_ours_alone_has_nothing_to_compare_with(tmp_path):
     page.write({"score": {"32 px": row([0.1]), "versions": VERSIONS}}, tmp_path)
     assert "times as fast" not in (tmp_path / "performance.md").read_text().split("##")[1]
-    assert not (tmp_path / "performance.png").exists()
+    assert not list(tmp_path.glob("*.png"))
