@@ -14,7 +14,7 @@ from daad_jax.errors import UserError
 from daad_jax.tables import paper, pictures, results
 from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Result, Stored
-from daad_jax.tables.summary import Figure, over_seeds, over_subjects, trivial, trivial_mean
+from daad_jax.tables.summary import Figure, comparable, over_seeds, over_subjects, trivial, trivial_mean
 
 NONE = "–"
 SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
@@ -27,8 +27,9 @@ HEAD = """# Results
 
 Written by `python reproduce.py` from the figures in [results/](results); `python reproduce.py
 --report_only` writes it again. Image AUROC, unless it says otherwise. Ours are of the last step, never of
-a chosen one, with the threshold and all units from held-out normal images; no test label takes part in
-any choice. `±` is the standard deviation over seeds.
+a chosen one, with the threshold and all units from held-out normal images. No test label takes part in
+any of these, nor in the choice of a recipe; but what chooses recipes was itself settled with MNIST's
+figures in view ([recipes.md](recipes.md)). `±` is the standard deviation over seeds.
 
 Every table begins with trivial scores, which need no network. *Mean intensity* is that of all pixels, in
 whichever direction is better (max(AUROC, 1 - AUROC): the labels choose it, so it is what brightness could
@@ -67,10 +68,10 @@ def render(tables: Sequence[Stored], there: set[str]) -> str:
     """
     run = [t for t in tables if t.results]
     not_run = [f"`{t.table.name}`" for t in tables if not t.results]
-    parts = [HEAD, *(_section(t, there) for t in run)]
+    parts = [HEAD, *(_section(t, there) for t in run), _over_tables(run)]
     if not_run:
         parts.append(f"Not run: {', '.join(not_run)} (`python reproduce.py TABLE`).\n")
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
 def _section(stored: Stored, there: set[str]) -> str:
@@ -198,18 +199,30 @@ def _intensity(stored: Stored, subject: str) -> float | None:
 
 def _order(stored: Stored) -> str:
     """The paper's claim of an order, as it falls here on the subjects that all its rows have."""
-    rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
-    ran = [{r.subject for r in stored.of(row)} for row in rows]
-    shared = [s for s in _subjects(stored) if all(s in of for of in ran)]
-    found = {TITLES[row]: over_subjects(stored, row, "auroc", shared) for row in rows}
-    means = {title: f.mean for title, f in found.items() if f}
-    if set(means) != set(paper.ORDER):
+    means, shared = comparable(stored)
+    if not means:
         return ""
-    ascending = sorted(means, key=lambda title: means[title])
-    words = " < ".join(f"{title} {means[title]:.3f}" for title in ascending)
-    verdict = "as in the paper" if tuple(ascending) == paper.ORDER else "not the paper's"
-    partly = f" of {', '.join(shared)}" if len(shared) < max(len(of) for of in ran) else ""
-    return _prose(f"Order of the means{partly}: {words}; {verdict} ({' < '.join(paper.ORDER)}).")
+    partly = f" of {', '.join(shared)}" if len(shared) < len(_subjects(stored)) else ""
+    return _prose(f"Order of the means{partly}: {_ascending(means)}.")
+
+
+def _over_tables(tables: Sequence[Stored]) -> str:
+    """The same of all tables that have all rows, each counting the same."""
+    found = {
+        t.table.title: means for t in tables if t.table.name != "granularity" if (means := comparable(t)[0])
+    }
+    if len(found) < 2:
+        return ""
+    means = {title: statistics.mean(of[title] for of in found.values()) for title in paper.ORDER}
+    text = f"Mean of {', '.join(found)}, of the subjects that all rows have: {_ascending(means)}."
+    return f"## Order over the tables\n\n{_prose(text)}\n"
+
+
+def _ascending(means: dict[str, float]) -> str:
+    order = sorted(means, key=lambda title: means[title])
+    words = " < ".join(f"{title} {means[title]:.3f}" for title in order)
+    verdict = "as in the paper" if tuple(order) == paper.ORDER else "not the paper's"
+    return f"{words}; {verdict} ({' < '.join(paper.ORDER)})"
 
 
 def _notes(stored: Stored) -> str:

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from daad_jax.tables.cells import BASELINES
+from daad_jax.tables import paper
+from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Stored
 
 
@@ -42,6 +43,17 @@ def trivial_mean(stored: Stored, subjects: Sequence[str], figure: str) -> float 
     """The best mean over these subjects that a baseline has which was run for all of them."""
     means = (_summed_up(stored, row, figure, tuple(subjects)) for row in BASELINES)
     return _best(m for m in means if m and len(m.subjects) == len(subjects))
+
+
+def comparable(stored: Stored, figure: str = "auroc") -> tuple[dict[str, float], list[str]]:
+    """The mean, by title, of every row that the paper puts in an order, over the subjects that all of them
+    have, and these subjects; nothing where a row was not run."""
+    rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
+    ran = [{r.subject for r in stored.of(row)} for row in rows]
+    shared = [s for s in dict.fromkeys(r.subject for r in stored.results) if all(s in of for of in ran)]
+    found = {TITLES[row]: over_subjects(stored, row, figure, shared) for row in rows}
+    means = {title: f.mean for title, f in found.items() if f}
+    return (means, shared) if set(means) == set(paper.ORDER) else ({}, [])
 
 
 def _best(found: Iterable[Figure | None]) -> float | None:

@@ -116,6 +116,16 @@ def test_the_order_is_of_subjects_that_all_rows_have():
     assert "Order of the means" not in page.render([nothing_shared], set())
 
 
+def test_the_order_over_tables():
+    rows = ("ae", "ae_skip", "memae", "daad", "daad_plus")
+    one = stored_of("mnist", {("8", row, 0): x for row, x in zip(rows, (0.8, 0.7, 0.9, 0.95, 0.93))})
+    other = stored_of("cifar10", {("cat", row, 0): x for row, x in zip(rows, (0.6, 0.5, 0.6, 0.6, 0.7))})
+    text = " ".join(page.render([one, other], set()).split())
+    assert "Mean of MNIST, CIFAR-10, of the subjects that all rows have: AE+Skip 0.600 < AE 0.700" in text
+    assert "< MemAE 0.750 < DAAD 0.775 < DAAD+ 0.815; as in the paper" in text
+    assert "Order over the tables" not in page.render([one], set())
+
+
 def test_one_seed_has_no_spread_and_a_gap_is_said():
     one = stored_of("mnist", {("8", "ae", 0): 0.9})
     assert "| 8 | 0.900 |" in rows_of(page.render([one], set()))
