@@ -20,6 +20,9 @@ from daad_jax.errors import UserError
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
+AT_ONCE = (
+    8  # images that a thread decodes before it asks for more; handing over small ones one by one takes longer
+)
 
 
 @dataclass(frozen=True)
@@ -122,17 +125,19 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
         if masks is not None and mask is not None:
             masks[index] = _fit_mask(mask, image, sample, config)
 
+    def some(start: int) -> int:
+        indices = range(start, min(start + AT_ONCE, len(samples)))
+        for index in indices:
+            one(index)
+        return len(indices)
+
     # Pillow decodes and scales without the interpreter's lock.
-    with ThreadPoolExecutor() as pool:
-        done = tqdm(
-            pool.map(one, range(len(samples))),
-            total=len(samples),
-            desc="decoding",
-            unit="image",
-            disable=not sys.stderr.isatty(),
-        )
-        for _ in done:
-            pass
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(samples), desc="decoding", unit="image", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for count in pool.map(some, range(0, len(samples), AT_ONCE)):
+            bar.update(count)
     images.flush()
     if masks is not None:
         masks.flush()

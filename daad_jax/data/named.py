@@ -16,6 +16,7 @@ from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
+AT_ONCE = 64  # encoded examples in memory while they are listed
 WITH_CLASSES = ("mnist", "cifar10")
 NAMES = (
     *WITH_CLASSES,
@@ -78,11 +79,17 @@ def _check(name: str) -> None:
 
 
 def _samples(source: Any, split: str, kinds: list[str], channels: int) -> list[Sample]:
-    return [_sample(source, i, f"{split}/{i:05d}", kinds, channels) for i in range(len(source))]
+    found: list[Sample] = []
+    for start in range(0, len(source), AT_ONCE):
+        indices = range(start, min(start + AT_ONCE, len(source)))
+        for i, example in zip(indices, source.__getitems__(indices)):
+            found.append(_sample(source, i, example, f"{split}/{i:05d}", kinds, channels))
+    return found
 
 
-def _sample(source: Any, index: int, default: str, kinds: list[str], channels: int) -> Sample:
-    example = source[index]
+def _sample(
+    source: Any, index: int, example: dict[str, Any], default: str, kinds: list[str], channels: int
+) -> Sample:
     name = _text(example.get("name"), default)
     kind = _text(example.get("kind"), kinds[int(example["label"])])
 

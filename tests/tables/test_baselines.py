@@ -96,6 +96,7 @@ def test_difference_maps_show_the_place():
 
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
+@pytest.mark.slow
 def test_the_nearest_digit(tmp_path):
     """A thousandth of the figure is the float32 sums' of another machine."""
     cell = cells.make_cell(cells.TABLES["mnist"], "1", "nearest_cosine", None, smoke=False)
