@@ -106,13 +106,13 @@ def measure_latency(engines: list[str], rounds: int) -> Record:
 
 
 def measure_start(engines: list[str], rounds: int) -> Record:
-    found: Record = {}
-    for engine in engines:
+    found: Record = {kind: {e: {"seconds": []} for e in engines} for kind in ("cold", "again")}
+    for engine in engines * rounds:
         with tempfile.TemporaryDirectory() as cache:
-            for kind in ("cold", "again"):
+            for record in found.values():
                 contender = Contender(Job(engine, "step", config_of(32, True), SIZES[32], 0, cache))
                 contender.end()
-                found.setdefault(kind, {})[engine] = {"seconds": [contender.ready]}
+                record[engine]["seconds"].append(contender.ready)
     for kind, record in found.items():
         _say(kind, record)
     return found
