@@ -83,10 +83,14 @@ def shapes(config: Config) -> TrainState:
 def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
     """What `shapes` gives, and what `create` does, to be called when it is needed."""
     key = jax.random.key(config.seed)
-    # One program, not one for every shape of a parameter.
-    compiled = jax.jit(_initial(config), compiler_options=options(jax.default_backend(), once=True))
-    traced = compiled.trace(key)
-    return traced.out_info, lambda: traced.lower().compile()(key)
+    traced = jax.jit(_initial(config)).trace(key)
+
+    def create() -> TrainState:
+        # One program, not one for every shape of a parameter.
+        program = traced.lower().compile(options(jax.default_backend(), once=True))
+        return program(key)
+
+    return traced.out_info, create
 
 
 def _initial(config: Config) -> Callable[[jax.Array], TrainState]:

@@ -20,9 +20,7 @@ from daad_jax.errors import UserError
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
-AT_ONCE = (
-    8  # images that a thread decodes before it asks for more; handing over small ones one by one takes longer
-)
+AT_ONCE = 8  # images that a thread is handed: with small ones, handing over takes longer than decoding
 
 
 @dataclass(frozen=True)

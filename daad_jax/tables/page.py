@@ -123,7 +123,7 @@ def _by_subject(stored: Stored) -> str:
     for row in rows:
         head += [TITLES[row]] + ["paper"] * (row in in_paper)
     lines = []
-    for subject in _subjects(stored):
+    for subject in stored.subjects:
         best, line = trivial(stored, subject, "auroc"), [subject]
         for row in rows:
             found = over_seeds(stored, row, subject, "auroc")
@@ -136,7 +136,7 @@ def _by_subject(stored: Stored) -> str:
 
 def _granularity(stored: Stored) -> str:
     head = ["blocks at every scale", "AUROC", "error, held-out normal", "error, normal", "error, anomalous"]
-    subject = _subjects(stored)
+    subject = stored.subjects
     best = trivial_mean(stored, subject, "auroc")
     lines = []
     for row in stored.table.rows:
@@ -168,7 +168,7 @@ def _more_figures(stored: Stored) -> str:
         return ""
     rows = [row for row in stored.table.rows if any(set(r.figures) & set(kinds) for r in stored.of(row))]
     lines = []
-    for subject in _subjects(stored):
+    for subject in stored.subjects:
         for figure, title in kinds.items():
             line = [subject, title]
             best = trivial(stored, subject, figure)
@@ -181,7 +181,7 @@ def _more_figures(stored: Stored) -> str:
         "Brightness-corrected: every test image is scaled to the training images' mean intensity before it "
         "is scored, so that brightness alone tells nothing."
     )
-    told = [s for s in _subjects(stored) if (_intensity(stored, s) or 0) >= SEPARATES]
+    told = [s for s in stored.subjects if (_intensity(stored, s) or 0) >= SEPARATES]
     if told:
         text += (
             f" **Mean intensity alone tells the test set of {', '.join(told)} apart: there image AUROC says "
@@ -202,7 +202,7 @@ def _order(stored: Stored) -> str:
     means, shared = comparable(stored)
     if not means:
         return ""
-    partly = f" of {', '.join(shared)}" if len(shared) < len(_subjects(stored)) else ""
+    partly = f" of {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
     return _prose(f"Order of the means{partly}: {_ascending(means)}.")
 
 
@@ -244,7 +244,7 @@ def _notes(stored: Stored) -> str:
         whole = len(rows) * len(seeds) * len({r.subject for r in trained})
         if len(trained) < whole:
             notes.append(f"**Not finished: {len(trained)} of {whole} cells have run.**")
-    absent = [s for s in stored.table.usual if s not in _subjects(stored)]
+    absent = [s for s in stored.table.usual if s not in stored.subjects]
     if absent:
         notes.append(f"Not run: {', '.join(absent)}.")
     if not stored.table.free:
@@ -305,7 +305,7 @@ def _recipe(tree: dict[str, Any]) -> dict[str, str]:
 
 
 def _commands(stored: Stored) -> str:
-    table, subjects = stored.table, _subjects(stored)
+    table, subjects = stored.table, stored.subjects
     rows = [row for row in table.rows if stored.of(row)]
     words = ["python reproduce.py", table.name]
     if any(stored.recipes[r.recipe]["data"]["limit_test"] for r in stored.results):
@@ -318,10 +318,6 @@ def _commands(stored: Stored) -> str:
     if set(rows) != set(table.rows):
         words.append(f"--variants={','.join(rows)}")
     return f"    {' '.join(words)}"
-
-
-def _subjects(stored: Stored) -> list[str]:
-    return list(dict.fromkeys(r.subject for r in stored.results))
 
 
 def _ours(found: Figure | None, best: float | None) -> str:

@@ -50,6 +50,11 @@ class Stored:
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
+    @property
+    def subjects(self) -> list[str]:
+        """Those that have a result, in the order of the results."""
+        return list(dict.fromkeys(r.subject for r in self.results))
+
     def of(self, row: str) -> list[Result]:
         return [r for r in self.results if r.row == row]
 

@@ -45,13 +45,13 @@ def trivial_mean(stored: Stored, subjects: Sequence[str], figure: str) -> float 
     return _best(m for m in means if m and len(m.subjects) == len(subjects))
 
 
-def comparable(stored: Stored, figure: str = "auroc") -> tuple[dict[str, float], list[str]]:
-    """The mean, by title, of every row that the paper puts in an order, over the subjects that all of them
-    have, and these subjects; nothing where a row was not run."""
+def comparable(stored: Stored) -> tuple[dict[str, float], list[str]]:
+    """The mean AUROC, by title, of every row that the paper puts in an order, over the subjects that all of
+    them have, and these subjects; nothing where a row was not run."""
     rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
     ran = [{r.subject for r in stored.of(row)} for row in rows]
-    shared = [s for s in dict.fromkeys(r.subject for r in stored.results) if all(s in of for of in ran)]
-    found = {TITLES[row]: over_subjects(stored, row, figure, shared) for row in rows}
+    shared = [s for s in stored.subjects if all(s in of for of in ran)]
+    found = {TITLES[row]: over_subjects(stored, row, "auroc", shared) for row in rows}
     means = {title: f.mean for title, f in found.items() if f}
     return (means, shared) if set(means) == set(paper.ORDER) else ({}, [])
 
