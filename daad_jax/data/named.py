@@ -38,9 +38,14 @@ def open_named(config: DataConfig) -> Samples:
     importlib.import_module("daad_jax.data.builders")  # TFDS knows our builders from here on
 
     directory = _directory(config)
-    builder: Any = tfds.builder(config.name, data_dir=directory, file_format="array_record")
+
+    def build() -> Any:
+        return tfds.builder(config.name, data_dir=directory, file_format="array_record")
+
+    builder = build()
     if not builder.data_path.exists():
         _prepare(builder, config, directory)
+        builder = build()
     folder = Path(builder.data_path)
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
 
@@ -130,6 +135,8 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     try:
         builder.download_and_prepare(**settings)
     except (OSError, DownloadError) as error:
+        if builder.data_path.exists():  # whole: another process was faster
+            return
         raise UserError(
             f"{name}: cannot be prepared in {directory}: {str(error)[:200]}; try again, or point "
             "TFDS_DATA_DIR to a directory where it is prepared"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.data import cache, datasets, protocol
+from daad_jax.data import builders, cache, datasets, protocol
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
 
@@ -322,6 +322,23 @@ def test_a_category_is_prepared_once(config, tmp_path):
     config.data.path = ""  # prepared: the original is not needed any more
     config.data.channels = 1
     assert datasets.load(config).test.images.shape == (2, 16, 16, 1)
+
+
+def test_two_may_prepare_a_category_at_once(config, tmp_path, monkeypatch):
+    """Runs that are started side by side both find it unprepared; the slower one takes what the other made."""
+    mvtec(tmp_path / "original/tile")
+    config.data.path = str(tmp_path / "original")
+    named(config, "mvtec_ad/tile", tmp_path / "tfds")
+    make, shapes = builders.MvtecAd._split_generators, []
+
+    def overtaken(self, dl_manager):
+        monkeypatch.setattr(builders.MvtecAd, "_split_generators", make)
+        shapes.append(datasets.load(config).test.images.shape)
+        return make(self, dl_manager)
+
+    monkeypatch.setattr(builders.MvtecAd, "_split_generators", overtaken)
+    shapes.append(datasets.load(config).test.images.shape)
+    assert shapes == [(2, 16, 16, 3)] * 2
 
 
 def test_an_unreadable_original_is_named(config, tmp_path):
