@@ -122,6 +122,9 @@ class ScoreConfig:
     # L: "l2" (the paper, of f_D) or "layers" (ours: relative, of all layers of the extractor).
     alignment: str = "l2"
     smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing
+    # Ours: R is the power mean, of this exponent, of its heat map's squares. 1: the paper, every place
+    # counts the same; 8: nearly only the worst places, for defects that are small.
+    pooling: int = 1
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold is the (1 - rate) quantile of held-out normals
     # Images a device scores at once; 0: 8, more where they are small; 1 answers one fastest.
@@ -256,6 +259,7 @@ def validate(config: Config) -> None:
     one_of("score.distance", score.distance, DISTANCES)
     one_of("score.alignment", score.alignment, ALIGNMENTS)
     need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
+    need(1 <= score.pooling <= 64, "score.pooling", "must be between 1 (the mean) and 64")
     need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
     need(score.batch_size >= 0, "score.batch_size", "must be 0 (chosen by size) or more")

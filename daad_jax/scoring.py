@@ -72,17 +72,35 @@ def residual(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
     return length * (x / norm(x).reshape(-1, 1, 1, 1) - y / norm(y).reshape(-1, 1, 1, 1))
 
 
-def reconstruction_distance(difference: jax.Array, kind: str) -> jax.Array:
+def reconstruction_distance(
+    difference: jax.Array, kind: str, pooling: int = 1, sigma: float = 0.0
+) -> jax.Array:
     """R from the residual `[B, H, W, C]` -> `[B]`.
 
     "l2" is the paper's plain norm, "squared" the mean square, "cosine" the relative distance
     1 - cos(x, y), here as half the squared distance of unit vectors, which does not cancel, and
     "correlation" likewise 1 - corr(x, y).
+
+    With `pooling` above 1 the mean over places is the power mean of that exponent, of squares smoothed
+    by a Gaussian of `sigma` pixels: those places count most that differ most.
     """
-    if kind == "l2":
+    if kind == "l2" and pooling == 1:
         return norm(difference)
-    square = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
+    if pooling == 1:
+        square = jnp.mean(jnp.square(difference), axis=(1, 2, 3))
+    else:
+        places = smooth(jnp.mean(jnp.square(difference), axis=-1, keepdims=True), sigma)
+        square = power_mean(places[..., 0], pooling)
+    if kind == "l2":
+        return jnp.sqrt(np.prod(difference.shape[1:]).astype(np.float32) * square)
     return square if kind == "squared" else 0.5 * square
+
+
+def power_mean(values: jax.Array, exponent: int) -> jax.Array:
+    """(mean v^p)^(1/p) over places, from the mean (1) towards the largest: `[B, H, W]` >= 0 -> `[B]`."""
+    largest = jnp.maximum(jnp.max(values, axis=(1, 2), keepdims=True), EPSILON)
+    mean = jnp.mean(jax.lax.integer_pow(values / largest, exponent), axis=(1, 2))
+    return largest[:, 0, 0] * mean ** (1 / exponent)
 
 
 def alignment_distance(real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -129,7 +147,7 @@ def make_measure(config: Config, form: Form = "auto") -> Callable[[Variables, ja
 
         x, y = smooth(images, score.smoothing), [smooth(rebuilt[t], score.smoothing) for t in turns]
         differences = [residual(x, y[t], score.distance) for t in turns]
-        r = mean(reconstruction_distance(d, score.distance) for d in differences)
+        r = mean(reconstruction_distance(d, score.distance, score.pooling, sigma) for d in differences)
         r_map = places(mean(jnp.mean(jnp.square(d), -1) for d in differences))
         shown = jnp.rint(255 * rebuilt[0]).astype(jnp.uint8)
         if not real:

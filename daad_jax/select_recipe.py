@@ -9,11 +9,11 @@ from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.selection import Choice, choices
 
-SHOWN = 10  # ways to score, best first
+SHOWN = 10  # further ways to score, of whatever run
 
 
 def select(runs: list[Path]) -> list[tuple[Path, Choice]]:
-    """Prints and returns the best ways to score of all runs, best first; no test image is read.
+    """Returns the ways to score of all runs, best first, and prints the best; no test image is read.
 
     Raises:
         UserError: a run without a readable checkpoint, with fewer than two held-out images, or of another
@@ -36,7 +36,10 @@ def select(runs: list[Path]) -> list[tuple[Path, Choice]]:
     found.sort(key=lambda pair: -pair[1].separation)
     kinds = list(found[0][1].separations)
     print(f"separation of held-out normal images from corruptions of them ({', '.join(kinds)})")
-    print("\n".join(_line(run, choice) for run, choice in found[:SHOWN]))
+    best = [next(pair for pair in found if pair[0] == run) for run in dict.fromkeys(run for run, _ in found)]
+    further = [pair for pair in found if pair not in best][:SHOWN]
+    print("\n".join(["the best way to score of every run:", *(_line(*pair) for pair in best)]))
+    print("\n".join(["further ways, best first:", *(_line(*pair) for pair in further)]))
     return found
 
 
@@ -44,6 +47,7 @@ def _line(run: Path, choice: Choice) -> str:
     each = " ".join(f"{value:.3f}" for value in choice.separations.values())
     return (
         f"{choice.separation:.4f}  {run}  --config.score.distance={choice.distance} "
-        f"--config.score.smoothing={choice.smoothing:g} --config.score.alignment={choice.alignment} "
+        f"--config.score.smoothing={choice.smoothing:g} --config.score.pooling={choice.pooling} "
+        f"--config.score.alignment={choice.alignment} "
         f"--config.score.gamma={choice.gamma:g}  ({each})"
     )

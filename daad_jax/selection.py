@@ -4,6 +4,7 @@ A recipe that tells normal images from what was broken on purpose knows what is 
 says how well that ranks recipes where the truth is known.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -30,12 +31,13 @@ from daad_jax.step import make_score_step
 
 DISTANCES = ("squared", "cosine", "correlation")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)
+POOLINGS = (1, 4, 8)
 GAMMAS = (0.9, 0.5, 0.0)  # beside 1, where L does not count
 MOST, ENOUGH = 300, 300  # held-out images in use; corrupted ones of a kind (few images serve repeatedly)
 BATCH = 32  # images a device
 
-Setting = tuple[str, float]  # distance and smoothing
-SETTINGS: list[Setting] = [(distance, smoothing) for distance in DISTANCES for smoothing in SMOOTHINGS]
+Setting = tuple[str, float, int]  # distance, smoothing and pooling
+SETTINGS: list[Setting] = [*itertools.product(DISTANCES, SMOOTHINGS, POOLINGS)]
 Distances = dict[Setting | str, np.ndarray]  # R of every setting, L of every kind of alignment: `[N]`
 
 
@@ -48,6 +50,7 @@ class Choice:
 
     distance: str
     smoothing: float
+    pooling: int
     alignment: str
     gamma: float
     separations: dict[str, float]
@@ -107,6 +110,7 @@ def _make_measure(config: Config, variables: Variables) -> Callable[[np.ndarray]
     """The function from uint8 images `[N, H, W, C]` to all their distances, by one pass of the networks."""
     score_step = make_score_step(config)
     height, width = config.data.height, config.data.width
+    sigma = config.score.heat_smoothing * min(height, width)
 
     def distances(variables: Variables, batch: jax.Array) -> dict[str, jax.Array]:
         images, rebuilt, real, fake = score_step(*variables, batch)
@@ -115,9 +119,9 @@ def _make_measure(config: Config, variables: Variables) -> Callable[[np.ndarray]
         def mean(values: Iterable[jax.Array]) -> jax.Array:
             return jnp.mean(jnp.stack([*values]), axis=0)
 
-        def r(turn: int, distance: str, smoothing: float) -> jax.Array:
+        def r(turn: int, distance: str, smoothing: float, pooling: int) -> jax.Array:
             x, y = smooth(images, smoothing), smooth(rebuilt[turn], smoothing)
-            return reconstruction_distance(residual(x, y, distance), distance)
+            return reconstruction_distance(residual(x, y, distance), distance, pooling, sigma)
 
         def layers(turn: int) -> jax.Array:
             return jnp.mean(alignment_map(real, [m[turn] for m in fake], height, width), axis=(1, 2))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,26 @@ def test_evaluate_prints_and_writes(folder, finished):
     lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == [2, 4, 6, 8, 10, 12]
     assert any((finished / "tensorboard").iterdir())
+
+
+def test_recipes_are_ranked_by_separation(folder, finished):
+    again = folder / "copy"
+    shutil.copytree(finished, again)
+    code, out, err = call("select_recipe.py", finished, again, cache=folder / "c")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("separation of held-out normal images")
+    best = lines[lines.index("the best way to score of every run:") + 1 :][:2]
+    assert {line.split()[1] for line in best} == {str(finished), str(again)}
+    separations = {float(line.split()[0]) for line in best}
+    assert len(separations) == 1  # one run, twice
+    assert separations.pop() > 0.5
+    # What is printed is what train.py takes.
+    ways = [word for word in best[0].split() if word.startswith("--config.score.")]
+    code, _, err = call(
+        "train.py", config_of(folder), f"--workdir={folder / 'chosen'}", *SMALL, *ways, cache=folder / "c"
+    )
+    assert code == 0, err
 
 
 def test_a_finished_run_takes_no_step(folder, finished):
@@ -184,8 +205,6 @@ def endless(folder, workdir):
 
 
 def test_a_damaged_newest_checkpoint_falls_back(folder, finished):
-    import shutil
-
     workdir = folder / "damaged"
     shutil.copytree(finished, workdir)
     for path in (workdir / "checkpoints" / "12" / "state").rglob("*"):
@@ -234,6 +253,8 @@ def test_other_bad_commands(folder, finished):
         (["evaluate.py"], "--workdir is missing"),
         (["evaluate.py", f"--workdir={folder}"], "no checkpoints here"),
         (["evaluate.py", "--wrkdir=x"], "wrkdir"),
+        (["select_recipe.py"], "give one or more folders"),
+        (["select_recipe.py", folder], "no checkpoints here"),
     ):
         code, _, err = call(*arguments, cache=folder / "c")
         assert code == 2, err

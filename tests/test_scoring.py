@@ -8,7 +8,14 @@ from scipy import ndimage
 from daad_jax import state
 from daad_jax.config import Config
 from daad_jax.scorer import variables_of
-from daad_jax.scoring import alignment_map, make_measure, reconstruction_distance, residual, smooth
+from daad_jax.scoring import (
+    alignment_map,
+    make_measure,
+    power_mean,
+    reconstruction_distance,
+    residual,
+    smooth,
+)
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((2, 3, 8, 6, 2)).astype(np.float32)
@@ -24,6 +31,28 @@ def test_distances():
     }.items():
         got = reconstruction_distance(residual(X, Y, kind), kind)
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l2", "squared", "cosine", "correlation"])
+def test_pooling_weighs_places_by_how_bad_they_are(kind):
+    difference = residual(X, Y, kind)
+    square = ndimage.gaussian_filter(np.mean(np.square(difference), -1), (0, 1.5, 1.5), mode="reflect")
+    expected = {p: np.mean(square.astype(np.float64) ** p, (1, 2)) ** (1 / p) for p in (2, 4, 64)}
+    scale = {"l2": lambda s: np.sqrt(s * 8 * 6 * 2), "squared": lambda s: s}.get(kind, lambda s: s / 2)
+    for pooling, value in expected.items():
+        got = reconstruction_distance(difference, kind, pooling, 1.5)
+        np.testing.assert_allclose(got, scale(value), rtol=1e-4)
+    # From the mean, which smoothing leaves as it is, towards the largest.
+    mean, largest = np.mean(np.square(difference), (1, 2, 3)), square.max((1, 2))
+    np.testing.assert_allclose(power_mean(square, 1), mean, rtol=1e-4)
+    assert (mean < expected[4]).all()
+    assert (0.9 * largest < expected[64]).all()
+    assert (expected[64] < largest).all()
+
+
+def test_pooling_of_no_difference_is_nothing():
+    for kind in ("l2", "squared", "cosine"):
+        assert reconstruction_distance(residual(X, X, kind), kind, 8, 1.0).tolist() == [0, 0, 0]
 
 
 def test_cosine_is_exact_where_images_nearly_agree():

@@ -42,17 +42,18 @@ def test_separation_is_the_auroc():
     assert selection.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
 
 
-@pytest.mark.parametrize("alignment", ["l2", "layers"])
-def test_a_choice_is_what_scoring_with_it_gives(alignment):
+@pytest.mark.parametrize(("alignment", "pooling"), [("l2", 1), ("layers", 4)])
+def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config, held_out = small(), bars(20)
     trained = state.create(config)
     found = selection.choices(trained, config, held_out)
     separations = [choice.separation for choice in found]
     assert separations == sorted(separations, reverse=True)
-    ways = {(c.distance, c.smoothing, c.alignment, c.gamma): c for c in found}
+    ways = {(c.distance, c.smoothing, c.pooling, c.alignment, c.gamma): c for c in found}
     assert len(ways) == len(found) == len(selection.SETTINGS) * (1 + 2 * len(selection.GAMMAS))
 
-    choice = ways["cosine", 1.0, alignment, 0.5]
+    choice = ways["cosine", 1.0, pooling, alignment, 0.5]
+    config.score.pooling = pooling
     config.score.distance, config.score.smoothing, config.score.alignment = "cosine", 1.0, alignment
     kinds, radii = anomalies_of(config.data.protocol)
     rounds = selection.ENOUGH // 20

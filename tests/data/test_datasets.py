@@ -325,7 +325,7 @@ def test_a_category_is_prepared_once(config, tmp_path):
 
 
 def test_two_may_prepare_a_category_at_once(config, tmp_path, monkeypatch):
-    """Runs that are started side by side both find it unprepared; the slower one takes what the other made."""
+    """Runs started side by side both find it unprepared; the slower one takes what the other made."""
     mvtec(tmp_path / "original/tile")
     config.data.path = str(tmp_path / "original")
     named(config, "mvtec_ad/tile", tmp_path / "tfds")
