@@ -62,8 +62,12 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    return optax.adam(learning_rate(config), b1=config.beta1, b2=config.beta2)
+def build_optimizer(
+    config: TrainConfig, beta1: float | jax.Array | None = None
+) -> optax.GradientTransformation:
+    """`beta1`: in place of `config.beta1`, for a step that computes it."""
+    chosen: Any = config.beta1 if beta1 is None else beta1  # optax takes arrays, and says float
+    return optax.adam(learning_rate(config), b1=chosen, b2=config.beta2)
 
 
 def create(config: Config) -> TrainState:
