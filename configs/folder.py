@@ -24,10 +24,14 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    # As in mvtec_ad.py.
+    # As in solar_cells.py.
+    config.model.temperature = 0.1
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
     config.train.steps = 1000
     config.train.batch_size = 16
+    config.score.distance = "correlation"
     config.score.smoothing = 1.0
+    config.score.pooling = 4
+    config.score.alignment = "layers"
     return variants.finish(config, "folder", value, variant, smoke)

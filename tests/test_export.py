@@ -49,7 +49,7 @@ CASES = {
     ),
     "pixel-wise memories, correlation": small(
         model__division=((0, 0, 1),) * 2, model__temperature=0.1, model__shrink=0.01,
-        score__distance="correlation", data__width=24,
+        score__distance="correlation", score__pooling=4, score__smoothing=0.5, data__width=24,
     ),
 }  # fmt: skip
 
