@@ -22,7 +22,6 @@ def get_config(argument: str = "") -> Config:
     # Restoring takes more than 20 whole images: more items, in finer divisions from scale to scale.
     config.model.memory_items = (100, 100, 100, 100)
     config.model.division = ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
-    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
     config.loss.reconstruction = 2000.0
     # Ours, not the paper's: colour and direction have to be guessed from what is seen, and are guessed well
     # only for what is known.
@@ -31,7 +30,5 @@ def get_config(argument: str = "") -> Config:
     config.train.steps = 1000
     # Photos of all contrasts: what counts is the share of an image that is not explained.
     config.score.distance = "correlation"
-    config.score.smoothing = 2.0
-    config.score.pooling = 8
-    config.score.gamma = 1.0
+    config.score.gamma = 0.5
     return variants.finish(config, "cifar10", value, variant, smoke)
