@@ -6,7 +6,7 @@ import jax
 
 from daad_jax.config import ModelConfig
 from daad_jax.models.layers import Conv
-from daad_jax.models.norm import batch_norm
+from daad_jax.models.norm import BatchNorm
 
 SMALLEST_MAP = 4  # Skip-GANomaly's extractor halves the map down to 4 x 4
 LEAK = 0.2
@@ -41,7 +41,7 @@ class Discriminator(nn.Module):
             x = conv(x)
             # The first layer sees pixels as they are, as in DCGAN.
             if layer > 0:
-                x = batch_norm(f"down{layer}_norm", self.axis_name, train)(x)
+                x = BatchNorm(self.axis_name, train, name=f"down{layer}_norm")(x)
             x = jax.nn.leaky_relu(x, LEAK)
             maps.append(x)
         logits = nn.Dense(1, name="classifier")(x.reshape(x.shape[0], -1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from daad_jax.config import ModelConfig
 from daad_jax.models.layers import Conv, ConvTranspose, Form
 from daad_jax.models.memory import BlockMemory
-from daad_jax.models.norm import batch_norm
+from daad_jax.models.norm import BatchNorm
 
 Usage = dict[str, dict[str, jax.Array]]
 
@@ -68,7 +68,7 @@ class Generator(nn.Module):
 
     def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool) -> jax.Array:
         """ConvBNReLU."""
-        return jax.nn.relu(batch_norm(f"{conv.name}_norm", self.axis_name, train)(conv(x)))
+        return jax.nn.relu(BatchNorm(self.axis_name, train, name=f"{conv.name}_norm")(conv(x)))
 
     def _remember(self, scale: int, features: jax.Array, usage: Usage) -> jax.Array:
         items = self.config.memory_items[scale - 1]
