@@ -134,7 +134,8 @@ def _chart(ink: Ink, size: Size = CARD) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes, ink: Ink, place: Place = "best") -> None:
-    axes.legend(loc=place, frameon=False, labelcolor=ink.text)
+    if axes.get_legend_handles_labels()[0]:  # nothing is at the threshold where nothing is flagged
+        axes.legend(loc=place, frameon=False, labelcolor=ink.text)
 
 
 def _shares(axes: Axes, ink: Ink, place: Place) -> None:

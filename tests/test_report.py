@@ -9,9 +9,10 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 from PIL import Image
 
-from daad_jax import report, state
+from daad_jax import charts, report, state
 from daad_jax import workdir as files
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
@@ -137,6 +138,16 @@ def test_nothing_from_data_is_markup(page):
     assert len(ids) == len(set(ids))
     assert re.findall(r'(?:href="|url\()#([^")]+)', page) != []
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 9.0])
+def test_curves_where_nothing_may_be_flagged(threshold):
+    """Matplotlib warns of a legend without an entry, and a warning is an error here."""
+    scores, labels = np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1])
+    figure = charts.precision_recall(scores, labels, threshold)
+    shown = [text.get_text() for legend in figure.axes[0].get_children() if isinstance(legend, Legend)
+             for text in legend.get_texts()]  # fmt: skip
+    assert shown == (["at the threshold"] if threshold < 1 else [])
 
 
 def test_a_run_without_log_or_masks(found, tmp_path):
