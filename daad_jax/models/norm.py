@@ -11,8 +11,7 @@ EPSILON = 1e-5
 class BatchNorm(nn.Module):
     """`nn.BatchNorm`: the same parameters, statistics and results, in less memory.
 
-    Written as x * a + b its gradient needs x alone. Flax's, (x - mean) * a + bias, keeps x - mean beside x:
-    as much again as all that the networks keep of their convolutions.
+    Written as x * a + b its gradient needs x alone. Flax's, (x - mean) * a + bias, keeps x - mean beside x.
     """
 
     axis_name: str | None  # over which statistics are averaged in training
