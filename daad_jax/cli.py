@@ -1,9 +1,11 @@
 """What the scripts share: flags, and bad input as one line with exit status 2."""
 
 import io
+import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,7 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     """
     pages.use_large()
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _stop_later
     programs.keep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -87,6 +90,18 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
 
 def _stop(number: int, _: object) -> None:
     raise Stopped(number)
+
+
+def _stop_later(lost: "sys.UnraisableHookArgs") -> None:
+    """Sends a signal once more whose exception Python ignored.
+
+    Handlers run between any two lines of the main thread, also in a callback of the garbage collector
+    or a `__del__`, and nothing that is raised there arrives anywhere.
+    """
+    if not isinstance(lost.exc_value, KeyboardInterrupt | Stopped):
+        return sys.__unraisablehook__(lost)
+    number = getattr(lost.exc_value, "number", signal.SIGINT)
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 def _explain(error: Exception) -> str:

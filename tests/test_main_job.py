@@ -198,6 +198,29 @@ def test_a_signal_before_the_first_step_leaves_nothing(folder, number, says):
     assert not cache.exists() or not list(cache.glob(".filling*"))
 
 
+# Runs a command that takes a signal where Python ignores what is raised, and then goes on for a while.
+IN_A_COLLECTION = """
+import gc, os, sys, time
+from daad_jax import cli
+def command():
+    number = int(rest.pop())
+    gc.callbacks.append(lambda phase, info: phase == "stop" and os.kill(os.getpid(), number))
+    gc.collect()
+    gc.callbacks.clear()
+    time.sleep(100)
+rest = sys.argv[1:]
+sys.argv = ["command"]
+cli.run(command)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_collection_of_garbage_stops(folder, number):
+    code, _, err = call("-c", IN_A_COLLECTION, int(number), cache=folder / "c")
+    assert code == 128 + number, err
+    assert err == {15: "command: stopped by SIGTERM\n", 2: "command: interrupted\n"}[number]
+
+
 def endless(folder, workdir):
     """A run that only a signal ends, and only a signal saves."""
     never = ("--config.train.steps=100000", "--config.train.checkpoint_every=100000")
