@@ -6,7 +6,8 @@ the input gradient of the strided convolution. Here the first and the last are f
 convolutions, one for each pixel of the 2x2 that an input pixel becomes, and the other gradients are
 those of a plain strided convolution, which XLA runs well but where it first reorders an array that is
 larger than the rest of the work: in the kernel of an up-sampling layer on a small map. That, and a 3x3
-layer that ends in an image, are matrix products here. TPU and GPU keep the native operations, and so
+layer that ends in an image, are matrix products here; where there are channels enough, all of it is, with
+fewer multiplications (`winograd.py`). TPU and GPU keep the native operations, and so
 does every other shape.
 """
 
@@ -17,6 +18,8 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from daad_jax.models import winograd
 
 Pair = tuple[int, int]
 # "native" and "split" force one ("split": where it is written), "auto" has the faster one for the backend of
@@ -63,6 +66,8 @@ def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax
 @jax.custom_vjp
 def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, ceil(H / 2), ceil(W / 2), F]`."""
+    if winograd.pays(x.shape, kernel.shape[-1], x.dtype):
+        return winograd.down(x, kernel)
     return native_conv(x, kernel, (2, 2))
 
 
@@ -70,6 +75,8 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
     batch, rows, columns, _ = x.shape
+    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), x.shape[-1], x.dtype):
+        return winograd.up(x, kernel)
     # Pixel 2i of the output sees pixels i - 1 and i of x, through taps 0 and 2; pixel 2i + 1 sees i and
     # i + 1, through taps 1 and 3.
     pixels = [
@@ -104,6 +111,9 @@ def _down_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]
 
 def _down_backward(operands: Operands, gradient: jax.Array) -> Operands:
     x, kernel = operands
+    if winograd.pays(x.shape, kernel.shape[-1], x.dtype):
+        x, kernel = _once_more(operands, gradient)
+        return winograd.up(gradient, kernel, of_up=False), winograd.kernel_gradient(x, gradient, of_up=False)
     of_input = conv4x4_up(gradient, _flip(kernel))[:, : x.shape[1], : x.shape[2]]
     return of_input, _down_kernel_gradient(x, gradient, kernel)
 
@@ -116,6 +126,9 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
     """Up is the adjoint of down: its gradients are those of down, input and output swapped."""
     x, kernel = operands
     batch, rows, columns, channels = x.shape
+    if winograd.pays(gradient.shape, channels, x.dtype):
+        x, kernel = _once_more(operands, gradient)
+        return winograd.down(gradient, kernel, of_up=True), winograd.kernel_gradient(gradient, x, of_up=True)
     if batch * rows * columns > 2 * channels:
         flipped = _flip(kernel)
         return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
@@ -125,6 +138,15 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
     product = x.reshape(-1, channels).T @ patches
     turned = product.reshape(channels, 4, 4, -1).transpose(1, 2, 0, 3)
     return (patches @ taps.T).reshape(x.shape), turned[::-1, ::-1]
+
+
+def _once_more(operands: Operands, gradient: jax.Array) -> Operands:
+    """The operands, as arrays of the backward pass.
+
+    XLA would find that the forward pass made the same sums of them, and keep those until now.
+    """
+    nothing = 0 * gradient[:1, :1, :1, :1]  # not to a compiler: it might be NaN
+    return operands[0] + nothing[..., 0, None], operands[1] + nothing[..., 0, None]
 
 
 def _few_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:

@@ -1,0 +1,111 @@
+"""The nine products equal the convolution, its transpose and the kernel's gradient."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from daad_jax.models import layers, winograd
+from daad_jax.models.layers import Conv, ConvTranspose
+from tests.models.test_layers import assert_close, value_and_gradients
+
+SHAPES = [((2, 8, 12, 3), 5), ((1, 4, 4, 2), 1), ((3, 16, 4, 6), 7)]
+
+
+def direct(x, kernel):
+    """Stride 2, SAME, sum by sum in float64: `[B, H, W, C]`, `[4, 4, C, F]` -> `[B, H / 2, W / 2, F]`."""
+    batch, height, width, _ = x.shape
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = np.zeros((batch, height // 2, width // 2, kernel.shape[-1]))
+    for i in range(4):
+        for j in range(4):
+            y += padded[:, i : i + height : 2, j : j + width : 2] @ kernel[i, j].astype(np.float64)
+    return y
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def arrays(request):
+    """Maps of both resolutions, and a kernel."""
+    fine, features = request.param
+    rng = np.random.default_rng(0)
+    coarse = (fine[0], fine[1] // 2, fine[2] // 2, features)
+    return [rng.normal(size=s).astype(np.float32) for s in (fine, coarse, (4, 4, fine[-1], features))]
+
+
+def turned(kernel):
+    """As `nn.ConvTranspose` has it: `[4, 4, C, F]` -> `[4, 4, F, C]`."""
+    return np.swapaxes(kernel[::-1, ::-1], 2, 3)
+
+
+def test_down(arrays):
+    x, _, kernel = arrays
+    assert_close(winograd.down(x, kernel), direct(x, kernel))
+    assert_close(winograd.down(x, turned(kernel), of_up=True), direct(x, kernel))
+
+
+def test_up_is_the_transpose(arrays):
+    """<down(x), y> = <x, up(y)> for every x: the gradient of the left side."""
+    x, y, kernel = arrays
+    basis = np.eye(x[0].size, dtype=np.float32).reshape(-1, *x.shape[1:])
+    through = direct(basis, kernel)
+    expected = np.einsum("nhwf,bhwf->bn", through, y).reshape(x.shape)
+    assert_close(winograd.up(y, kernel, of_up=False), expected)
+    assert_close(winograd.up(y, turned(kernel)), expected)
+
+
+def test_kernel_gradient(arrays):
+    x, y, kernel = arrays
+    basis = np.eye(16 * x.shape[-1], dtype=np.float32).reshape(4, 4, x.shape[-1], -1)
+    expected = np.einsum("bhwn,bhwf->nf", direct(x, basis), y).reshape(kernel.shape)
+    assert_close(winograd.kernel_gradient(x, y, of_up=False), expected)
+    assert_close(winograd.kernel_gradient(x, y, of_up=True), turned(expected))
+
+
+def test_pays():
+    def pays(*fine, coarse=256, dtype=jnp.float32):
+        return winograd.pays(fine, coarse, dtype)
+
+    assert pays(4, 16, 16, 128)
+    assert not pays(4, 16, 16, 128, dtype=jnp.bfloat16)
+    assert not pays(3, 16, 16, 128)  # too few pixels
+    assert not pays(8, 18, 16, 128)
+    assert not pays(8, 16, 18, 128)
+    assert not pays(4, 16, 16, 32, coarse=64)  # too few channels
+
+
+LAYERS = [
+    (Conv, nn.Conv, 256, (4, 16, 16, 128)),
+    (ConvTranspose, nn.ConvTranspose, 128, (4, 8, 8, 256)),
+]
+
+
+@pytest.mark.parametrize(("ours", "flax", "features", "shape"), LAYERS)
+def test_layers_take_it_and_equal_flax(ours, flax, features, shape):
+    x = jax.random.normal(jax.random.key(1), shape)
+    mine = ours(features, (4, 4), (2, 2), form="split")
+    theirs = flax(features, (4, 4), (2, 2), padding="SAME")
+    params = mine.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda params, x: mine.apply(params, x).sum(), (0, 1))
+    assert "stablehlo.convolution" not in jax.jit(gradient).lower(params, x).as_text()
+    assert_close(value_and_gradients(mine, params, x), value_and_gradients(theirs, params, x))
+
+
+def test_no_sums_are_kept_for_the_gradient(monkeypatch):
+    """XLA would rather keep than repeat them."""
+    x = jax.ShapeDtypeStruct((4, 16, 16, 128), jnp.float32)
+    kernels = [jax.ShapeDtypeStruct((4, 4, 128, 128), jnp.float32)] * 2
+
+    def temporary():
+        def loss(kernels, x):
+            for kernel in kernels:
+                x = jnp.sin(layers.conv4x4_down(x, kernel))
+                x = jnp.sin(layers.conv4x4_up(x, kernel))
+            return jnp.sum(x)
+
+        program = jax.jit(jax.grad(loss)).lower(kernels, x).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    apart = temporary()
+    monkeypatch.setattr(layers, "_once_more", lambda operands, gradient: operands)
+    assert apart < 0.9 * temporary()
