@@ -9,6 +9,7 @@ import numpy as np
 
 from daad_jax.calibration import Calibration, calibrate
 from daad_jax.config import Config
+from daad_jax.models.memory import with_inverse_lengths
 from daad_jax.parallel import Scoring
 from daad_jax.scoring import Measured, Variables, make_measure
 from daad_jax.state import TrainState
@@ -19,7 +20,8 @@ FEWEST_HEATS = 16
 
 def variables_of(state: TrainState) -> Variables:
     """What scoring needs of a training state."""
-    return state.generator.variables, state.discriminator.variables if state.discriminator else None
+    generator = with_inverse_lengths(state.generator.variables)
+    return generator, state.discriminator.variables if state.discriminator else None
 
 
 def images_at_once(pixels: int, backend: str) -> int:
@@ -28,7 +30,7 @@ def images_at_once(pixels: int, backend: str) -> int:
     Few read all weights for little, many only make a single image wait. An accelerator works on more
     at once than a processor.
     """
-    enough = 2**15 if backend == "cpu" else 2**20
+    enough = 2**16 if backend == "cpu" else 2**20
     return min(max(8, enough // pixels), 1024)
 
 

@@ -8,7 +8,7 @@ from daad_jax.scorer import images_at_once
 @pytest.mark.parametrize(
     ("size", "backend", "count"),
     [
-        (32, "cpu", 32), (64, "cpu", 8), (256, "cpu", 8),
+        (32, "cpu", 64), (64, "cpu", 16), (256, "cpu", 8),
         (8, "gpu", 1024), (32, "tpu", 1024), (256, "gpu", 16), (1024, "gpu", 8),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from daad_jax.errors import UserError
 
 Division = tuple[int, int, int]
 EPSILON = 1e-12
+INVERSE_LENGTHS = "inverse_lengths"  # a collection of variables
 
 
 def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") -> Division:
@@ -65,7 +66,29 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
     return cut.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, channels)
 
 
-def address(queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0) -> jax.Array:
+def inverse_lengths(items: jax.Array) -> jax.Array:
+    """`[..., D]` -> float32 `[...]`, 1 / max(length, 1e-6)."""
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(items.astype(jnp.float32)), -1), EPSILON))
+
+
+def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:
+    """A generator's variables with the lengths of all items, for reads while the items stay as they are.
+
+    A single image is read in the time that it takes to go through the items, for their products, their sum
+    and, if they are not known, their lengths.
+    """
+    banks = {name: of["items"] for name, of in variables["params"].items() if "items" in of}
+    found = {name: {"items": inverse_lengths(items)} for name, items in banks.items()}
+    return variables | {INVERSE_LENGTHS: found}
+
+
+def address(
+    queries: jax.Array,
+    items: jax.Array,
+    temperature: float = 1.0,
+    shrink: float = 0.0,
+    lengths: jax.Array | None = None,
+) -> jax.Array:
     """Weights of the items for every query: softmax over j of cos(q, m_j) / temperature.
 
     Args:
@@ -74,15 +97,15 @@ def address(queries: jax.Array, items: jax.Array, temperature: float = 1.0, shri
         temperature: 1 is the paper's equation; far below 1 makes the read select.
         shrink: MemAE's hard-shrinkage threshold (weights below it become 0, the rest are
             normalised again); 0 is the paper's equation.
+        lengths: what `inverse_lengths` says of the items, if it is known.
 
     Returns:
         float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
     """
     queries, items = queries.astype(jnp.float32), items.astype(jnp.float32)
     # Products are scaled, not items or queries: those are the larger arrays.
-    item_scale, query_scale = (
-        jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(v), -1), EPSILON)) for v in (items, queries)
-    )
+    item_scale = inverse_lengths(items) if lengths is None else lengths
+    query_scale = inverse_lengths(queries)
     products = jnp.einsum("...d,nd->...n", queries, items)
     cosine = products * query_scale[..., None] * item_scale.reshape((1,) * (queries.ndim - 1) + (-1,))
     weights = jax.nn.softmax(cosine / temperature, axis=-1)
@@ -94,7 +117,11 @@ def address(queries: jax.Array, items: jax.Array, temperature: float = 1.0, shri
 
 
 def read(
-    queries: jax.Array, items: jax.Array, temperature: float = 1.0, shrink: float = 0.0
+    queries: jax.Array,
+    items: jax.Array,
+    temperature: float = 1.0,
+    shrink: float = 0.0,
+    lengths: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """What the memory can express of each query: q^ = w M.
 
@@ -103,11 +130,12 @@ def read(
         items: M, `[N, D]`.
         temperature: see `address`.
         shrink: see `address`.
+        lengths: see `address`.
 
     Returns:
         `[..., D]` in the type of `queries`, and the weights `[..., N]` in float32.
     """
-    weights = address(queries, items, temperature, shrink)
+    weights = address(queries, items, temperature, shrink, lengths)
     return (weights @ items.astype(jnp.float32)).astype(queries.dtype), weights
 
 
@@ -162,5 +190,7 @@ class BlockMemory(nn.Module):
         # Only the direction of an item addresses, but its length is what is read: unit variance
         # per entry starts the read at the scale of batch-normalised features.
         bank = self.param("items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32)
-        expressed, weights = read(queries, bank, self.temperature, self.shrink)
+        known = self.has_variable(INVERSE_LENGTHS, "items")
+        lengths = self.get_variable(INVERSE_LENGTHS, "items") if known else None
+        expressed, weights = read(queries, bank, self.temperature, self.shrink, lengths)
         return assemble(expressed, division, shape), usage(weights)

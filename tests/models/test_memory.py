@@ -111,3 +111,17 @@ def test_usage_sees_a_collapse():
 def test_rates_that_do_not_divide_are_named():
     with pytest.raises(UserError, match=r"memory3.*\(4, 6, 8\).*\(3, 1, 1\)"):
         memory.resolve((3, 1, 1), (4, 6, 8), "memory3")
+
+
+def test_known_lengths_change_nothing():
+    features = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
+    module = memory.BlockMemory(5, (2, 2, 1), temperature=0.1, name="memory1")
+    variables = module.init(jax.random.key(1), features)
+    expected, _ = module.apply(variables, features)
+    prepared = memory.with_inverse_lengths({"params": {"memory1": variables["params"]}, "batch_stats": {}})
+    lengths = prepared[memory.INVERSE_LENGTHS]["memory1"]
+    got, _ = module.apply(variables | {memory.INVERSE_LENGTHS: lengths}, features)
+    np.testing.assert_array_equal(got, expected)
+    # They are what is read by: other ones give another answer.
+    wrong = {memory.INVERSE_LENGTHS: {"items": jnp.zeros(5)}}
+    assert not np.allclose(module.apply(variables | wrong, features)[0], expected)
