@@ -75,7 +75,7 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
     batch, rows, columns, _ = x.shape
-    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), x.shape[-1], x.dtype):
+    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), x.shape[-1], x.dtype, only_up=True):
         return winograd.up(x, kernel)
     # Pixel 2i of the output sees pixels i - 1 and i of x, through taps 0 and 2; pixel 2i + 1 sees i and
     # i + 1, through taps 1 and 3.

@@ -20,21 +20,25 @@ import jax.numpy as jnp
 import numpy as np
 
 FEWEST_PIXELS = 256  # of the coarse map, all images together: fewer do not repay the sums over the kernel
-FEWEST_CHANNELS = 24  # as `pays` counts them: fewer do not repay the sums over the maps
+# As `pays` counts them; fewer do not repay the sums over the maps, of which `up` has least.
+FEWEST_CHANNELS = 35
+FEWEST_CHANNELS_UP = 24
 
 
-def pays(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype) -> bool:
+def pays(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = False) -> bool:
     """Whether this is possible, faster than the direct form, and as exact.
 
     Args:
         fine: shape `[B, H, W, C]` of the map of full resolution.
         coarse: channels of the map of half of it.
         dtype: of the products; sums in bfloat16 would cost the digits that it has left.
+        only_up: asks for `up` alone.
     """
     batch, height, width, channels = fine
     if height % 4 or width % 4 or batch * height * width < 4 * FEWEST_PIXELS or dtype != jnp.float32:
         return False
-    return channels * coarse >= FEWEST_CHANNELS * (4 * channels + coarse)
+    fewest = FEWEST_CHANNELS_UP if only_up else FEWEST_CHANNELS
+    return channels * coarse >= fewest * (4 * channels + coarse)
 
 
 def down(x: jax.Array, kernel: jax.Array, of_up: bool = False) -> jax.Array:

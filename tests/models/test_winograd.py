@@ -72,6 +72,8 @@ def test_pays():
     assert not pays(8, 18, 16, 128)
     assert not pays(8, 16, 18, 128)
     assert not pays(4, 16, 16, 32, coarse=64)  # too few channels
+    assert not pays(4, 16, 16, 64)
+    assert winograd.pays((4, 16, 16, 64), 256, jnp.float32, only_up=True)
 
 
 LAYERS = [
