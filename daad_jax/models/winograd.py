@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FEWEST_PIXELS = 256  # of the coarse map, all images together: fewer do not repay the sums over the kernel
+FEWEST_PIXELS = 512  # of the coarse map, all images together: fewer do not repay the sums over the kernel
 # As `pays` counts them; fewer do not repay the sums over the maps, of which `up` has least.
-FEWEST_CHANNELS = 35
+FEWEST_CHANNELS = 50
 FEWEST_CHANNELS_UP = 24
 
 

@@ -63,22 +63,21 @@ def test_kernel_gradient(arrays):
 
 
 def test_pays():
-    def pays(*fine, coarse=256, dtype=jnp.float32):
+    def pays(*fine, coarse=512, dtype=jnp.float32):
         return winograd.pays(fine, coarse, dtype)
 
-    assert pays(4, 16, 16, 128)
-    assert not pays(4, 16, 16, 128, dtype=jnp.bfloat16)
-    assert not pays(3, 16, 16, 128)  # too few pixels
+    assert pays(8, 16, 16, 128)
+    assert not pays(8, 16, 16, 128, dtype=jnp.bfloat16)
+    assert not pays(7, 16, 16, 128)  # too few pixels
     assert not pays(8, 18, 16, 128)
     assert not pays(8, 16, 18, 128)
-    assert not pays(4, 16, 16, 32, coarse=64)  # too few channels
-    assert not pays(4, 16, 16, 64)
-    assert winograd.pays((4, 16, 16, 64), 256, jnp.float32, only_up=True)
+    assert not pays(8, 16, 16, 64, coarse=256)  # too few channels
+    assert winograd.pays((8, 16, 16, 64), 256, jnp.float32, only_up=True)
 
 
 LAYERS = [
-    (Conv, nn.Conv, 256, (4, 16, 16, 128)),
-    (ConvTranspose, nn.ConvTranspose, 128, (4, 8, 8, 256)),
+    (Conv, nn.Conv, 512, (8, 16, 16, 128)),
+    (ConvTranspose, nn.ConvTranspose, 128, (8, 8, 8, 512)),
 ]
 
 
@@ -95,8 +94,8 @@ def test_layers_take_it_and_equal_flax(ours, flax, features, shape):
 
 def test_no_sums_are_kept_for_the_gradient(monkeypatch):
     """XLA would rather keep than repeat them."""
-    x = jax.ShapeDtypeStruct((4, 16, 16, 128), jnp.float32)
-    kernels = [jax.ShapeDtypeStruct((4, 4, 128, 128), jnp.float32)] * 2
+    x = jax.ShapeDtypeStruct((8, 16, 16, 256), jnp.float32)
+    kernels = [jax.ShapeDtypeStruct((4, 4, 256, 256), jnp.float32)] * 2
 
     def temporary():
         def loss(kernels, x):
