@@ -23,10 +23,14 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
+    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
     # As in mnist.py: at this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
     config.train.steps = 1000
     config.train.batch_size = 32
-    config.score.distance = "cosine"
+    config.score.distance = "correlation"
+    config.score.smoothing = 1.0
+    config.score.alignment = "layers"
+    config.score.gamma = 0.5
     return variants.finish(config, "mvtec_ad", value, variant, smoke)
