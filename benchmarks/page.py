@@ -29,8 +29,8 @@ TITLES = {
 }
 RACES = ("step", "score", "latency")  # pieces in which all engines do the same work
 NOTES = {
-    "step": "Share: convolutions and products (as PyTorch counts "
-    "them) of our step, in operations a second, over those of a float32 product of 2048^3 in the same run.",
+    "step": "Share: convolutions and products of our step (as PyTorch counts them; ours makes fewer), in "
+    "operations a second, over those of a float32 product of 2048^3 in the same run.",
     "memory": "What was compiled before is loaded from the engine's cache.",
     "score": "Ours makes heat maps and pictures too, which PyTorch's does not.",
     "latency": "",
