@@ -35,6 +35,8 @@ def pays(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = F
         only_up: asks for `up` alone.
     """
     batch, height, width, channels = fine
+    if not isinstance(batch, int):  # a program for any number of images, as exported ones are
+        return False
     if height % 4 or width % 4 or batch * height * width < 4 * FEWEST_PIXELS or dtype != jnp.float32:
         return False
     fewest = FEWEST_CHANNELS_UP if only_up else FEWEST_CHANNELS
