@@ -7,8 +7,8 @@ convolutions, one for each pixel of the 2x2 that an input pixel becomes, and the
 those of a plain strided convolution, which XLA runs well but where it first reorders an array that is
 larger than the rest of the work: in the kernel of an up-sampling layer on a small map. That, and a 3x3
 layer that ends in an image, are matrix products here; where there are channels enough, all of it is, with
-fewer multiplications (`winograd.py`). TPU and GPU keep the native operations, and so
-does every other shape.
+fewer multiplications (`winograd.py`). TPU and GPU keep the native operations, and so does every other
+shape.
 """
 
 import functools
@@ -146,7 +146,8 @@ def _once_more(operands: Operands, gradient: jax.Array) -> Operands:
     XLA would find that the forward pass made the same sums of them, and keep those until now.
     """
     nothing = 0 * gradient[:1, :1, :1, :1]  # not to a compiler: it might be NaN
-    return operands[0] + nothing[..., 0, None], operands[1] + nothing[..., 0, None]
+    x, kernel = operands
+    return x + nothing, kernel + nothing
 
 
 def _few_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:

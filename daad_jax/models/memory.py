@@ -66,13 +66,13 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
     return cut.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, channels)
 
 
-def inverse_lengths(items: jax.Array) -> jax.Array:
-    """`[..., D]` -> float32 `[...]`, 1 / max(length, 1e-6)."""
-    return jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(items.astype(jnp.float32)), -1), EPSILON))
+def inverse_lengths(vectors: jax.Array) -> jax.Array:
+    """1 / max(length, 1e-6): `[..., D]` -> `[...]`."""
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(vectors), -1), EPSILON))
 
 
 def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:
-    """A generator's variables with the lengths of all items, for reads while the items stay as they are.
+    """A generator's variables with `inverse_lengths` of all items, for reads while these stay as they are.
 
     A single image is read in the time that it takes to go through the items, for their products, their sum
     and, if they are not known, their lengths.
@@ -87,7 +87,7 @@ def address(
     items: jax.Array,
     temperature: float = 1.0,
     shrink: float = 0.0,
-    lengths: jax.Array | None = None,
+    item_scale: jax.Array | None = None,
 ) -> jax.Array:
     """Weights of the items for every query: softmax over j of cos(q, m_j) / temperature.
 
@@ -97,14 +97,15 @@ def address(
         temperature: 1 is the paper's equation; far below 1 makes the read select.
         shrink: MemAE's hard-shrinkage threshold (weights below it become 0, the rest are
             normalised again); 0 is the paper's equation.
-        lengths: what `inverse_lengths` says of the items, if it is known.
+        item_scale: `inverse_lengths` of the items, where it is known.
 
     Returns:
         float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
     """
     queries, items = queries.astype(jnp.float32), items.astype(jnp.float32)
     # Products are scaled, not items or queries: those are the larger arrays.
-    item_scale = inverse_lengths(items) if lengths is None else lengths
+    if item_scale is None:
+        item_scale = inverse_lengths(items)
     query_scale = inverse_lengths(queries)
     products = jnp.einsum("...d,nd->...n", queries, items)
     cosine = products * query_scale[..., None] * item_scale.reshape((1,) * (queries.ndim - 1) + (-1,))
@@ -121,7 +122,7 @@ def read(
     items: jax.Array,
     temperature: float = 1.0,
     shrink: float = 0.0,
-    lengths: jax.Array | None = None,
+    item_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """What the memory can express of each query: q^ = w M.
 
@@ -130,12 +131,12 @@ def read(
         items: M, `[N, D]`.
         temperature: see `address`.
         shrink: see `address`.
-        lengths: see `address`.
+        item_scale: see `address`.
 
     Returns:
         `[..., D]` in the type of `queries`, and the weights `[..., N]` in float32.
     """
-    weights = address(queries, items, temperature, shrink, lengths)
+    weights = address(queries, items, temperature, shrink, item_scale)
     return (weights @ items.astype(jnp.float32)).astype(queries.dtype), weights
 
 
@@ -191,6 +192,6 @@ class BlockMemory(nn.Module):
         # per entry starts the read at the scale of batch-normalised features.
         bank = self.param("items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32)
         known = self.has_variable(INVERSE_LENGTHS, "items")
-        lengths = self.get_variable(INVERSE_LENGTHS, "items") if known else None
-        expressed, weights = read(queries, bank, self.temperature, self.shrink, lengths)
+        item_scale = self.get_variable(INVERSE_LENGTHS, "items") if known else None
+        expressed, weights = read(queries, bank, self.temperature, self.shrink, item_scale)
         return assemble(expressed, division, shape), usage(weights)

@@ -1,6 +1,6 @@
 """4x4 convolutions with stride 2 from 9/16 of the multiplications (Winograd's minimal filtering, F(2, 2)).
 
-With a border of zeros, the 2x2 pixels that share a place on the coarse map are one `pair` a axis, and the
+With a border of zeros, the 2x2 pixels that share a place on the coarse map are one "pair" an axis, and the
 convolution is one of 2x2 taps with stride 1 over pairs. Along an axis, three products do for two outputs:
 
     m_1 = (p_0 - p_1) . k_0         y_0 = m_1 + m_2
@@ -103,8 +103,8 @@ def _to_fine(products: list[jax.Array]) -> jax.Array:
 
     def along(three: Iterable[jax.Array], axis: int) -> jax.Array:
         m1, m2, m3 = three
-        even = _padded(m1, axis, (0, 1, 0)) - _padded(m3, axis, (1, 0, 0))
-        odd = _padded(m2 + m3 - m1, axis, (0, 1, 0))
+        even = _padded(m1, axis, 0, 1) - _padded(m3, axis, 1, 0)
+        odd = _padded(m2 + m3 - m1, axis, 0, 1)
         both = jnp.stack([even, odd], axis=axis + 1)
         shape = [*m1.shape]
         shape[axis] = 2 * shape[axis] + 2
@@ -181,7 +181,8 @@ def _every_other(x: jax.Array, starts: int, count: int, axis: int) -> list[jax.A
     return [jax.lax.slice_in_dim(x, s, s + 2 * count - 1, 2, axis) for s in range(starts)]
 
 
-def _padded(x: jax.Array, axis: int, by: tuple[int, int, int]) -> jax.Array:
+def _padded(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    """With so many zeros along an axis."""
     config = [(0, 0, 0)] * x.ndim
-    config[axis] = by
+    config[axis] = (before, after, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), config)
