@@ -1,7 +1,8 @@
 """python -m benchmarks [PIECE...]: ours beside PyTorch, and docs/performance.md from what was measured.
 
-Pieces are step, memory, score, latency, start, and of ours alone parts, growth and input (default: all).
-Engines take turns; medians count. Without PyTorch (requirements-bench.txt) ours runs alone.
+Pieces are step, memory, score, latency, start, and of ours alone parts, growth, input and, on a GPU, calls
+(default: all). Engines take turns; medians count. Without PyTorch (requirements-bench.txt) ours runs alone.
+On a GPU the figures are that GPU's, and stand beside the processor's.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +29,41 @@ from daad_jax.config import Config
 WIDTH = 64
 SIZES = {32: 64, 128: 8, 256: 8}  # pixels: images of a batch
 ITEMS = {32: 500, 128: 100, 256: 100}
+CPU_STEPS = ((False, "float32"), (True, "float32"))  # DAAD or DAAD+, and the precision of products
+GPU_STEPS = ((True, "float32"), (True, "bfloat16"))
+GPU_TIMES = 30  # steps of a round
+GPU_IMAGES = 16  # times as many are scored
 Record = dict[str, Any]
 
 
-def config_of(size: int, plus: bool) -> Config:
+def on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def config_of(size: int, plus: bool, precision: str = "float32") -> Config:
     config = configuration(size, WIDTH, ITEMS[size])
+    config.train.precision = precision
     variants.apply(config, "daad_plus" if plus else "daad")
     return config
 
 
-def race(task: Task, config: Config, count: int, chunks: Record, rounds: int) -> Record:
-    """Seconds of every round, peak bytes and seconds to the first result of every engine, side by side."""
+def race(
+    task: Task, config: Config, count: int, chunks: Record, rounds: int, times: int = 1
+) -> dict[str, Record]:
+    """Seconds of every round, peak bytes and seconds to the first result of every engine, side by side.
+
+    On a GPU a round does the task `times` times, since one is over before it can be timed.
+    """
     with tempfile.TemporaryDirectory() as cache:
-        jobs = {e: Job(e, task, config, count, chunks[e], f"{cache}/{e}") for e in chunks}
-        for job in jobs.values():
-            Contender(job).end()  # compiles, which takes memory of its own
-        engines = {engine: Contender(job) for engine, job in jobs.items()}
+        platform, times = ("gpu", times) if on_gpu() else ("cpu", 1)
+        jobs = [Job(e, task, config, count, chunks[e], f"{cache}/{e}", platform, times) for e in chunks]
+        if on_gpu():  # nobody's compiling takes memory of the GPU, and the processor is not what is measured
+            with ThreadPoolExecutor() as pool:
+                engines = dict(zip(chunks, pool.map(Contender, jobs)))
+        else:
+            for job in jobs:
+                Contender(job).end()  # compiles, which takes memory of its own
+            engines = {job.engine: Contender(job) for job in jobs}
         seconds: dict[str, list[float]] = {engine: [] for engine in engines}
         for _ in range(rounds):
             for name, engine in engines.items():
@@ -66,10 +87,12 @@ def matmul_speed() -> float:
 
 def measure_step(engines: list[str], rounds: int) -> Record:
     found: Record = {"matmul": matmul_speed()}
+    chunks = dict.fromkeys(engines, 0)
     for size, batch in SIZES.items():
-        for plus in (False, True):
+        for plus, precision in GPU_STEPS if on_gpu() else CPU_STEPS:
             name = f"{size} px, batch {batch}, {'DAAD+' if plus else 'DAAD'}"
-            found[name] = race("step", config_of(size, plus), batch, dict.fromkeys(engines, 0), rounds)
+            name += f", {precision}" if precision != "float32" else ""
+            found[name] = race("step", config_of(size, plus, precision), batch, chunks, rounds, GPU_TIMES)
             _say(name, found[name])
     found["matmul"] = statistics.mean((found["matmul"], matmul_speed()))
     return found
@@ -87,7 +110,7 @@ def measure_memory(engines: list[str], rounds: int) -> Record:
 def measure_score(engines: list[str], rounds: int) -> Record:
     found: Record = {}
     for size, batch in SIZES.items():
-        config = config_of(size, True)
+        config, batch = config_of(size, True), batch * (GPU_IMAGES if on_gpu() else 1)
         # Ours has one program, for as many images as it chooses; PyTorch takes the batch as it is.
         chunks = {e: 0 if e == "daad_jax" else batch for e in engines}
         found[f"{size} px, {batch} images"] = race("score", config, batch, chunks, rounds)
@@ -135,6 +158,13 @@ def measure_growth(engines: list[str], rounds: int) -> Record:
     return found
 
 
+def measure_calls(engines: list[str], rounds: int) -> Record:
+    found = alone.calls(rounds)
+    for name, row in found.items():
+        _say(name, row)
+    return found
+
+
 def measure_input(engines: list[str], rounds: int) -> Record:
     found = alone.input_wait(10 * rounds)
     for name, row in found.items():
@@ -145,7 +175,8 @@ def measure_input(engines: list[str], rounds: int) -> Record:
 PIECES: dict[str, Callable[[list[str], int], Record]] = {
     "step": measure_step, "memory": measure_memory, "score": measure_score,
     "latency": measure_latency, "start": measure_start,
-    "parts": measure_parts, "growth": measure_growth, "input": measure_input,
+    "parts": measure_parts, "growth": measure_growth, "calls": measure_calls,
+    "input": measure_input,
 }  # fmt: skip
 
 
@@ -171,9 +202,10 @@ def main() -> None:
     chosen.docs.mkdir(parents=True, exist_ok=True)
     stored = chosen.docs / "performance.json"
     records = json.loads(stored.read_text()) if stored.is_file() else {}
-    for piece in chosen.pieces or PIECES:
+    here = records.setdefault("gpu" if on_gpu() else "cpu", {})
+    for piece in chosen.pieces or [p for p in PIECES if on_gpu() or p != "calls"]:
         print(f"{piece}:", flush=True)
-        records[piece] = PIECES[piece](engines, chosen.rounds) | {"versions": page.versions()}
+        here[piece] = PIECES[piece](engines, chosen.rounds) | {"versions": page.versions()}
         files.write(stored, json.dumps(records, indent=1))
     page.write(records, chosen.docs)
     print(f"wrote {chosen.docs / 'performance.md'}")

@@ -16,23 +16,41 @@ from daad_jax.config import Config
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.data.samples import Split
 from daad_jax.state import build_generator, create, creation
-from daad_jax.step import make_train_step, to_unit
+from daad_jax.step import make_train_step, several, to_unit
 from daad_jax.variants import apply
 
 Record = dict[str, Any]
+STEPS_PER_CALL = (1, 5, 20)
 
 
-def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Callable[[], None]:
-    """A function that takes one step and waits for it; its first call compiles."""
-    mapped = parallel.choose(devices, len(batch))
+Call = Callable[[], None]
+
+
+def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[Call, Call]:
+    """What starts one call (of `train.steps_per_call` steps), and what waits for all that were started."""
+    mapped, at_once = parallel.choose(devices, len(batch)), config.train.steps_per_call
     shapes, make = creation(config)
-    step = mapped.compile_ahead(make_train_step(config, mapped.axis_name), shapes, mapped.put(batch))
-    state = mapped.replicate(make())
+    put: Callable[[np.ndarray], jax.Array] = mapped.put
+    step, what = make_train_step(config, mapped.axis_name), batch
+    if at_once > 1:
+        step, put, what = several(step), mapped.put_several, np.stack([batch] * at_once)
+    compiled = mapped.compile_ahead(step, shapes, put(what))
+    last = mapped.replicate(make()), None
+
+    def start() -> None:
+        nonlocal last
+        last = compiled(last[0], put(what))
+
+    return start, lambda: jax.block_until_ready(last)
+
+
+def whole_step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Call:
+    """A function that takes one call of `step_of` and waits for it; its first call compiles."""
+    start, wait = step_of(config, batch, devices)
 
     def run() -> None:
-        nonlocal state
-        state, metrics = step(state, mapped.put(batch))
-        jax.block_until_ready((state, metrics))
+        start()
+        wait()
 
     return run
 
@@ -66,11 +84,11 @@ def alternating(runs: dict[str, Callable[[], None]], rounds: int) -> Record:
 
 def parts(config: Config, batch: np.ndarray, rounds: int) -> Record:
     """Seconds of the whole step (DAAD+) and of what is left of it without one part after the other."""
-    runs = {"DAAD+, whole step": step_of(config, batch)}
+    runs = {"DAAD+, whole step": whole_step_of(config, batch)}
     for name, variant in (("no discriminator (DAAD)", "daad"), ("nor memories (AE+Skip)", "ae_skip")):
         simpler = copy.deepcopy(config)
         apply(simpler, variant)
-        runs[name] = step_of(simpler, batch)
+        runs[name] = whole_step_of(simpler, batch)
     runs["the generator forward, with memories"] = forward_of(config, batch)
     return alternating(runs, rounds)
 
@@ -80,7 +98,7 @@ def growth(rounds: int) -> Record:
 
     @functools.cache  # what nothing is changed of stands in every group
     def step(size: int, width: int, items: int, devices: int) -> Callable[[], None]:
-        return step_of(configuration(size, width, items), images(16, size), devices)
+        return whole_step_of(configuration(size, width, items), images(16, size), devices)
 
     runs = {f"{size} px": step(size, 32, 100, 1) for size in (32, 64, 128)}
     runs |= {f"width {width}": step(32, width, 100, 1) for width in (16, 32, 64)}
@@ -88,6 +106,26 @@ def growth(rounds: int) -> Record:
     most = jax.local_device_count()
     runs |= {f"{devices} devices": step(32, 32, 100, devices) for devices in (2, 4, 8) if devices <= most}
     return alternating(runs, rounds)
+
+
+def calls(rounds: int) -> Record:
+    """Seconds of a step of a small model (32 px, 64 images, width 16, 100 items), by steps a call."""
+    most, found = max(STEPS_PER_CALL), {}
+    config, batch = configuration(32, 16, 100), images(64, 32)
+    runs: dict[str, Callable[[], None]] = {}
+    for count in STEPS_PER_CALL:
+        config.train.steps_per_call = count
+        start, wait = step_of(config, batch)
+
+        def run(start: Call = start, wait: Call = wait, count: int = count) -> None:
+            for _ in range(most // count):
+                start()
+            wait()
+
+        runs[f"{count} step{'s' * (count > 1)} a call"] = run
+    for name, row in alternating(runs, rounds).items():
+        found[name] = {"daad_jax": {"seconds": [s / most for s in row["daad_jax"]["seconds"]]}}
+    return found
 
 
 def input_wait(steps: int) -> Record:

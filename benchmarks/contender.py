@@ -25,9 +25,10 @@ Task = Literal["step", "score"]
 
 @dataclass(frozen=True)
 class Job:
-    """`task` on `count` images of the configuration's size.
+    """`task` on `count` images of the configuration's size, on the "cpu" or the "gpu".
 
-    Scoring takes `chunk` images at once; 0: as many as ours chooses.
+    Scoring takes `chunk` images at once; 0: as many as ours chooses. A round does it `times` times, and
+    waits for the last: work for a GPU is queued, and so it is in a training loop.
     """
 
     engine: str
@@ -36,6 +37,8 @@ class Job:
     count: int
     chunk: int
     cache: str  # folder of the engine's compiled programs
+    platform: str = "cpu"
+    times: int = 1
 
 
 class Contender:
@@ -57,13 +60,14 @@ class Contender:
         self.ready = time.perf_counter() - start
 
     def round(self) -> float:
-        """Seconds that one more run of the task takes."""
+        """Seconds that the task takes, in one more round."""
         time.sleep(PAUSE)
         self._connection.send(True)
         return self._connection.recv()
 
     def end(self) -> dict[str, float]:
-        """Peak memory in bytes and, of a step in PyTorch, the operations of its convolutions and products."""
+        """Peak memory in bytes (on a GPU, of its own memory) and, of a step in PyTorch, the operations of its
+        convolutions and products."""
         self._connection.send(False)
         found = self._connection.recv()
         self._process.join()
@@ -74,13 +78,22 @@ def _serve(connection: Connection, job: Job) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = job.cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
-    run, count = (_ours if job.engine == "daad_jax" else _twin)(job)
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is everybody's
+    run, wait, count = (_ours if job.engine == "daad_jax" else _twin)(job)
+
+    def one_round() -> None:
+        for _ in range(job.times):
+            run()
+        wait()
+
     run()
+    wait()
     connection.send(None)
     while connection.recv():
         run()  # its memory and the caches were another engine's a moment ago
-        connection.send(timed(run))
-    connection.send({"peak": _peak_memory()} | count())
+        wait()
+        connection.send(timed(one_round) / job.times)
+    connection.send(count())
 
 
 def _peak_memory() -> float:
@@ -90,20 +103,27 @@ def _peak_memory() -> float:
     return 1024.0 * int(line.split()[1])
 
 
-Prepared = tuple[Callable[[], Any], Callable[[], dict[str, float]]]  # a run, and what to say at the end
+# Starts a run, waits for all that were started, and what to say at the end.
+Prepared = tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, float]]]
 
 
 def _ours(job: Job) -> Prepared:
+    import jax
+
     from benchmarks.alone import step_of
     from daad_jax.scorer import Scorer, variables_of
     from daad_jax.state import create
 
+    def count() -> dict[str, float]:
+        of_gpu = jax.local_devices()[0].memory_stats() if job.platform == "gpu" else None
+        return {"peak": float(of_gpu["peak_bytes_in_use"]) if of_gpu else _peak_memory()}
+
     batch = images(job.count, job.config.data.height)
     if job.task == "step":
-        return step_of(job.config, batch), dict
+        return *step_of(job.config, batch), count
     scorer = Scorer(job.config, job.chunk)
     placed = scorer.place(variables_of(create(job.config)))
-    return lambda: [*scorer.measure(placed, scorer.cut(batch))], dict
+    return lambda: [*scorer.measure(placed, scorer.cut(batch))], lambda: None, count
 
 
 def _twin(job: Job) -> Prepared:
@@ -112,20 +132,28 @@ def _twin(job: Job) -> Prepared:
 
     from benchmarks.torch_daad import Twin
 
-    twin = Twin(job.config, "torch.compile" in job.engine)
+    on_gpu = job.platform == "gpu"
+    device = "cuda" if on_gpu else "cpu"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA takes by itself
+    twin = Twin(job.config, "torch.compile" in job.engine, device)
     batch = torch.from_numpy(images(job.count, job.config.data.height))
-    if job.task == "score":
-        return lambda: [[x.numpy() for x in twin.score(part)] for part in batch.split(job.chunk)], dict
 
-    def run() -> None:
+    def score() -> None:
+        for part in batch.split(job.chunk):
+            for found in twin.score(part.to(device)):
+                found.cpu().numpy()
+
+    def step() -> None:
         twin.zero_grad()
-        twin.step(batch)
+        twin.step(batch.to(device))
 
     def count() -> dict[str, float]:
-        if "torch.compile" in job.engine:
-            return {}
+        found = {"peak": float(torch.cuda.max_memory_allocated()) if on_gpu else _peak_memory()}
+        if job.task == "score" or "torch.compile" in job.engine:
+            return found
         with FlopCounterMode(display=False) as counter:
-            run()
-        return {"operations": float(counter.get_total_flops())}
+            step()
+        return found | {"operations": float(counter.get_total_flops())}
 
-    return run, count
+    return score if job.task == "score" else step, torch.cuda.synchronize if on_gpu else lambda: None, count

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ TITLES = {
     "start": "From the start of the process to the first step, milliseconds",
     "parts": "What the parts of our step cost, milliseconds",
     "growth": "What our step grows with, milliseconds",
+    "calls": "Several steps a call of the device (`train.steps_per_call`), milliseconds a step",
     "input": "Our step and its input",
 }
 RACES = ("step", "score", "latency")  # pieces in which all engines do the same work
@@ -38,8 +40,17 @@ NOTES = {
     "models. Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
     "parts": "",
     "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says.",
+    "calls": "32 px, 64 images, width 16, 100 items, DAAD+.",
     "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
     "step waits for a batch.",
+}
+ON_GPU = (
+    "The same command on a machine with a GPU. There convolutions are the device's own (cuDNN), float32 "
+    "products have TF32's digits in both, and bfloat16 is `train.precision` in ours and autocast in PyTorch."
+)
+GPU_NOTES = {
+    "step": "30 steps are queued and waited for. Peak: of the GPU's memory, ours / torch / torch.compile.",
+    "score": "From and to the host's memory. Ours makes heat maps and pictures too, PyTorch's does not.",
 }
 Record = dict[str, Any]
 
@@ -47,6 +58,8 @@ Record = dict[str, Any]
 def versions() -> dict[str, str]:
     """What a figure depends on."""
     machine = f"{platform.machine()}{_vectors()}, {os.cpu_count()} cores"
+    if jax.default_backend() == "gpu":
+        machine = f"{jax.devices()[0].device_kind}, {machine}"
     found = {"machine": machine, "python": platform.python_version()}
     for package in ("jax", "torch"):
         try:
@@ -63,7 +76,7 @@ def _vectors() -> str:
 
 
 def write(records: Record, docs: Path) -> None:
-    """The page and `performance.png` in `docs`."""
+    """The page and its plots in `docs`, from the records of every piece, of "cpu" and "gpu"."""
     parts = [
         "# Performance",
         "Ours beside PyTorch's own best: the same networks, losses and step (`benchmarks/torch_daad.py`), "
@@ -74,13 +87,19 @@ def write(records: Record, docs: Path) -> None:
         "both.",
         "    pip install -r requirements-bench.txt\n    python -m benchmarks",
     ]
+    on_cpu = records.get("cpu", {})
     for piece, title in TITLES.items():
-        if piece in records:
-            parts += _section(piece, title, records[piece])
-        if piece == "growth" and _plot_growth(records, docs / "growth.png"):
+        if piece in on_cpu:
+            parts += _section(piece, title, on_cpu[piece])
+        if piece == "growth" and _plot_growth(on_cpu, docs / "growth.png"):
             parts.append("![How the time of a step grows](growth.png)")
-    if _plot(records, docs / "performance.png"):
+    if _plot(on_cpu, docs / "performance.png"):
         parts.insert(3, "![How many times as fast as the better of PyTorch's modes](performance.png)")
+    if on_gpu := records.get("gpu", {}):
+        parts += ["# On a GPU", ON_GPU]
+    for piece, title in TITLES.items():
+        if piece in on_gpu:
+            parts += _section(piece, f"{title}, on a GPU", on_gpu[piece], on_gpu=True)
     files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
 
 
@@ -89,12 +108,13 @@ def speedup(row: Record) -> float:
     return min(_median(of) for engine, of in row.items() if engine != OURS) / _median(row[OURS])
 
 
-def _section(piece: str, title: str, record: Record) -> list[str]:
+def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> list[str]:
     rows = _rows(record)
     engines = list(next(iter(rows.values())))
     raced = piece in RACES and len(engines) > 1
     head = ["", *engines] + ["times as fast"] * raced
-    head += ["share"] if piece == "step" else []
+    head += ["share"] if piece == "step" and not on_gpu else []
+    head += ["peak, MB"] if piece == "step" and on_gpu else []
     head += ["p99"] if piece == "latency" else []
     head += ["waiting"] if piece == "input" else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -104,7 +124,9 @@ def _section(piece: str, title: str, record: Record) -> list[str]:
         cells = [name, *(f"{value:.{0 if peaks else 1}f}" for value in values)]
         if raced:
             cells.append(f"{speedup(row):.2f}")
-        if piece == "step":
+        if piece == "step" and on_gpu:
+            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines))
+        elif piece == "step":
             operations = next((of["operations"] for of in row.values() if "operations" in of), None)
             share = operations / _median(row[OURS]) / record["matmul"] if operations else None
             cells.append("" if share is None else f"{share:.0%}")
@@ -117,7 +139,8 @@ def _section(piece: str, title: str, record: Record) -> list[str]:
     about = ", ".join([f"rounds {count}", *(f"{key} {value}" for key, value in record["versions"].items())])
     if "matmul" in record:
         about += f"; product of 2048^3: {record['matmul'] / 1e9:.0f} GFLOP/s"
-    return [f"## {title}", "\n".join(lines), f"{NOTES[piece]} ({about})".strip()]
+    note = GPU_NOTES.get(piece, NOTES[piece]) if on_gpu else NOTES[piece]
+    return [f"## {title}", "\n".join(lines), f"{note} ({about})".strip()]
 
 
 def _rows(record: Record) -> dict[str, Record]:

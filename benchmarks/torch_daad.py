@@ -30,6 +30,10 @@ class BlockMemory(nn.Module):
         self.temperature, self.shrink = config.temperature, config.shrink
 
     def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self._read(features.float())
+
+    def _read(self, features: Tensor) -> Tensor:
         rows, height, columns, width, depth, channels = self.blocks
         cut = features.permute(0, 2, 3, 1).reshape(-1, *self.blocks).permute(0, 1, 3, 5, 2, 4, 6)
         queries = cut.reshape(-1, self.items.shape[1])
@@ -79,7 +83,7 @@ class Generator(nn.Module):
             x = self.up[str(level)](x)
             if self.skips[level]:
                 x = torch.cat([x, self._remember(level, features[level])], 1)
-        return torch.sigmoid(self.output(x))
+        return torch.sigmoid(self.output(x).float())
 
     def _remember(self, level: int, features: Tensor) -> Tensor:
         return self.memory[str(level)](features) if str(level) in self.memory else features
@@ -105,7 +109,7 @@ class Discriminator(nn.Module):
         x = images
         for down in self.down:
             x = down(x)
-        return self.classifier(x.permute(0, 2, 3, 1).flatten(1))[:, 0], x
+        return self.classifier(x.permute(0, 2, 3, 1).flatten(1))[:, 0].float(), x.float()
 
 
 def _unit(conv: nn.Module) -> nn.Sequential:
@@ -115,11 +119,12 @@ def _unit(conv: nn.Module) -> nn.Sequential:
 class Twin:
     """Both networks with their optimisers; `step` and `score` take uint8 `[B, H, W, C]`, as ours do."""
 
-    def __init__(self, config: Config, compiled: bool = False):
-        self._loss = config.loss
-        self.generator = Generator(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, config: Config, compiled: bool = False, device: str = "cpu"):
+        self._loss, self._device = config.loss, device
+        self._bfloat16 = config.train.precision == "bfloat16"
+        self.generator = Generator(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.discriminator = (
-            Discriminator(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            Discriminator(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             if config.uses_discriminator
             else None
         )
@@ -148,18 +153,10 @@ class Twin:
         for network in self._networks:
             network.train()
         images = to_unit(batch)
-        fake = self._generate(images)
-        losses = {"reconstruction": distance(fake, images, self._loss)}
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bfloat16):
+            losses = self._losses(images)
         total = self._loss.reconstruction * losses["reconstruction"]
         if self.discriminator is not None:
-            real_logits, real = self._judge(images)
-            fake_logits, features = self._judge(fake)
-            losses["discriminator"] = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-            minimax = self._loss.generator == "minimax"
-            losses["adversarial"] = (
-                -F.softplus(fake_logits).mean() if minimax else F.softplus(-fake_logits).mean()
-            )
-            losses["alignment"] = distance(features, real, self._loss)
             total = total + self._loss.adversarial * losses["adversarial"]
             total = total + self._loss.alignment * losses["alignment"]
             parameters = list(self.discriminator.parameters())
@@ -168,6 +165,21 @@ class Twin:
         for optimizer in self._optimizers:
             optimizer.step()
         return {name: value.detach() for name, value in (losses | {"loss": total}).items()}
+
+    def _losses(self, images: Tensor) -> dict[str, Tensor]:
+        fake = self._generate(images)
+        losses = {"reconstruction": distance(fake, images, self._loss)}
+        if self.discriminator is None:
+            return losses
+        real_logits, real = self._judge(images)
+        fake_logits, features = self._judge(fake)
+        losses["discriminator"] = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        minimax = self._loss.generator == "minimax"
+        losses["adversarial"] = (
+            -F.softplus(fake_logits).mean() if minimax else F.softplus(-fake_logits).mean()
+        )
+        losses["alignment"] = distance(features, real, self._loss)
+        return losses
 
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:

@@ -13,7 +13,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from benchmarks.alone import step_of
+from benchmarks.alone import whole_step_of
 from benchmarks.workload import configuration, images, timed
 from daad_jax import parallel
 from daad_jax.config import Config
@@ -21,12 +21,12 @@ from daad_jax.models import layers
 
 
 def native_step_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
-    """`step_of` with XLA's own convolutions, and nothing told to its compiler."""
+    """`whole_step_of` with XLA's own convolutions, and nothing told to its compiler."""
     with (
         mock.patch.object(layers, "choose_form", return_value="native"),
         mock.patch.object(parallel, "options", return_value=None),
     ):
-        run = step_of(config, batch)
+        run = whole_step_of(config, batch)
         run()  # traced and compiled here
         return run
 
@@ -38,7 +38,7 @@ def main() -> None:
     chosen = parser.parse_args()
     config = configuration(chosen.size, chosen.width, chosen.items)
     batch = images(chosen.batch, chosen.size)
-    forms = {"nn.Conv": native_step_of(config, batch), "daad_jax": step_of(config, batch)}
+    forms = {"nn.Conv": native_step_of(config, batch), "daad_jax": whole_step_of(config, batch)}
     forms["daad_jax"]()
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(chosen.rounds):

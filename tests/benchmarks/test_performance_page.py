@@ -24,12 +24,16 @@ def test_page(tmp_path):
         "start": {"cold": row([3.0], [1.0], [9.0]), "versions": VERSIONS},
         "growth": {"64 px": row([0.125]), "128 px": row([0.5]), "width 8": row([0.1]), "versions": VERSIONS},
     }
-    page.write(records, tmp_path)
+    on_gpu = {"step": {"32 px": step | {}, "versions": VERSIONS}}
+    for of in on_gpu["step"]["32 px"].values():
+        of["peak"] = 7e6
+    page.write({"cpu": records, "gpu": on_gpu}, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 40% |" in text
     assert "| 32 px | 500 | 500 | 500 |" in text
     assert "| cold | 3000.0 | 1000.0 | 9000.0 |" in text  # no race: PyTorch alone compiles nothing
     assert "| 64 px | 125.0 |" in text
+    assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 7 / 7 / 7 |" in text.split("# On a GPU")[1]
     assert "product of 2048^3: 100 GFLOP/s" in text
     for picture in ("performance.png", "growth.png"):
         assert (tmp_path / picture).stat().st_size > 1000
@@ -37,6 +41,6 @@ def test_page(tmp_path):
 
 
 def test_ours_alone_has_nothing_to_compare_with(tmp_path):
-    page.write({"score": {"32 px": row([0.1]), "versions": VERSIONS}}, tmp_path)
+    page.write({"cpu": {"score": {"32 px": row([0.1]), "versions": VERSIONS}}}, tmp_path)
     assert "times as fast" not in (tmp_path / "performance.md").read_text().split("##")[1]
     assert not list(tmp_path.glob("*.png"))
