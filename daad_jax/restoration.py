@@ -15,6 +15,11 @@ def is_turned(restore: str) -> bool:
     return "turns" in restore
 
 
+def turns(restore: str) -> int:
+    """How many times the generator is asked about an image that is scored."""
+    return TURNS if is_turned(restore) else 1
+
+
 def for_training(images: jax.Array, restore: str, places: jax.Array) -> jax.Array:
     """What the generator gets in training.
 

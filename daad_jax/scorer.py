@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from daad_jax import restoration
 from daad_jax.calibration import Calibration, calibrate
 from daad_jax.config import Config
 from daad_jax.models.memory import with_inverse_lengths
@@ -25,12 +26,12 @@ def variables_of(state: TrainState) -> Variables:
 
 
 def images_at_once(pixels: int, backend: str) -> int:
-    """How many images of so many pixels a device scores best at once.
+    """How many images of so many pixels, in all of their turns, a device scores best at once.
 
-    Few read all weights for little, many only make a single image wait. An accelerator works on more
-    at once than a processor.
+    Few read all weights for little, many only make a single image wait, and take memory. An accelerator works
+    on more at once than a processor.
     """
-    enough = 2**16 if backend == "cpu" else 2**20
+    enough = 2**16 if backend == "cpu" else 2**18
     return min(max(8, enough // pixels), 1024)
 
 
@@ -45,11 +46,8 @@ class Scorer:
     def __init__(self, config: Config, batch_size: int | None = None) -> None:
         self._config = config
         self._scoring = Scoring(make_measure(config))
-        at_once = (
-            batch_size
-            or config.score.batch_size
-            or images_at_once(config.data.height * config.data.width, jax.default_backend())
-        )
+        pixels = config.data.height * config.data.width * restoration.turns(config.train.restore)
+        at_once = batch_size or config.score.batch_size or images_at_once(pixels, jax.default_backend())
         self.batch_size = at_once * self._scoring.devices
 
     def place(self, variables: Variables) -> Any:
