@@ -3,7 +3,7 @@
     python train.py --config configs/solar_cells.py[:CELLS[,VARIANT][,smoke]]
 
 CELLS is mono (default), poly or all; VARIANT is ae, ae_skip, memae, daad or daad_plus (default).
-`make demo` runs this as it stands. Results and times: docs/results.md.
+`make demo` runs a third of its steps. Results and times: docs/results.md.
 """
 
 from daad_jax import variants
@@ -24,11 +24,11 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
+    config.model.temperature = 0.05  # the paper's 1 mixes all items almost evenly
     # As in mnist.py: at this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
-    config.train.steps = 1000
+    config.train.steps = 3000
     config.train.batch_size = 32
     # The current through a cell sets its brightness and contrast: defects are relative to those, and small.
     config.score.distance = "correlation"

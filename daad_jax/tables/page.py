@@ -14,10 +14,17 @@ from daad_jax.errors import UserError
 from daad_jax.tables import paper, pictures, results
 from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Result, Stored
-from daad_jax.tables.summary import Figure, comparable, over_seeds, over_subjects, trivial, trivial_mean
+from daad_jax.tables.summary import (
+    Figure,
+    comparable,
+    over_seeds,
+    over_subjects,
+    told_by_brightness,
+    trivial,
+    trivial_mean,
+)
 
 NONE = "–"
-SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
 TOLD = (  # keys of a recipe that a page says elsewhere
     "data.height", "data.width", "data.channels", "data.source", "data.protocol", "data.fit",
     "data.limit_train", "data.limit_test", "model.base_width", "model.discriminator_width",
@@ -181,8 +188,7 @@ def _more_figures(stored: Stored) -> str:
         "Brightness-corrected: every test image is scaled to the training images' mean intensity before it "
         "is scored, so that brightness alone tells nothing."
     )
-    told = [s for s in stored.subjects if (_intensity(stored, s) or 0) >= SEPARATES]
-    if told:
+    if told := told_by_brightness(stored):
         text += (
             f" **Mean intensity alone tells the test set of {', '.join(told)} apart: there image AUROC says "
             f"nothing of defects, and {'the pixel figures and ' * ('aupro' in kinds)}the "
@@ -192,18 +198,15 @@ def _more_figures(stored: Stored) -> str:
     return f"{_prose(text)}\n\n{_grid(head, lines)}"
 
 
-def _intensity(stored: Stored, subject: str) -> float | None:
-    found = over_seeds(stored, "mean_intensity", subject, "auroc")
-    return found.mean if found else None
-
-
 def _order(stored: Stored) -> str:
     """The paper's claim of an order, as it falls here on the subjects that all its rows have."""
     means, shared = comparable(stored)
     if not means:
         return ""
     partly = f" of {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
-    return _prose(f"Order of the means{partly}: {_ascending(means)}.")
+    told = ", ".join(s for s in told_by_brightness(stored) if s in shared)
+    corrected = f" (of {told} the brightness-corrected score, see below)" if told else ""
+    return _prose(f"Order of the means{partly}{corrected}: {_ascending(means)}.")
 
 
 def _over_tables(tables: Sequence[Stored]) -> str:

@@ -8,6 +8,8 @@ from daad_jax.tables import paper
 from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Stored
 
+SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -45,15 +47,25 @@ def trivial_mean(stored: Stored, subjects: Sequence[str], figure: str) -> float 
     return _best(m for m in means if m and len(m.subjects) == len(subjects))
 
 
+def told_by_brightness(stored: Stored) -> list[str]:
+    """Subjects whose test images the mean intensity alone tells apart: image AUROC says nothing there."""
+    found = {s: over_seeds(stored, "mean_intensity", s, "auroc") for s in stored.subjects}
+    return [subject for subject, figure in found.items() if figure and figure.mean >= SEPARATES]
+
+
 def comparable(stored: Stored) -> tuple[dict[str, float], list[str]]:
     """The mean AUROC, by title, of every row that the paper puts in an order, over the subjects that all of
-    them have, and these subjects; nothing where a row was not run."""
+    them have, and these subjects; nothing where a row was not run. Of subjects that brightness tells apart
+    the corrected one counts."""
+    told = told_by_brightness(stored)
+    figure = {s: "levelled_auroc" if s in told else "auroc" for s in stored.subjects}
     rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
-    ran = [{r.subject for r in stored.of(row)} for row in rows]
+    ran = [{r.subject for r in stored.of(row) if figure[r.subject] in r.figures} for row in rows]
     shared = [s for s in stored.subjects if all(s in of for of in ran)]
-    found = {TITLES[row]: over_subjects(stored, row, "auroc", shared) for row in rows}
-    means = {title: f.mean for title, f in found.items() if f}
-    return (means, shared) if set(means) == set(paper.ORDER) else ({}, [])
+    if not shared or len(rows) < len(paper.ORDER):
+        return {}, []
+    found = {row: [over_seeds(stored, row, s, figure[s]) for s in shared] for row in rows}
+    return {TITLES[row]: statistics.mean(f.mean for f in of if f) for row, of in found.items()}, shared
 
 
 def _best(found: Iterable[Figure | None]) -> float | None:

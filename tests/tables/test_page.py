@@ -116,6 +116,16 @@ def test_the_order_is_of_subjects_that_all_rows_have():
     assert "Order of the means" not in page.render([nothing_shared], set())
 
 
+def test_where_brightness_tells_the_corrected_score_is_what_is_put_in_order():
+    rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
+    cells = {("screw", row, 0): {"auroc": 1 - x, "levelled_auroc": x} for row, x in rows.items()}
+    cells |= {("bottle", row, 0): {"auroc": x, "levelled_auroc": 1 - x} for row, x in rows.items()}
+    told = {("screw", "mean_intensity", None): 0.99, ("bottle", "mean_intensity", None): 0.6}
+    text = " ".join(page.render([stored_of("mvtec_ad", cells | told)], set()).split())
+    assert "Order of the means (of screw the brightness-corrected score, see below): AE+Skip 0.700" in text
+    assert "DAAD 0.900 < DAAD+ 0.950; as in the paper" in text
+
+
 def test_the_order_over_tables():
     rows = ("ae", "ae_skip", "memae", "daad", "daad_plus")
     one = stored_of("mnist", {("8", row, 0): x for row, x in zip(rows, (0.8, 0.7, 0.9, 0.95, 0.93))})
