@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from benchmarks import alone
 from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
 from benchmarks.workload import configuration, images, timed
-from daad_jax import pages, variants
+from daad_jax import pages, programs, variants
 from daad_jax import workdir as files
 from daad_jax.config import Config
 
@@ -181,6 +181,7 @@ PIECES: dict[str, Callable[[list[str], int], Record]] = {
 
 
 def main() -> None:
+    programs.compile_quickly()
     pages.use_large()
     from benchmarks import page  # draws; the engines' processes import this file and need none of it
 

@@ -62,7 +62,7 @@ class Mapped:
     def replicate(self, tree: Any) -> Any:
         """A copy of `tree` on every device, owned by the caller (it may be donated)."""
         if not self.many:
-            return jax.tree.map(lambda x: jax.device_put(np.array(x), self.devices[0]), tree)
+            return jax.device_put(tree, self.devices[0], may_alias=False)
         return _replicate(tree, self.devices)
 
     def first(self, tree: Any) -> Any:

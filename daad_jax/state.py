@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from daad_jax.compilation import options
@@ -87,34 +88,45 @@ def shapes(config: Config) -> TrainState:
 def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
     """What `shapes` gives, and what `create` does, to be called when it is needed."""
     key = jax.random.key(config.seed)
-    traced = jax.jit(_initial(config)).trace(key)
+    traced = jax.jit(_variables(config)).trace(key)
+    optimizer = build_optimizer(config.train)
+
+    def network(variables: Any) -> NetworkState:
+        params = variables["params"]
+        moments = jax.eval_shape(optimizer.init, params)
+        return NetworkState(params, variables.get("batch_stats", {}), moments)
+
+    of_generator, of_discriminator = traced.out_info
+    expected = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]
+        generator=network(of_generator),
+        discriminator=network(of_discriminator) if of_discriminator else None,
+    )
 
     def create() -> TrainState:
         # One program, not one for every shape of a parameter.
         program = traced.lower().compile(options(jax.default_backend(), once=True))
-        return program(key)
+        # All else begins at zero, which needs no program.
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), expected)
+        networks = [
+            of and of.replace(params=made["params"], batch_stats=made.get("batch_stats", {}))
+            for of, made in zip((state.generator, state.discriminator), program(key))
+        ]
+        return state.replace(generator=networks[0], discriminator=networks[1])
 
-    return traced.out_info, create
+    return expected, create
 
 
-def _initial(config: Config) -> Callable[[jax.Array], TrainState]:
+def _variables(config: Config) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """Initial variables of the generator and (or None) the discriminator."""
     data = config.data
     images = jnp.zeros((1, data.height, data.width, data.channels))
-    optimizer = build_optimizer(config.train)
 
-    def network(module: Any, key: jax.Array) -> NetworkState:
-        variables = module.init(key, images, train=False)
-        params = variables["params"]
-        return NetworkState(params, variables.get("batch_stats", {}), optimizer.init(params))
-
-    def initial(key: jax.Array) -> TrainState:
+    def initial(key: jax.Array) -> tuple[Any, Any]:
         generator_key, discriminator_key = jax.random.split(key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            generator=network(build_generator(config), generator_key),
-            discriminator=(
-                network(build_discriminator(config), discriminator_key) if config.uses_discriminator else None
-            ),
-        )
+        generator = build_generator(config).init(generator_key, images, train=False)
+        if not config.uses_discriminator:
+            return generator, None
+        return generator, build_discriminator(config).init(discriminator_key, images, train=False)
 
     return initial
