@@ -11,11 +11,9 @@ from pathlib import Path
 
 from daad_jax.config import DataConfig
 
-# Options of XLA:CPU for all programs, since one cannot be given them. Both make less to compile, and the step
-# is no slower: LLVM leaves loops as they are, which are vectors already (a sixth of the time to compile a
-# step), and what is computed from the same arrays may be one loop.
-OPTIONS = ("xla_cpu_disable_loop_unrolling", "xla_cpu_use_multi_output_fusion")
-QUICK = f"--xla_backend_extra_options={','.join(OPTIONS)}"
+# LLVM need not unroll XLA:CPU's loops, which are vectors already: that takes a sixth of the time to compile a
+# step, which is no faster for it. For all programs, since one cannot be given this option.
+QUICK = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 
 
 def compile_quickly() -> None:
