@@ -146,23 +146,15 @@ def measure_parts(engines: list[str], rounds: int) -> Record:
     for size, batch in ((32, SIZES[32]), (128, SIZES[128])):
         measured = alone.parts(config_of(size, True), images(batch, size), rounds)
         found |= {f"{size} px, batch {batch}: {name}": row for name, row in measured.items()}
-    for name, row in found.items():
-        _say(name, row)
-    return found
+    return _said(found)
 
 
 def measure_growth(engines: list[str], rounds: int) -> Record:
-    found = alone.growth(rounds)
-    for name, row in found.items():
-        _say(name, row)
-    return found
+    return _said(alone.growth(rounds))
 
 
 def measure_calls(engines: list[str], rounds: int) -> Record:
-    found = alone.calls(rounds)
-    for name, row in found.items():
-        _say(name, row)
-    return found
+    return _said(alone.calls(rounds))
 
 
 def measure_input(engines: list[str], rounds: int) -> Record:
@@ -210,6 +202,12 @@ def main() -> None:
         files.write(stored, json.dumps(records, indent=1))
     page.write(records, chosen.docs)
     print(f"wrote {chosen.docs / 'performance.md'}")
+
+
+def _said(found: Record) -> Record:
+    for name, row in found.items():
+        _say(name, row)
+    return found
 
 
 def _say(name: str, record: Record) -> None:

@@ -20,10 +20,8 @@ from daad_jax.step import make_train_step, several, to_unit
 from daad_jax.variants import apply
 
 Record = dict[str, Any]
-STEPS_PER_CALL = (1, 5, 20)
-
-
 Call = Callable[[], None]
+STEPS_PER_CALL = (1, 5, 20)
 
 
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[Call, Call]:
@@ -55,7 +53,7 @@ def whole_step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Call:
     return run
 
 
-def forward_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
+def forward_of(config: Config, batch: np.ndarray) -> Call:
     """The generator's pass in training mode, without a gradient."""
     generator, state = build_generator(config), create(config).generator
 
@@ -71,7 +69,7 @@ def forward_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
     return run
 
 
-def alternating(runs: dict[str, Callable[[], None]], rounds: int) -> Record:
+def alternating(runs: dict[str, Call], rounds: int) -> Record:
     for run in runs.values():
         run()  # all are compiled before any is timed
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -97,7 +95,7 @@ def growth(rounds: int) -> Record:
     """Seconds of a step (32 px, 16 images, width 32, 100 items, 1 device), one of these changed at a time."""
 
     @functools.cache  # what nothing is changed of stands in every group
-    def step(size: int, width: int, items: int, devices: int) -> Callable[[], None]:
+    def step(size: int, width: int, items: int, devices: int) -> Call:
         return whole_step_of(configuration(size, width, items), images(16, size), devices)
 
     runs = {f"{size} px": step(size, 32, 100, 1) for size in (32, 64, 128)}
@@ -112,7 +110,7 @@ def calls(rounds: int) -> Record:
     """Seconds of a step of a small model (32 px, 64 images, width 16, 100 items), by steps a call."""
     most, found = max(STEPS_PER_CALL), {}
     config, batch = configuration(32, 16, 100), images(64, 32)
-    runs: dict[str, Callable[[], None]] = {}
+    runs: dict[str, Call] = {}
     for count in STEPS_PER_CALL:
         config.train.steps_per_call = count
         start, wait = step_of(config, batch)

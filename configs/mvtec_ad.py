@@ -27,7 +27,7 @@ def get_config(argument: str = "") -> Config:
     # As in mnist.py: at this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
-    config.train.steps = 5000  # most of an hour on two cores, two minutes on a GPU; 1000 do for a first look
+    config.train.steps = 5000  # two minutes on a GPU; on a laptop 1000 do for a first look
     config.train.schedule = "cosine"
     config.train.batch_size = 32
     # The best of all ways to score this network by separation (docs/recipes.md).

@@ -29,11 +29,10 @@ def over_seeds(stored: Stored, row: str, subject: str, figure: str) -> Figure | 
     return _summed_up(stored, row, figure, (subject,))
 
 
-def over_subjects(stored: Stored, row: str, figure: str, among: Sequence[str] | None = None) -> Figure | None:
-    """Of all subjects of a row that have the figure, or of those `among` them, each counting the same; None
-    where none has."""
+def over_subjects(stored: Stored, row: str, figure: str) -> Figure | None:
+    """Of all subjects of a row that have the figure, each counting the same; None where none has."""
     have = dict.fromkeys(r.subject for r in stored.of(row) if figure in r.figures)
-    return _summed_up(stored, row, figure, tuple(s for s in have if among is None or s in among))
+    return _summed_up(stored, row, figure, tuple(have))
 
 
 def trivial(stored: Stored, subject: str, figure: str) -> float | None:

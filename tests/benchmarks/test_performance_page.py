@@ -24,9 +24,7 @@ def test_page(tmp_path):
         "start": {"cold": row([3.0], [1.0], [9.0]), "versions": VERSIONS},
         "growth": {"64 px": row([0.125]), "128 px": row([0.5]), "width 8": row([0.1]), "versions": VERSIONS},
     }
-    on_gpu = {"step": {"32 px": step | {}, "versions": VERSIONS}}
-    for of in on_gpu["step"]["32 px"].values():
-        of["peak"] = 7e6
+    on_gpu = {"step": {"32 px": row([0.2], [0.5], [0.4], peak=7e6), "versions": VERSIONS}}
     page.write({"cpu": records, "gpu": on_gpu}, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 40% |" in text
