@@ -14,7 +14,7 @@ from typing import Any, Literal
 from unittest import mock
 
 from benchmarks.workload import images, timed
-from daad_jax import pages
+from daad_jax import pages, programs
 from daad_jax.config import Config
 
 PAUSE = 0.3  # seconds, in which the threads of the engine before stop spinning
@@ -108,6 +108,7 @@ Prepared = tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, fl
 
 
 def _ours(job: Job) -> Prepared:
+    programs.trace_quickly()  # as our commands do
     import jax
 
     from benchmarks.alone import step_of

@@ -63,6 +63,7 @@ def run(main: Callable[..., None], positional: bool = False) -> None:
     pages.use_large()
     signal.signal(signal.SIGTERM, _stop)
     sys.unraisablehook = _stop_later
+    programs.trace_quickly()
     programs.compile_quickly()
     programs.keep()
     for stream in (sys.stdout, sys.stderr):

@@ -1,9 +1,11 @@
-"""What XLA's programs take to compile: less than by its defaults, and once, since they are kept between runs.
+"""What programs take to trace and compile: less than by default, and once, since they are kept between runs.
 
 To be called before JAX is used.
 """
 
+import gc
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -11,19 +13,28 @@ from pathlib import Path
 
 from daad_jax.config import DataConfig
 
-# LLVM need not unroll XLA:CPU's loops, which are vectors already: that takes a sixth of the time to compile a
-# step, which is no faster for it. For all programs, since one cannot be given this option.
-QUICK = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
+# LLVM need not unroll XLA:CPU's loops, which are vectors already, nor search for cheaper ways to count in
+# them (loop strength reduction). For all programs, since one cannot be given these options.
+QUICK = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling,-disable-lsr"
+# LLVM ends a process whose options it does not know: no longer than it was tried.
+TRIED_BEFORE = (0, 13)  # jaxlib
 
 
 def compile_quickly() -> None:
     """Leaves out what costs a processor's programs time to compile and gives none back.
 
-    Not on a TPU's host, whose compiler is another one.
+    Only where JAX has no other device, whose compiler these options would reach too.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags and not importlib.util.find_spec("libtpu"):
+    others = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
+    version = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
+    if "xla_backend_extra_options" not in flags and not others and version < TRIED_BEFORE:
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK}".strip()
+
+
+def trace_quickly() -> None:
+    """Has Python look for garbage less often: tracing makes many objects, hardly any of them garbage."""
+    gc.set_threshold(50_000)
 
 
 def keep() -> None:

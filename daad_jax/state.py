@@ -87,8 +87,7 @@ def shapes(config: Config) -> TrainState:
 
 def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
     """What `shapes` gives, and what `create` does, to be called when it is needed."""
-    key = jax.random.key(config.seed)
-    traced = jax.jit(_variables(config)).trace(key)
+    traced = jax.jit(_variables(config)).trace(config.seed)
     optimizer = build_optimizer(config.train)
 
     def network(variables: Any) -> NetworkState:
@@ -110,20 +109,20 @@ def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), expected)
         networks = [
             of and of.replace(params=made["params"], batch_stats=made.get("batch_stats", {}))
-            for of, made in zip((state.generator, state.discriminator), program(key))
+            for of, made in zip((state.generator, state.discriminator), program(config.seed))
         ]
         return state.replace(generator=networks[0], discriminator=networks[1])
 
     return expected, create
 
 
-def _variables(config: Config) -> Callable[[jax.Array], tuple[Any, Any]]:
-    """Initial variables of the generator and (or None) the discriminator."""
+def _variables(config: Config) -> Callable[[int | jax.Array], tuple[Any, Any]]:
+    """A seed -> initial variables of the generator and (or None) the discriminator."""
     data = config.data
     images = jnp.zeros((1, data.height, data.width, data.channels))
 
-    def initial(key: jax.Array) -> tuple[Any, Any]:
-        generator_key, discriminator_key = jax.random.split(key)
+    def initial(seed: int | jax.Array) -> tuple[Any, Any]:
+        generator_key, discriminator_key = jax.random.split(jax.random.key(seed))
         generator = build_generator(config).init(generator_key, images, train=False)
         if not config.uses_discriminator:
             return generator, None

@@ -1,5 +1,6 @@
 """What programs take to compile: the flag is given once, is known to XLA, and leaves the user's own alone."""
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -24,11 +25,22 @@ def test_extra_options_of_the_user_stay(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--xla_backend_extra_options=a=b"
 
 
-def test_not_where_the_compiler_is_a_tpu_s(monkeypatch):
+@pytest.mark.parametrize("plugin", ["libtpu", "jax_plugins"])
+def test_not_where_another_compiler_would_hear_it(monkeypatch, plugin):
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin)
     programs.compile_quickly()
     assert not os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.parametrize(
+    ("version", "given"), [("0.8.3", True), ("0.12.0.1", True), ("0.13.0", False), ("1.0", False)]
+)
+def test_not_to_a_compiler_that_may_not_know_it(monkeypatch, version, given):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    programs.compile_quickly()
+    assert os.environ["XLA_FLAGS"] == (programs.QUICK if given else "")
 
 
 def test_this_xla_knows_the_flag():

@@ -57,6 +57,16 @@ def test_losses_are_the_papers():
     np.testing.assert_allclose(saturating, -np.mean(np.log(d_fake)), rtol=1e-5)
 
 
+def test_metrics_have_the_gradients_lengths():
+    """Adam's first moment after one step is the gradient times 1 - beta1."""
+    config = small()
+    after, metrics = jax.jit(make_train_step(config))(state.create(config), batches(1)[0])
+    for name, network in (("", after.generator), ("discriminator_", after.discriminator)):
+        leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(network.opt_state[0].mu)]
+        length = np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)) / (1 - config.train.beta1)
+        np.testing.assert_allclose(metrics[f"{name}grad_norm"], length, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("devices", "restore"), [(2, ""), (8, "grey_turns")])
 def test_many_devices_give_what_one_gives(devices, restore):
     config = small()

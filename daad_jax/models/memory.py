@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.errors import UserError
+from daad_jax.models.norm import inverse_root
 
 Division = tuple[int, int, int]
 EPSILON = 1e-12
@@ -68,7 +69,8 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
 
 def inverse_lengths(vectors: jax.Array) -> jax.Array:
     """1 / max(length, 1e-6): `[..., D]` -> `[...]`."""
-    return jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(vectors), -1), EPSILON))
+    squares = jnp.sum(jnp.square(vectors), -1)
+    return inverse_root(jnp.where(squares > EPSILON, squares, EPSILON))
 
 
 def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from daad_jax.models.norm import MOMENTUM, BatchNorm
+from daad_jax.models.norm import MOMENTUM, BatchNorm, inverse_root
 
 RNG = np.random.default_rng(0)
 X = (2 + 3 * RNG.standard_normal((8, 5, 4, 6))).astype(np.float32)
@@ -64,3 +64,9 @@ def test_starts_as_flaxes():
     key = jax.random.key(0)
     got, expected = (m.init(key, jnp.asarray(X)) for m in (BatchNorm(None, True), flaxes(None, True)))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_a_root_s_derivative_is_jax_s():
+    x = RNG.random(9).astype(np.float32) + 0.1
+    for order in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(order(inverse_root)(x), order(jax.lax.rsqrt)(x), rtol=1e-6)
