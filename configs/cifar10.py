@@ -16,19 +16,22 @@ def get_config(argument: str = "") -> Config:
     config.data.name = "cifar10"
     config.data.normal_class = value
     config.data.flip_horizontal = True
-    config.model.base_width = 16
-    config.model.discriminator_width = 16
-    config.model.max_width = 128
+    config.model.base_width = 32
+    config.model.discriminator_width = 32
+    config.model.max_width = 256
     # Restoring takes more than 20 whole images: more items, in finer divisions from scale to scale.
     config.model.memory_items = (100, 100, 100, 100)
     config.model.division = ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
+    config.model.temperature = 0.2  # the paper's 1 mixes all items almost evenly
     config.loss.reconstruction = 2000.0
     # Ours, not the paper's: colour and direction have to be guessed from what is seen, and are guessed well
     # only for what is known.
     config.train.restore = "grey_turns"
     config.train.learning_rate = 1e-3
-    config.train.steps = 1000
-    # Photos of all contrasts: what counts is the share of an image that is not explained.
+    config.train.steps = 3000  # half an hour on one core; more is better still
+    # Photos of all contrasts: what counts is the share of an image that is not explained, where it is most.
     config.score.distance = "correlation"
-    config.score.gamma = 0.5
+    config.score.smoothing = 2.0
+    config.score.pooling = 8
+    config.score.gamma = 1.0
     return variants.finish(config, "cifar10", value, variant, smoke)

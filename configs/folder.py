@@ -24,8 +24,7 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    # As in solar_cells.py.
-    config.model.temperature = 0.1
+    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
     config.train.steps = 1000
