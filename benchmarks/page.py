@@ -39,7 +39,8 @@ NOTES = {
     "start": "PyTorch alone compiles nothing; its processes import JAX too, for the constants of our "
     "models. Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
     "parts": "",
-    "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says.",
+    "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says. A processor's "
+    "devices are virtual ones, the same cores shared (`XLA_FLAGS=--xla_force_host_platform_device_count=2`).",
     "calls": "32 px, 64 images, width 16, 100 items, DAAD+.",
     "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
     "step waits for a batch.",

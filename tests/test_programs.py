@@ -11,6 +11,11 @@ import pytest
 from daad_jax import programs
 
 
+@pytest.fixture(autouse=True)
+def without_plugins(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
 @pytest.mark.parametrize("before", ["", "--xla_force_host_platform_device_count=2"])
 def test_the_flag_comes_beside_others_and_once(monkeypatch, before):
     monkeypatch.setenv("XLA_FLAGS", before)
