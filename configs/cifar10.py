@@ -28,7 +28,7 @@ def get_config(argument: str = "") -> Config:
     # only for what is known.
     config.train.restore = "grey_turns"
     config.train.learning_rate = 1e-3
-    config.train.steps = 3000  # half an hour on one core; more is better still
+    config.train.steps = 3000  # forty minutes on one core; more is better still
     # Photos of all contrasts: what counts is the share of an image that is not explained, where it is most.
     config.score.distance = "correlation"
     config.score.smoothing = 2.0
