@@ -117,13 +117,13 @@ def make_train_step(
                 "adversarial": adversarial,
                 "alignment": alignment,
                 "discriminator": d_loss,
-                "discriminator_grad_norm": _length(d_grads),
+                "discriminator_grad_norm": optax.tree.norm(d_grads),
             }
 
         grads = average(pull_generator(fake_grad)[0])
         weights = {k: getattr(loss, k) for k in ("reconstruction", "adversarial", "alignment")}
         metrics["loss"] = sum(w * metrics[k] for k, w in weights.items() if k in metrics)
-        metrics["grad_norm"] = _length(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics = average(metrics | _usage_metrics(average(usage)))
 
         # XLA:CPU copies every parameter before it updates it in place, unless that provably follows all that
@@ -176,18 +176,6 @@ def make_score_step(config: Config, form: Form = "auto") -> Callable[[Any, Any, 
         return ScoreStep(images, rebuilt, real, tuple(m.reshape(*turns, *m.shape[1:]) for m in fake))
 
     return score_step
-
-
-def _length(grads: Any) -> jax.Array:
-    """`optax.tree.norm`, in fewer and smaller loops.
-
-    All vectors are one here, and what is squared is not what Adam squares: XLA:CPU would write those squares
-    down for both.
-    """
-    leaves = jax.tree.leaves(grads)
-    vectors = jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1])
-    tensors = [leaf for leaf in leaves if leaf.ndim > 1]
-    return jnp.sqrt(sum(-jnp.vdot(-leaf, leaf) for leaf in (vectors, *tensors)))
 
 
 def _usage_metrics(usage: Any) -> Metrics:
