@@ -8,11 +8,11 @@ On a GPU the figures are that GPU's, and stand beside the processor's.
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,11 @@ def race(
     with tempfile.TemporaryDirectory() as cache:
         platform, times = ("gpu", times) if on_gpu() else ("cpu", 1)
         jobs = [Job(e, task, config, count, chunks[e], f"{cache}/{e}", platform, times) for e in chunks]
-        if on_gpu():  # nobody's compiling takes memory of the GPU, and the processor is not what is measured
-            with ThreadPoolExecutor() as pool:
-                engines = dict(zip(chunks, pool.map(Contender, jobs)))
-        else:
+        if not on_gpu():
             for job in jobs:
                 Contender(job).end()  # compiles, which takes memory of its own
-            engines = {job.engine: Contender(job) for job in jobs}
+        # One gets ready after the other: on a GPU, XLA chooses its kernels by what they take there.
+        engines = {job.engine: Contender(job) for job in jobs}
         seconds: dict[str, list[float]] = {engine: [] for engine in engines}
         for _ in range(rounds):
             for name, engine in engines.items():
@@ -175,6 +173,9 @@ PIECES: dict[str, Callable[[list[str], int], Record]] = {
 def main() -> None:
     programs.compile_quickly()
     pages.use_large()
+    # A GPU's memory is everybody's: this process's, which measures products, and the engines'. XLA would
+    # otherwise try kernels with all the scratch memory there is, and keep it.
+    os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}
     from benchmarks import page  # draws; the engines' processes import this file and need none of it
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

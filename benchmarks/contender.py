@@ -78,7 +78,6 @@ def _serve(connection: Connection, job: Job) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = job.cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is everybody's
     run, wait, count = (_ours if job.engine == "daad_jax" else _twin)(job)
 
     def one_round() -> None:

@@ -126,7 +126,8 @@ def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> li
         if raced:
             cells.append(f"{speedup(row):.2f}")
         if piece == "step" and on_gpu:
-            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines))
+            known = all("peak" in of for of in row.values())
+            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines) if known else "")
         elif piece == "step":
             operations = next((of["operations"] for of in row.values() if "operations" in of), None)
             share = operations / _median(row[OURS]) / record["matmul"] if operations else None
