@@ -15,7 +15,7 @@ from daad_jax import compilation, parallel
 from daad_jax.config import Config
 from daad_jax.data.batches import prefetch, train_batches
 from daad_jax.data.samples import Split
-from daad_jax.state import build_generator, create, creation
+from daad_jax.state import build_generator, create, filled, shapes
 from daad_jax.step import make_train_step, several, to_unit
 from daad_jax.variants import apply
 
@@ -27,13 +27,13 @@ STEPS_PER_CALL = (1, 5, 20)
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[Call, Call]:
     """What starts one call (of `train.steps_per_call` steps), and what waits for all that were started."""
     mapped, at_once = parallel.choose(devices, len(batch)), config.train.steps_per_call
-    shapes, make = creation(config)
+    expected = shapes(config)
     put: Callable[[np.ndarray], jax.Array] = mapped.put
     step, what = make_train_step(config, mapped.axis_name), batch
     if at_once > 1:
         step, put, what = several(step), mapped.put_several, np.stack([batch] * at_once)
-    compiled = mapped.compile_ahead(step, shapes, put(what))
-    last = mapped.replicate(make()), None
+    compiled = mapped.compile_ahead(step, expected, put(what))
+    last = mapped.replicate(filled(expected, config.seed)), None
 
     def start() -> None:
         nonlocal last

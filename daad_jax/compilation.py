@@ -11,21 +11,15 @@ Options = dict[str, str | bool]
 CPU_OPTIONS: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
-# Of a program that runs once, most time goes into making its machine code better than it need be.
-CPU_OPTIONS_ONCE: Options = {"xla_backend_optimization_level": "1", "xla_cpu_use_fusion_emitters": False}
 
 
 @functools.cache
-def options(platform: str, once: bool = False) -> Options | None:
-    """For a platform ("cpu", "gpu", "tpu"); None: nothing.
-
-    `once`: for a program that runs once, so that compiling it should not take long.
-    """
+def options(platform: str) -> Options | None:
+    """For a platform ("cpu", "gpu", "tpu"); None: nothing."""
     if platform != "cpu":
         return None
-    chosen = CPU_OPTIONS_ONCE if once else CPU_OPTIONS
     try:
-        jax.jit(lambda: 0, compiler_options=chosen).lower().compile()
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
         return None  # an XLA without that option
-    return chosen
+    return CPU_OPTIONS

@@ -61,9 +61,14 @@ class Mapped:
 
     def replicate(self, tree: Any) -> Any:
         """A copy of `tree` on every device, owned by the caller (it may be donated)."""
-        if not self.many:
-            return jax.device_put(tree, self.devices[0], may_alias=False)
-        return _replicate(tree, self.devices)
+        if self.many:
+            return _replicate(tree, self.devices)
+        (device,) = self.devices
+        # A processor reads a numpy array where it lies, may_alias or not, if that is a multiple of 64 bytes.
+        # It is not its own then, and the first step would copy it. An array of a device is copied now.
+        return jax.tree.map(
+            lambda x: jax.device_put(jax.device_put(x, device), device, may_alias=False), tree
+        )
 
     def first(self, tree: Any) -> Any:
         """One device's copy of a replicated tree, as numpy arrays."""

@@ -1,6 +1,6 @@
 """What training changes: parameters, batch statistics and optimiser states of both networks."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.struct
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from daad_jax.compilation import options
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
+from daad_jax.models.initial import initial
 from daad_jax.models.layers import Form
 
 
@@ -72,60 +72,41 @@ def build_optimizer(
 
 
 def create(config: Config) -> TrainState:
-    """The state before the first step, a function of `config.seed` alone.
+    """The state before the first step, numpy arrays, a function of `config.seed` alone.
 
     Raises:
         UserError: division rates that do not divide a feature map.
     """
-    return creation(config)[1]()
+    return filled(shapes(config), config.seed)
 
 
 def shapes(config: Config) -> TrainState:
     """As `create`, with shapes and types in place of arrays."""
-    return creation(config)[0]
-
-
-def creation(config: Config) -> tuple[TrainState, Callable[[], TrainState]]:
-    """What `shapes` gives, and what `create` does, to be called when it is needed."""
-    traced = jax.jit(_variables(config)).trace(config.seed)
+    data, key = config.data, jax.eval_shape(jax.random.key, 0)
+    images = jax.ShapeDtypeStruct((1, data.height, data.width, data.channels), jnp.float32)
     optimizer = build_optimizer(config.train)
 
-    def network(variables: Any) -> NetworkState:
-        params = variables["params"]
-        moments = jax.eval_shape(optimizer.init, params)
-        return NetworkState(params, variables.get("batch_stats", {}), moments)
+    def network(module: Any) -> NetworkState:
+        variables = jax.eval_shape(functools.partial(module.init, train=False), key, images)
+        moments = jax.eval_shape(optimizer.init, variables["params"])
+        return NetworkState(variables["params"], variables["batch_stats"], moments)
 
-    of_generator, of_discriminator = traced.out_info
-    expected = TrainState(
+    return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]
-        generator=network(of_generator),
-        discriminator=network(of_discriminator) if of_discriminator else None,
+        generator=network(build_generator(config)),
+        discriminator=network(build_discriminator(config)) if config.uses_discriminator else None,
     )
 
-    def create() -> TrainState:
-        # One program, not one for every shape of a parameter.
-        program = traced.lower().compile(options(jax.default_backend(), once=True))
-        # All else begins at zero, which needs no program.
-        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), expected)
-        networks = [
-            of and of.replace(params=made["params"], batch_stats=made.get("batch_stats", {}))
-            for of, made in zip((state.generator, state.discriminator), program(config.seed))
-        ]
-        return state.replace(generator=networks[0], discriminator=networks[1])
 
-    return expected, create
+def filled(shapes: TrainState, seed: int) -> TrainState:
+    """The state before the first step, from what `shapes` gives: numpy arrays."""
+    networks = {"generator": shapes.generator, "discriminator": shapes.discriminator}
+    variables = initial({name: of and of.variables for name, of in networks.items()}, seed)
 
+    def network(name: str) -> NetworkState | None:
+        if (of := networks[name]) is None:
+            return None
+        moments = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), of.opt_state)  # as optax has them
+        return NetworkState(variables[name]["params"], variables[name]["batch_stats"], moments)
 
-def _variables(config: Config) -> Callable[[int | jax.Array], tuple[Any, Any]]:
-    """A seed -> initial variables of the generator and (or None) the discriminator."""
-    data = config.data
-    images = jnp.zeros((1, data.height, data.width, data.channels))
-
-    def initial(seed: int | jax.Array) -> tuple[Any, Any]:
-        generator_key, discriminator_key = jax.random.split(jax.random.key(seed))
-        generator = build_generator(config).init(generator_key, images, train=False)
-        if not config.uses_discriminator:
-            return generator, None
-        return generator, build_discriminator(config).init(discriminator_key, images, train=False)
-
-    return initial
+    return TrainState(np.zeros((), np.int32), *map(network, networks))  # type: ignore[arg-type]

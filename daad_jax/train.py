@@ -22,7 +22,8 @@ from daad_jax.data.samples import Split
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
-from daad_jax.state import TrainState, creation
+from daad_jax.state import TrainState, filled
+from daad_jax.state import shapes as shapes_of
 from daad_jax.step import make_train_step, several
 
 
@@ -37,7 +38,7 @@ def train(config: Config, workdir: Path) -> None:
     _print(f"workdir: {workdir}")
     with processes.together():
         mapped = parallel.choose(train_config.devices, train_config.batch_size)
-        shapes, create = creation(config)
+        shapes = shapes_of(config)
         if first_process:
             files.claim(workdir, config)
         splits = datasets.load(config)
@@ -72,7 +73,7 @@ def train(config: Config, workdir: Path) -> None:
                     else NoLog()
                 )
             with closing(log), closing(batches) as ready:  # type: ignore[type-var]
-                state = mapped.replicate(initial or create())
+                state = mapped.replicate(initial or filled(shapes, config.seed))
                 initial = None  # as large as what trains: parameters and moments
                 held_out = splits.calibration.images
                 _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)

@@ -12,10 +12,9 @@ def fresh():
     compilation.options.cache_clear()
 
 
-@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize(("platform", "told"), [("tpu", False), ("gpu", False), ("cpu", True)])
-def test_only_the_cpu_compiler_is_told_anything(platform, told, once):
-    assert (compilation.options(platform, once) is not None) == told
+def test_only_the_cpu_compiler_is_told_anything(platform, told):
+    assert (compilation.options(platform) is not None) == told
 
 
 def test_an_option_that_the_compiler_does_not_know_is_left_out(monkeypatch):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from daad_jax import state
+from daad_jax.parallel import Mapped
 from tests.test_step import small
 
 
@@ -23,3 +24,13 @@ def test_moments_begin_as_the_optimiser_says():
         expected = optimizer.init(network.params)
         assert jax.tree.structure(network.opt_state) == jax.tree.structure(expected)
         jax.tree.map(np.testing.assert_array_equal, network.opt_state, expected)
+
+
+def test_a_device_owns_what_it_is_given():
+    """A processor would read a numpy array where it lies, if it lies well."""
+    raw = np.ones(1024 + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    aligned = raw[start : start + 1024].view(np.float32)
+    copy = Mapped(jax.devices()[:1]).replicate(aligned)
+    aligned[:] = 0
+    np.testing.assert_array_equal(copy, np.full(256, np.frombuffer(b"\1\1\1\1", np.float32)[0]))

@@ -32,10 +32,10 @@ def batches(count):
 
 def run(config, devices):
     mapped = Mapped(jax.devices()[:devices])
-    shapes, create = state.creation(config)
+    shapes = state.shapes(config)
     example = mapped.put(batches(1)[0])
     step = mapped.compile_ahead(make_train_step(config, mapped.axis_name), shapes, example)
-    train_state = mapped.replicate(create())
+    train_state = mapped.replicate(state.filled(shapes, config.seed))
     for batch in batches(3):
         train_state, metrics = step(train_state, mapped.put(batch))
     return mapped.first(train_state), mapped.first(metrics)
@@ -136,7 +136,7 @@ def test_several_steps_of_one_call_are_the_same_steps(devices):
 def test_nothing_is_copied_to_be_updated_in_place():
     """Where XLA:CPU cannot order an update after all that reads the old value, it copies the old value."""
     config = small()
-    shapes, _ = state.creation(config)
+    shapes = state.shapes(config)
     step = Mapped(jax.devices()[:1]).compile_step(make_train_step(config))
     text = step.lower(shapes, batches(1)[0]).compile().as_text()
     assert text is not None
