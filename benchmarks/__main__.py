@@ -171,7 +171,7 @@ PIECES: dict[str, Callable[[list[str], int], Record]] = {
 
 
 def main() -> None:
-    programs.compile_quickly()
+    programs.compile_quickly(trains=True)  # this process's; engines have their own
     pages.use_large()
     # A GPU's memory is everybody's: this process's, which measures products, and the engines'. XLA would
     # otherwise try kernels with all the scratch memory there is, and keep it.

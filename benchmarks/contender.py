@@ -21,6 +21,7 @@ PAUSE = 0.3  # seconds, in which the threads of the engine before stop spinning
 ENGINES = ("daad_jax", "torch", "torch.compile")
 LARGE = "large pages"  # in the name of an engine that has them
 Task = Literal["step", "score"]
+FLAGS = os.environ.get("XLA_FLAGS", "")  # as the user gave them
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Contender:
         self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
         with mock.patch.dict(os.environ):
             os.environ.pop("GLIBC_TUNABLES", None)
+            os.environ["XLA_FLAGS"] = FLAGS
             # Our commands ask for large pages by themselves (`daad_jax/pages.py`), PyTorch's user has to.
             if job.engine == "daad_jax" or LARGE in job.engine:
                 os.environ["GLIBC_TUNABLES"] = pages.SETTING
@@ -107,7 +109,8 @@ Prepared = tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, fl
 
 
 def _ours(job: Job) -> Prepared:
-    programs.trace_quickly()  # as our commands do
+    programs.compile_quickly(trains=job.task == "step")  # as our commands do
+    programs.trace_quickly()
     import jax
 
     from benchmarks.alone import step_of

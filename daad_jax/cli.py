@@ -53,18 +53,18 @@ def checked(config: Config | None) -> Config:
     return config
 
 
-def run(main: Callable[..., None], positional: bool = False) -> None:
+def run(main: Callable[..., None], positional: bool = False, trains: bool = False) -> None:
     """Parses the flags and runs `main`.
 
     Whatever the user can mend is one line and exit status 2; SIGTERM and Ctrl-C are one line and
     128 + the signal's number, after every `finally` on the way. `main` gets the words that are not
-    flags where `positional` is set; elsewhere there may be none.
+    flags where `positional` is set; elsewhere there may be none. `trains`: see `programs.compile_quickly`.
     """
     pages.use_large()
     signal.signal(signal.SIGTERM, _stop)
     sys.unraisablehook = _stop_later
     programs.trace_quickly()
-    programs.compile_quickly()
+    programs.compile_quickly(trains)
     programs.keep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,7 +12,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from daad_jax import programs  # imports no JAX
 
-programs.compile_quickly()
+programs.compile_quickly(trains=True)
 
 import jax  # noqa: E402
 

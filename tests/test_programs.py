@@ -16,12 +16,13 @@ def without_plugins(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
+@pytest.mark.parametrize(("trains", "flag"), [(False, programs.QUICK), (True, programs.QUICK_STEP)])
 @pytest.mark.parametrize("before", ["", "--xla_force_host_platform_device_count=2"])
-def test_the_flag_comes_beside_others_and_once(monkeypatch, before):
+def test_the_flag_comes_beside_others_and_once(monkeypatch, before, trains, flag):
     monkeypatch.setenv("XLA_FLAGS", before)
     for _ in range(2):
-        programs.compile_quickly()
-    assert os.environ["XLA_FLAGS"].split() == [*before.split(), programs.QUICK]
+        programs.compile_quickly(trains)
+    assert os.environ["XLA_FLAGS"].split() == [*before.split(), flag]
 
 
 def test_extra_options_of_the_user_stay(monkeypatch):
@@ -48,9 +49,10 @@ def test_not_to_a_compiler_that_may_not_know_it(monkeypatch, version, given):
     assert os.environ["XLA_FLAGS"] == (programs.QUICK if given else "")
 
 
-def test_this_xla_knows_the_flag():
+@pytest.mark.parametrize("flag", [programs.QUICK, programs.QUICK_STEP])
+def test_this_xla_knows_the_flag(flag):
     """It stops a process whose flags it does not know."""
     code = "import jax; print(jax.jit(lambda x: x + 1)(1))"
-    environment = os.environ | {"XLA_FLAGS": programs.QUICK, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
