@@ -64,11 +64,17 @@ class Mapped:
         if self.many:
             return _replicate(tree, self.devices)
         (device,) = self.devices
-        # A processor reads a numpy array where it lies, may_alias or not, if that is a multiple of 64 bytes.
-        # It is not its own then, and the first step would copy it. An array of a device is copied now.
-        return jax.tree.map(
-            lambda x: jax.device_put(jax.device_put(x, device), device, may_alias=False), tree
-        )
+
+        def owned(x: Any) -> jax.Array:
+            # A processor reads a numpy array where it lies, may_alias or not, if that is a multiple of 64
+            # bytes. It is not its own then, and the first step would copy it. A device's array is copied now.
+            y = jax.device_put(x, device, may_alias=False)
+            theirs = isinstance(x, np.ndarray) and device.platform == "cpu"
+            if theirs and y.unsafe_buffer_pointer() == x.ctypes.data:
+                return jax.device_put(y, device, may_alias=False)
+            return y
+
+        return jax.tree.map(owned, tree)
 
     def first(self, tree: Any) -> Any:
         """One device's copy of a replicated tree, as numpy arrays."""

@@ -1,6 +1,7 @@
 """Initial variables, drawn by NumPy: a program for every shape of a parameter would take XLA longer to
 compile than all draws take, and another kind of device would round them differently."""
 
+import math
 import zlib
 from typing import Any
 
@@ -23,6 +24,15 @@ def initial(shapes: Any, seed: int) -> Any:
         The same tree of numpy arrays.
     """
 
+    # In one piece, which the system has back as a whole; small pieces would stay with the process.
+    memory = np.empty(sum(leaf.size for leaf in jax.tree.leaves(shapes)), np.float32)
+    used = 0
+
+    def take(shape: tuple[int, ...]) -> np.ndarray:
+        nonlocal used
+        start, used = used, used + math.prod(shape)
+        return memory[start:used].reshape(shape)
+
     def draw(path: Any, leaf: Any) -> np.ndarray:
         name = path[-1].key
         if name in ("bias", "mean"):
@@ -31,11 +41,11 @@ def initial(shapes: Any, seed: int) -> Any:
             return np.ones(leaf.shape, leaf.dtype)
         generator = np.random.default_rng([seed, zlib.crc32(jax.tree_util.keystr(path).encode())])
         if name == "items":
-            return generator.standard_normal(leaf.shape, leaf.dtype)
+            return generator.standard_normal(leaf.shape, np.float32, take(leaf.shape))
         assert name == "kernel", path
-        kernel = generator.standard_normal(leaf.shape, leaf.dtype)
+        kernel = generator.standard_normal(leaf.shape, np.float32, take(leaf.shape))
         while len(outside := np.flatnonzero(np.abs(kernel) > 2)):
-            kernel.flat[outside] = generator.standard_normal(len(outside), leaf.dtype)
+            kernel.flat[outside] = generator.standard_normal(len(outside), np.float32)
         kernel *= (1 / np.prod(leaf.shape[:-1])) ** 0.5 / TRUNCATED  # LeCun's: variance 1 / inputs
         return kernel
 
