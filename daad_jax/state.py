@@ -106,7 +106,8 @@ def filled(shapes: TrainState, seed: int) -> TrainState:
     def network(name: str) -> NetworkState | None:
         if (of := networks[name]) is None:
             return None
-        moments = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), of.opt_state)  # as optax has them
+        # Moments begin at zero, as optax has them. A broadcast zero takes no memory.
+        moments = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), of.opt_state)
         return NetworkState(variables[name]["params"], variables[name]["batch_stats"], moments)
 
     return TrainState(np.zeros((), np.int32), *map(network, networks))  # type: ignore[arg-type]
