@@ -67,12 +67,12 @@ class Mapped:
 
         def owned(x: Any) -> jax.Array:
             # A processor reads a numpy array where it lies, may_alias or not, if that is a multiple of 64
-            # bytes. It is not its own then, and the first step would copy it. A device's array is copied now.
+            # bytes. It is not its own then, and the first step would copy it. A device's array is copied.
             y = jax.device_put(x, device, may_alias=False)
             theirs = isinstance(x, np.ndarray) and device.platform == "cpu"
             if theirs and y.unsafe_buffer_pointer() == x.ctypes.data:
-                return jax.device_put(y, device, may_alias=False)
-            return y
+                y = jax.device_put(y, device, may_alias=False)
+            return y.block_until_ready()  # or `x` might be changed before it is read
 
         return jax.tree.map(owned, tree)
 

@@ -16,8 +16,8 @@ from daad_jax.config import DataConfig
 # LLVM need not unroll XLA:CPU's loops, which are vectors already. For all programs, since one cannot be
 # given these options.
 QUICK = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
-# Nor search for cheaper ways to count in them (loop strength reduction) where programs are many and train: a
-# step takes as long without, scoring small images a tenth longer.
+# Nor, for train.py, search for cheaper ways to count in them (loop strength reduction): a step takes as long
+# without. Scoring small images takes a tenth longer, and that is what the other commands' time goes into.
 QUICK_STEP = f"{QUICK},-disable-lsr"
 # LLVM ends a process whose options it does not know: no longer than it was tried.
 TRIED_BEFORE = (0, 13)  # jaxlib

@@ -89,7 +89,8 @@ def shapes(config: Config) -> TrainState:
     def network(module: Any) -> NetworkState:
         variables = jax.eval_shape(functools.partial(module.init, train=False), key, images)
         moments = jax.eval_shape(optimizer.init, variables["params"])
-        return NetworkState(variables["params"], variables["batch_stats"], moments)
+        # A discriminator of one layer has no norm.
+        return NetworkState(variables["params"], variables.get("batch_stats", {}), moments)
 
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]

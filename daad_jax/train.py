@@ -22,8 +22,7 @@ from daad_jax.data.samples import Split
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
-from daad_jax.state import TrainState, filled
-from daad_jax.state import shapes as shapes_of
+from daad_jax.state import TrainState, filled, shapes
 from daad_jax.step import make_train_step, several
 
 
@@ -38,7 +37,7 @@ def train(config: Config, workdir: Path) -> None:
     _print(f"workdir: {workdir}")
     with processes.together():
         mapped = parallel.choose(train_config.devices, train_config.batch_size)
-        shapes = shapes_of(config)
+        expected = shapes(config)
         if first_process:
             files.claim(workdir, config)
         splits = datasets.load(config)
@@ -48,7 +47,7 @@ def train(config: Config, workdir: Path) -> None:
         _print(note)
     _print(
         f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
-        f"calibrate, {len(splits.test)} to test; {_describe(shapes)}; "
+        f"calibrate, {len(splits.test)} to test; {_describe(expected)}; "
         f"{jax.device_count() if mapped.many else 1} {mapped.devices[0].platform} device(s)"
     )
     with (
@@ -64,7 +63,7 @@ def train(config: Config, workdir: Path) -> None:
         digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
         if first_step < train_config.steps:
-            step_fn = _compiled(config, mapped, shapes)
+            step_fn = _compiled(config, mapped, expected)
             batches = _fed(config, mapped, splits.train, first_step)
             with processes.together():
                 log = (
@@ -73,7 +72,7 @@ def train(config: Config, workdir: Path) -> None:
                     else NoLog()
                 )
             with closing(log), closing(batches) as ready:  # type: ignore[type-var]
-                state = mapped.replicate(initial or filled(shapes, config.seed))
+                state = mapped.replicate(initial or filled(expected, config.seed))
                 initial = None  # as large as what trains: parameters and moments
                 held_out = splits.calibration.images
                 _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
@@ -81,15 +80,15 @@ def train(config: Config, workdir: Path) -> None:
 
 
 def _compiled(
-    config: Config, mapped: parallel.Mapped, shapes: TrainState
+    config: Config, mapped: parallel.Mapped, expected: TrainState
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """What takes `steps_per_call` steps: it is being compiled when this returns."""
     step, at_once = make_train_step(config, mapped.axis_name), config.train.steps_per_call
     shape = (config.data.height, config.data.width, config.data.channels)
     batch = np.zeros((config.train.batch_size // jax.process_count(), *shape), np.uint8)
     if at_once == 1:
-        return mapped.compile_ahead(step, shapes, mapped.put(batch))
-    return mapped.compile_ahead(several(step), shapes, mapped.put_several(np.stack([batch] * at_once)))
+        return mapped.compile_ahead(step, expected, mapped.put(batch))
+    return mapped.compile_ahead(several(step), expected, mapped.put_several(np.stack([batch] * at_once)))
 
 
 def _fed(config: Config, mapped: parallel.Mapped, split: Split, first_step: int) -> Iterator[Any]:

@@ -26,6 +26,16 @@ def test_moments_begin_as_the_optimiser_says():
         jax.tree.map(np.testing.assert_array_equal, network.opt_state, expected)
 
 
+def test_a_discriminator_of_one_layer_has_no_batch_statistics():
+    config = small()
+    config.data.height = config.data.width = 8
+    config.model.levels, config.model.skips = 1, ()
+    config.model.memory_items, config.model.division = (5,), ((1, 1, 1),)
+    discriminator = state.create(config).discriminator
+    assert discriminator.params.keys() == {"down0", "classifier"}
+    assert discriminator.batch_stats == {}
+
+
 def test_a_device_owns_what_it_is_given():
     """A processor would read a numpy array where it lies, if it lies well."""
     raw = np.ones(1024 + 64, np.uint8)

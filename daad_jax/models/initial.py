@@ -23,7 +23,6 @@ def initial(shapes: Any, seed: int) -> Any:
     Returns:
         The same tree of numpy arrays.
     """
-
     # In one piece, which the system has back as a whole; small pieces would stay with the process.
     memory = np.empty(sum(leaf.size for leaf in jax.tree.leaves(shapes)), np.float32)
     used = 0
