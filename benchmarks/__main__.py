@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ GPU_STEPS = ((True, "float32"), (True, "bfloat16"))
 GPU_TIMES = 30  # steps of a round
 GPU_IMAGES = 16  # times as many are scored
 Record = dict[str, Any]
+Rows = Iterator[tuple[str, Record]]  # a name, and what was measured of every engine
 
 
 def on_gpu() -> bool:
@@ -83,91 +84,94 @@ def matmul_speed() -> float:
     return 2 * 2048**3 / statistics.median(timed(run) for _ in range(9))
 
 
-def measure_step(engines: list[str], rounds: int) -> Record:
-    found: Record = {"matmul": matmul_speed()}
+def measure_step(engines: list[str], rounds: int) -> Rows:
     chunks = dict.fromkeys(engines, 0)
     for size, batch in SIZES.items():
         for plus, precision in GPU_STEPS if on_gpu() else CPU_STEPS:
             name = f"{size} px, batch {batch}, {'DAAD+' if plus else 'DAAD'}"
             name += f", {precision}" if precision != "float32" else ""
-            found[name] = race("step", config_of(size, plus, precision), batch, chunks, rounds, GPU_TIMES)
-            _say(name, found[name])
-    found["matmul"] = statistics.mean((found["matmul"], matmul_speed()))
-    return found
+            before = matmul_speed()
+            found = race("step", config_of(size, plus, precision), batch, chunks, rounds, GPU_TIMES)
+            found["daad_jax"]["matmul"] = (before + matmul_speed()) / 2
+            yield name, found
 
 
-def measure_memory(engines: list[str], rounds: int) -> Record:
-    found: Record = {}
+def measure_memory(engines: list[str], rounds: int) -> Rows:
     for size, batch in SIZES.items():
-        name = f"{size} px, batch {batch}, DAAD+"
-        found[name] = race("step", config_of(size, True), batch, dict.fromkeys(engines, 0), 2)
-        print(f"  {name}:", *(f"{e} {of['peak'] / 1e6:.0f} MB" for e, of in found[name].items()), flush=True)
-    return found
+        found = race("step", config_of(size, True), batch, dict.fromkeys(engines, 0), 2)
+        yield f"{size} px, batch {batch}, DAAD+", found
 
 
-def measure_score(engines: list[str], rounds: int) -> Record:
-    found: Record = {}
+def measure_score(engines: list[str], rounds: int) -> Rows:
     for size, batch in SIZES.items():
         config, batch = config_of(size, True), batch * (GPU_IMAGES if on_gpu() else 1)
         # Ours has one program, for as many images as it chooses; PyTorch takes the batch as it is.
         chunks = {e: 0 if e == "daad_jax" else batch for e in engines}
-        found[f"{size} px, {batch} images"] = race("score", config, batch, chunks, rounds)
-        _say(f"{size} px", found[f"{size} px, {batch} images"])
-    return found
+        yield f"{size} px, {batch} images", race("score", config, batch, chunks, rounds)
 
 
-def measure_latency(engines: list[str], rounds: int) -> Record:
-    found: Record = {}
+def measure_latency(engines: list[str], rounds: int) -> Rows:
     for size in SIZES:
-        name = f"{size} px, one image"
-        chunks = dict.fromkeys(engines, 1)
-        found[name] = race("score", config_of(size, True), 1, chunks, 20 * rounds)
-        _say(name, found[name])
-    return found
+        found = race("score", config_of(size, True), 1, dict.fromkeys(engines, 1), 20 * rounds)
+        yield f"{size} px, one image", found
 
 
-def measure_start(engines: list[str], rounds: int) -> Record:
+def measure_start(engines: list[str], rounds: int) -> Rows:
     found: Record = {kind: {e: {"seconds": []} for e in engines} for kind in ("cold", "again")}
-    for engine in engines * rounds:
-        with tempfile.TemporaryDirectory() as cache:
-            for record in found.values():
-                contender = Contender(Job(engine, "step", config_of(32, True), SIZES[32], 0, cache))
-                contender.end()
-                record[engine]["seconds"].append(contender.ready)
-    for kind, record in found.items():
-        _say(kind, record)
-    return found
+    for _ in range(rounds):
+        for engine in engines:
+            with tempfile.TemporaryDirectory() as cache:
+                for row in found.values():
+                    contender = Contender(Job(engine, "step", config_of(32, True), SIZES[32], 0, cache))
+                    contender.end()
+                    row[engine]["seconds"].append(contender.ready)
+        yield from found.items()  # of the rounds so far
 
 
-def measure_parts(engines: list[str], rounds: int) -> Record:
-    found: Record = {}
+def measure_parts(engines: list[str], rounds: int) -> Rows:
     for size, batch in ((32, SIZES[32]), (128, SIZES[128])):
         measured = alone.parts(config_of(size, True), images(batch, size), rounds)
-        found |= {f"{size} px, batch {batch}: {name}": row for name, row in measured.items()}
-    return _said(found)
+        for name, row in measured.items():
+            yield f"{size} px, batch {batch}: {name}", row
 
 
-def measure_growth(engines: list[str], rounds: int) -> Record:
-    return _said(alone.growth(rounds))
+def measure_growth(engines: list[str], rounds: int) -> Rows:
+    yield from alone.growth(rounds).items()
 
 
-def measure_calls(engines: list[str], rounds: int) -> Record:
-    return _said(alone.calls(rounds))
+def measure_calls(engines: list[str], rounds: int) -> Rows:
+    yield from alone.calls(rounds).items()
 
 
-def measure_input(engines: list[str], rounds: int) -> Record:
-    found = alone.input_wait(10 * rounds)
-    for name, row in found.items():
-        print(f"  {name}: {row['daad_jax']['wait']:.2%} of the time waiting")
-    return found
+def measure_input(engines: list[str], rounds: int) -> Rows:
+    yield from alone.input_wait(10 * rounds).items()
 
 
-PIECES: dict[str, Callable[[list[str], int], Record]] = {
+PIECES: dict[str, Callable[[list[str], int], Rows]] = {
     "step": measure_step, "memory": measure_memory, "score": measure_score,
     "latency": measure_latency, "start": measure_start,
     "parts": measure_parts, "growth": measure_growth, "calls": measure_calls,
     "input": measure_input,
 }  # fmt: skip
+
+
+def measure(pieces: list[str], engines: list[str], rounds: int, docs: Path) -> None:
+    """Every row is in `docs` as soon as it is measured, so that what ends a run leaves what came before."""
+    from benchmarks import page  # draws; the engines' processes import this file and need none of it
+
+    docs.mkdir(parents=True, exist_ok=True)
+    stored = docs / "performance.json"
+    records = json.loads(stored.read_text()) if stored.is_file() else {}
+    here = records.setdefault("gpu" if on_gpu() else "cpu", {})
+    for piece in pieces:
+        print(f"{piece}:", flush=True)
+        if here.get(piece, {}).get("versions") != (about := page.versions()):
+            here[piece] = {"versions": about}  # rows of another machine do not stand beside this one's
+        for name, row in PIECES[piece](engines, rounds):
+            print(f"  {name}: {page.summary(piece, row)}", flush=True)
+            here[piece][name] = row
+            files.write(stored, json.dumps(records, indent=1))
+            page.write(records, docs)
 
 
 def main() -> None:
@@ -176,8 +180,6 @@ def main() -> None:
     # A GPU's memory is everybody's: this process's, which measures products, and the engines'. XLA would
     # otherwise try kernels with all the scratch memory there is, and keep it.
     os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}
-    from benchmarks import page  # draws; the engines' processes import this file and need none of it
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("pieces", nargs="*", metavar="PIECE", help=f"of {', '.join(PIECES)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
@@ -193,28 +195,10 @@ def main() -> None:
     engines = [e for e in ENGINES if with_torch or e == "daad_jax"]
     if chosen.large_pages:
         engines = [e if e == "daad_jax" else f"{e}, {LARGE}" for e in engines]
-    chosen.docs.mkdir(parents=True, exist_ok=True)
-    stored = chosen.docs / "performance.json"
-    records = json.loads(stored.read_text()) if stored.is_file() else {}
-    here = records.setdefault("gpu" if on_gpu() else "cpu", {})
-    for piece in chosen.pieces or [p for p in PIECES if on_gpu() or p != "calls"]:
-        print(f"{piece}:", flush=True)
-        here[piece] = PIECES[piece](engines, chosen.rounds) | {"versions": page.versions()}
-        files.write(stored, json.dumps(records, indent=1))
-    page.write(records, chosen.docs)
+    measure(
+        chosen.pieces or [p for p in PIECES if on_gpu() or p != "calls"], engines, chosen.rounds, chosen.docs
+    )
     print(f"wrote {chosen.docs / 'performance.md'}")
-
-
-def _said(found: Record) -> Record:
-    for name, row in found.items():
-        _say(name, row)
-    return found
-
-
-def _say(name: str, record: Record) -> None:
-    medians = {engine: 1000 * statistics.median(of["seconds"]) for engine, of in record.items()}
-    each = "  ".join(f"{engine} {median:.1f} ms" for engine, median in medians.items())
-    print(f"  {name}: {each}", flush=True)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,13 @@ def speedup(row: Record) -> float:
     return min(_median(of) for engine, of in row.items() if engine != OURS) / _median(row[OURS])
 
 
+def summary(piece: str, row: Record) -> str:
+    """A line for who watches."""
+    unit = "MB" if piece == "memory" else "ms"
+    each = [f"{engine} {_figure(piece, of):.1f} {unit}" for engine, of in row.items()]
+    return "  ".join(each + ([f"waiting {row[OURS]['wait']:.2%}"] if piece == "input" else []))
+
+
 def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> list[str]:
     rows = _rows(record)
     engines = list(next(iter(rows.values())))
@@ -120,9 +127,8 @@ def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> li
     head += ["waiting"] if piece == "input" else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in rows.items():
-        peaks = piece == "memory"
-        values = [row[e]["peak"] / 1e6 if peaks else 1000 * _median(row[e]) for e in engines]
-        cells = [name, *(f"{value:.{0 if peaks else 1}f}" for value in values)]
+        digits = 0 if piece == "memory" else 1
+        cells = [name, *(f"{_figure(piece, row[e]):.{digits}f}" for e in engines)]
         if raced:
             cells.append(f"{speedup(row):.2f}")
         if piece == "step" and on_gpu:
@@ -130,23 +136,28 @@ def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> li
             cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines) if known else "")
         elif piece == "step":
             operations = next((of["operations"] for of in row.values() if "operations" in of), None)
-            share = operations / _median(row[OURS]) / record["matmul"] if operations else None
+            share = operations / _median(row[OURS]) / row[OURS]["matmul"] if operations else None
             cells.append("" if share is None else f"{share:.0%}")
         if piece == "latency":
             cells.append(" / ".join(f"{1000 * np.percentile(row[e]['seconds'], 99):.1f}" for e in engines))
         if piece == "input":
             cells.append(f"{row[OURS]['wait']:.2%}")
         lines.append("| " + " | ".join(cells) + " |")
-    count = len(next(iter(rows.values()))[OURS]["seconds"])
-    about = ", ".join([f"rounds {count}", *(f"{key} {value}" for key, value in record["versions"].items())])
-    if "matmul" in record:
-        about += f"; product of 2048^3: {record['matmul'] / 1e9:.0f} GFLOP/s"
+    rounds = " and ".join(str(n) for n in sorted({len(row[OURS]["seconds"]) for row in rows.values()}))
+    about = ", ".join([f"rounds {rounds}", *(f"{key} {value}" for key, value in record["versions"].items())])
+    if speeds := [row[OURS]["matmul"] for row in rows.values() if "matmul" in row[OURS]]:
+        about += f"; product of 2048^3: {np.median(speeds) / 1e9:.0f} GFLOP/s"
     note = GPU_NOTES.get(piece, NOTES[piece]) if on_gpu else NOTES[piece]
     return [f"## {title}", "\n".join(lines), f"{note} ({about})".strip()]
 
 
 def _rows(record: Record) -> dict[str, Record]:
-    return {name: row for name, row in record.items() if isinstance(row, dict) and name != "versions"}
+    return {name: row for name, row in record.items() if name != "versions"}
+
+
+def _figure(piece: str, of: Record) -> float:
+    """Megabytes or milliseconds."""
+    return float(of["peak"]) / 1e6 if piece == "memory" else 1000 * _median(of)
 
 
 def _median(of: Record) -> float:

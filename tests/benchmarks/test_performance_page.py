@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks import page
 
 VERSIONS = {"machine": "m", "jax": "1"}
@@ -17,9 +18,9 @@ def test_the_better_of_the_others_counts_and_medians_do():
 
 
 def test_page(tmp_path):
-    step = row([0.2], [0.5], [0.4], operations=8e9)
+    step = row([0.2], [0.5], [0.4], operations=8e9, matmul=1e11)
     records = {
-        "step": {"32 px": step, "matmul": 1e11, "versions": VERSIONS},
+        "step": {"32 px": step, "versions": VERSIONS},
         "memory": {"32 px": row([1.0], [1.0], [1.0], peak=5e8), "versions": VERSIONS},
         "start": {"cold": row([3.0], [1.0], [9.0]), "versions": VERSIONS},
         "growth": {"64 px": row([0.125]), "128 px": row([0.5]), "width 8": row([0.1]), "versions": VERSIONS},
@@ -42,3 +43,26 @@ def test_ours_alone_has_nothing_to_compare_with(tmp_path):
     page.write({"cpu": {"score": {"32 px": row([0.1]), "versions": VERSIONS}}}, tmp_path)
     assert "times as fast" not in (tmp_path / "performance.md").read_text().split("##")[1]
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_what_ends_a_run_leaves_the_rows_before_it(tmp_path, monkeypatch):
+    def cut_off(engines, rounds):
+        yield "32 px", row([0.125] * rounds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(command.PIECES, "score", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        command.measure(["score"], ["daad_jax"], 3, tmp_path)
+    assert "| 32 px | 125.0 |" in (tmp_path / "performance.md").read_text()
+
+    def other(engines, rounds):
+        yield "64 px", row([0.25] * rounds)
+
+    monkeypatch.setitem(command.PIECES, "score", other)
+    command.measure(["score"], ["daad_jax"], 3, tmp_path)
+    text = (tmp_path / "performance.md").read_text()
+    assert "| 32 px | 125.0 |" in text
+    assert "| 64 px | 250.0 |" in text
+    monkeypatch.setattr(page, "versions", lambda: {"machine": "another"})
+    command.measure(["score"], ["daad_jax"], 3, tmp_path)
+    assert "32 px" not in (tmp_path / "performance.md").read_text()
