@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,17 @@ GPU_TIMES = 30  # steps of a round
 GPU_IMAGES = 16  # times as many are scored
 Record = dict[str, Any]
 Rows = Iterator[tuple[str, Record]]  # a name, and what was measured of every engine
+
+
+class Plan(NamedTuple):
+    """What to measure: `sizes` are those of `SIZES` that were asked for."""
+
+    engines: list[str]
+    rounds: int
+    sizes: dict[int, int]
+
+    def chunks(self, chunk: int) -> dict[str, int]:
+        return dict.fromkeys(self.engines, chunk)
 
 
 def on_gpu() -> bool:
@@ -84,42 +95,43 @@ def matmul_speed() -> float:
     return 2 * 2048**3 / statistics.median(timed(run) for _ in range(9))
 
 
-def measure_step(engines: list[str], rounds: int) -> Rows:
-    chunks = dict.fromkeys(engines, 0)
-    for size, batch in SIZES.items():
+def measure_step(plan: Plan) -> Rows:
+    for size, batch in plan.sizes.items():
         for plus, precision in GPU_STEPS if on_gpu() else CPU_STEPS:
             name = f"{size} px, batch {batch}, {'DAAD+' if plus else 'DAAD'}"
             name += f", {precision}" if precision != "float32" else ""
             before = matmul_speed()
-            found = race("step", config_of(size, plus, precision), batch, chunks, rounds, GPU_TIMES)
+            found = race(
+                "step", config_of(size, plus, precision), batch, plan.chunks(0), plan.rounds, GPU_TIMES
+            )
             found["daad_jax"]["matmul"] = (before + matmul_speed()) / 2
             yield name, found
 
 
-def measure_memory(engines: list[str], rounds: int) -> Rows:
-    for size, batch in SIZES.items():
-        found = race("step", config_of(size, True), batch, dict.fromkeys(engines, 0), 2)
+def measure_memory(plan: Plan) -> Rows:
+    for size, batch in plan.sizes.items():
+        found = race("step", config_of(size, True), batch, plan.chunks(0), 2)
         yield f"{size} px, batch {batch}, DAAD+", found
 
 
-def measure_score(engines: list[str], rounds: int) -> Rows:
-    for size, batch in SIZES.items():
+def measure_score(plan: Plan) -> Rows:
+    for size, batch in plan.sizes.items():
         config, batch = config_of(size, True), batch * (GPU_IMAGES if on_gpu() else 1)
         # Ours has one program, for as many images as it chooses; PyTorch takes the batch as it is.
-        chunks = {e: 0 if e == "daad_jax" else batch for e in engines}
-        yield f"{size} px, {batch} images", race("score", config, batch, chunks, rounds)
+        chunks = plan.chunks(batch) | {"daad_jax": 0}
+        yield f"{size} px, {batch} images", race("score", config, batch, chunks, plan.rounds)
 
 
-def measure_latency(engines: list[str], rounds: int) -> Rows:
-    for size in SIZES:
-        found = race("score", config_of(size, True), 1, dict.fromkeys(engines, 1), 20 * rounds)
+def measure_latency(plan: Plan) -> Rows:
+    for size in plan.sizes:
+        found = race("score", config_of(size, True), 1, plan.chunks(1), 20 * plan.rounds)
         yield f"{size} px, one image", found
 
 
-def measure_start(engines: list[str], rounds: int) -> Rows:
-    found: Record = {kind: {e: {"seconds": []} for e in engines} for kind in ("cold", "again")}
-    for _ in range(rounds):
-        for engine in engines:
+def measure_start(plan: Plan) -> Rows:
+    found: Record = {kind: {e: {"seconds": []} for e in plan.engines} for kind in ("cold", "again")}
+    for _ in range(plan.rounds):
+        for engine in plan.engines:
             with tempfile.TemporaryDirectory() as cache:
                 for row in found.values():
                     contender = Contender(Job(engine, "step", config_of(32, True), SIZES[32], 0, cache))
@@ -128,26 +140,26 @@ def measure_start(engines: list[str], rounds: int) -> Rows:
         yield from found.items()  # of the rounds so far
 
 
-def measure_parts(engines: list[str], rounds: int) -> Rows:
+def measure_parts(plan: Plan) -> Rows:
     for size, batch in ((32, SIZES[32]), (128, SIZES[128])):
-        measured = alone.parts(config_of(size, True), images(batch, size), rounds)
+        measured = alone.parts(config_of(size, True), images(batch, size), plan.rounds)
         for name, row in measured.items():
             yield f"{size} px, batch {batch}: {name}", row
 
 
-def measure_growth(engines: list[str], rounds: int) -> Rows:
-    yield from alone.growth(rounds).items()
+def measure_growth(plan: Plan) -> Rows:
+    yield from alone.growth(plan.rounds).items()
 
 
-def measure_calls(engines: list[str], rounds: int) -> Rows:
-    yield from alone.calls(rounds).items()
+def measure_calls(plan: Plan) -> Rows:
+    yield from alone.calls(plan.rounds).items()
 
 
-def measure_input(engines: list[str], rounds: int) -> Rows:
-    yield from alone.input_wait(10 * rounds).items()
+def measure_input(plan: Plan) -> Rows:
+    yield from alone.input_wait(10 * plan.rounds).items()
 
 
-PIECES: dict[str, Callable[[list[str], int], Rows]] = {
+PIECES: dict[str, Callable[[Plan], Rows]] = {
     "step": measure_step, "memory": measure_memory, "score": measure_score,
     "latency": measure_latency, "start": measure_start,
     "parts": measure_parts, "growth": measure_growth, "calls": measure_calls,
@@ -155,7 +167,7 @@ PIECES: dict[str, Callable[[list[str], int], Rows]] = {
 }  # fmt: skip
 
 
-def measure(pieces: list[str], engines: list[str], rounds: int, docs: Path) -> None:
+def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     """Every row is in `docs` as soon as it is measured, so that what ends a run leaves what came before."""
     from benchmarks import page  # draws; the engines' processes import this file and need none of it
 
@@ -167,7 +179,7 @@ def measure(pieces: list[str], engines: list[str], rounds: int, docs: Path) -> N
         print(f"{piece}:", flush=True)
         if here.get(piece, {}).get("versions") != (about := page.versions()):
             here[piece] = {"versions": about}  # rows of another machine do not stand beside this one's
-        for name, row in PIECES[piece](engines, rounds):
+        for name, row in PIECES[piece](plan):
             print(f"  {name}: {page.summary(piece, row)}", flush=True)
             here[piece][name] = row
             files.write(stored, json.dumps(records, indent=1))
@@ -183,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("pieces", nargs="*", metavar="PIECE", help=f"of {', '.join(PIECES)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=[*SIZES], help="of a race, px")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--large_pages", action="store_true", help="for PyTorch too (GLIBC_TUNABLES)")
     chosen = parser.parse_args()
@@ -195,9 +208,8 @@ def main() -> None:
     engines = [e for e in ENGINES if with_torch or e == "daad_jax"]
     if chosen.large_pages:
         engines = [e if e == "daad_jax" else f"{e}, {LARGE}" for e in engines]
-    measure(
-        chosen.pieces or [p for p in PIECES if on_gpu() or p != "calls"], engines, chosen.rounds, chosen.docs
-    )
+    plan = Plan(engines, chosen.rounds, {size: SIZES[size] for size in chosen.sizes})
+    measure(chosen.pieces or [p for p in PIECES if on_gpu() or p != "calls"], plan, chosen.docs)
     print(f"wrote {chosen.docs / 'performance.md'}")
 
 

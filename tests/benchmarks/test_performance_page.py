@@ -5,6 +5,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import page
 
+PLAN = command.Plan(["daad_jax"], 3, {32: 64})
 VERSIONS = {"machine": "m", "jax": "1"}
 
 
@@ -46,23 +47,23 @@ def test_ours_alone_has_nothing_to_compare_with(tmp_path):
 
 
 def test_what_ends_a_run_leaves_the_rows_before_it(tmp_path, monkeypatch):
-    def cut_off(engines, rounds):
-        yield "32 px", row([0.125] * rounds)
+    def cut_off(plan):
+        yield "32 px", row([0.125] * plan.rounds)
         raise KeyboardInterrupt
 
     monkeypatch.setitem(command.PIECES, "score", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        command.measure(["score"], ["daad_jax"], 3, tmp_path)
+        command.measure(["score"], PLAN, tmp_path)
     assert "| 32 px | 125.0 |" in (tmp_path / "performance.md").read_text()
 
-    def other(engines, rounds):
-        yield "64 px", row([0.25] * rounds)
+    def other(plan):
+        yield "64 px", row([0.25] * plan.rounds)
 
     monkeypatch.setitem(command.PIECES, "score", other)
-    command.measure(["score"], ["daad_jax"], 3, tmp_path)
+    command.measure(["score"], PLAN, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 125.0 |" in text
     assert "| 64 px | 250.0 |" in text
     monkeypatch.setattr(page, "versions", lambda: {"machine": "another"})
-    command.measure(["score"], ["daad_jax"], 3, tmp_path)
+    command.measure(["score"], PLAN, tmp_path)
     assert "32 px" not in (tmp_path / "performance.md").read_text()
