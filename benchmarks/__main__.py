@@ -68,7 +68,10 @@ def race(
     """
     with tempfile.TemporaryDirectory() as cache:
         platform, times = ("gpu", times) if on_gpu() else ("cpu", 1)
-        jobs = [Job(e, task, config, count, chunks[e], f"{cache}/{e}", platform, times) for e in chunks]
+        jobs = [  # a folder without spaces: the compiler that torch.compile calls splits its name there
+            Job(engine, task, config, count, chunk, f"{cache}/{i}", platform, times)
+            for i, (engine, chunk) in enumerate(chunks.items())
+        ]
         if not on_gpu():
             for job in jobs:
                 Contender(job).end()  # compiles, which takes memory of its own
@@ -178,10 +181,12 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     for piece in pieces:
         print(f"{piece}:", flush=True)
         if here.get(piece, {}).get("versions") != (about := page.versions()):
-            here[piece] = {"versions": about}  # rows of another machine do not stand beside this one's
+            here[piece] = {"versions": about}
         for name, row in PIECES[piece](plan):
             print(f"  {name}: {page.summary(piece, row)}", flush=True)
-            here[piece][name] = row
+            # Rows of another machine do not stand beside this one's, nor do those of other engines.
+            kept = {n: r for n, r in here[piece].items() if n == "versions" or r.keys() == row.keys()}
+            here[piece] = kept | {name: row}
             files.write(stored, json.dumps(records, indent=1))
             page.write(records, docs)
 

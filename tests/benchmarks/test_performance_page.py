@@ -64,6 +64,16 @@ def test_what_ends_a_run_leaves_the_rows_before_it(tmp_path, monkeypatch):
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 125.0 |" in text
     assert "| 64 px | 250.0 |" in text
-    monkeypatch.setattr(page, "versions", lambda: {"machine": "another"})
+
+    def beside_torch(plan):
+        yield "64 px", row([0.25], [0.5])
+
+    monkeypatch.setitem(command.PIECES, "score", beside_torch)
     command.measure(["score"], PLAN, tmp_path)
-    assert "32 px" not in (tmp_path / "performance.md").read_text()
+    text = (tmp_path / "performance.md").read_text()
+    assert "| 64 px | 250.0 | 500.0 | 2.00 |" in text
+    assert "32 px" not in text
+    monkeypatch.setattr(page, "versions", lambda: {"machine": "another"})
+    monkeypatch.setitem(command.PIECES, "score", lambda plan: iter([("8 px", row([1.0], [2.0]))]))
+    command.measure(["score"], PLAN, tmp_path)
+    assert "64 px" not in (tmp_path / "performance.md").read_text()
