@@ -93,8 +93,31 @@ class Mapped:
         """`put` for K batches: `[K, b, ...]` -> `[n, K, b/n, ...]`, or as they are on one device."""
         if not self.many:
             return self.put(batches)
-        parts = np.stack(np.split(batches, len(self.devices), axis=1))
-        return jax.device_put(parts, _sharding(self.devices))
+        return jax.device_put(_cut_several(batches, len(self.devices)), _sharding(self.devices))
+
+    def holds(self, size: int) -> bool:
+        """Whether `size` bytes are better kept on every device than brought there piece by piece: on an
+        accelerator, in an eighth of its memory at most. A processor has them already, and what several
+        processes hold is not all there is."""
+        limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in self.devices]
+        return self.devices[0].platform != "cpu" and jax.process_count() == 1 and 8 * size <= min(limits)
+
+    def keep(
+        self, images: np.ndarray, take: Callable[[jax.Array, Any], jax.Array], several: bool
+    ) -> Callable[[Any], jax.Array]:
+        """Puts all images on every device, for what stands for `put`, or for `put_several`.
+
+        Args:
+            images: `[N, ...]`.
+            take: from them and a tree of `[b, ...]` (or `[K, b, ...]`) to a batch, or K.
+            several: of K.
+        """
+        if not self.many:
+            placed, taking = self.put(images), jax.jit(take)
+            return lambda order: taking(placed, self.put(order))
+        placed, mapped = _replicate(images, self.devices), jax.pmap(take, devices=self.devices)
+        cut = _cut_several if several else _cut
+        return lambda order: mapped(placed, jax.tree.map(lambda x: cut(x, len(self.devices)), order))
 
 
 def choose(requested: int, batch_size: int) -> Mapped:
@@ -160,6 +183,10 @@ class Scoring:
 
 def _cut(batch: np.ndarray, parts: int) -> np.ndarray:
     return batch.reshape(parts, -1, *batch.shape[1:])
+
+
+def _cut_several(batches: np.ndarray, parts: int) -> np.ndarray:
+    return np.stack(np.split(batches, parts, axis=1))
 
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -1,5 +1,6 @@
 """The training loop: from a configuration to a checkpoint that scores."""
 
+import functools
 import hashlib
 import math
 import signal
@@ -17,7 +18,8 @@ from daad_jax import workdir as files
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.data.batches import grouped, prefetch, train_batches
+from daad_jax.data.batches import grouped, orders, prefetch, train_batches
+from daad_jax.data.resident import take
 from daad_jax.data.samples import Split
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
@@ -64,7 +66,7 @@ def train(config: Config, workdir: Path) -> None:
         processes.require_same(f"step {first_step} of configuration {digest}")
         if first_step < train_config.steps:
             step_fn = _compiled(config, mapped, expected)
-            batches = _fed(config, mapped, splits.train, first_step)
+            batches = fed(config, mapped, splits.train, first_step)
             with processes.together():
                 log = (
                     Log(workdir, first_step, train_config.steps, train_config.batch_size)
@@ -91,13 +93,18 @@ def _compiled(
     return mapped.compile_ahead(several(step), expected, mapped.put_several(np.stack([batch] * at_once)))
 
 
-def _fed(config: Config, mapped: parallel.Mapped, split: Split, first_step: int) -> Iterator[Any]:
+def fed(config: Config, mapped: parallel.Mapped, split: Split, first_step: int) -> Iterator[Any]:
     """The batches of every call from `first_step` on, on their devices."""
     at_once, process = config.train.steps_per_call, (jax.process_index(), jax.process_count())
-    batches = train_batches(split, config.data, config.seed, config.train.batch_size, first_step, process)
-    if at_once == 1:
-        return prefetch(batches, mapped.put)
-    return prefetch(grouped(batches, at_once), mapped.put_several)
+    data, seed, batch_size = config.data, config.seed, config.train.batch_size
+    put: Callable[[Any], Any] = mapped.put if at_once == 1 else mapped.put_several
+    batches: Iterator[Any] = train_batches(split, data, seed, batch_size, first_step, process)
+    if mapped.holds(len(split) * data.height * data.width * data.channels):
+        put = mapped.keep(
+            np.asarray(split.images[:]), functools.partial(take, config=data), several=at_once > 1
+        )
+        batches = orders(len(split), data, seed, batch_size, first_step)
+    return prefetch(batches if at_once == 1 else grouped(batches, at_once), put)
 
 
 def _loop(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import checkpoint
+from daad_jax import checkpoint, parallel
 from daad_jax.config import Config, validate
+from daad_jax.data.resident import take
 from daad_jax.errors import UserError
 from daad_jax.train import train
 
@@ -78,6 +79,22 @@ def test_several_steps_a_call_train_the_same_run(config, tmp_path):
     for lines in zip(*logged):
         a, b = (json.loads(line)["reconstruction"] for line in lines)
         np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("devices", "at_once"), [(1, 1), (8, 1), (8, 2)])
+def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monkeypatch, devices, at_once):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.data.flip_horizontal, config.data.shift = True, 2
+    config.train.devices, config.train.steps_per_call, config.train.steps = devices, at_once, 4
+    config.train.log_every = config.train.checkpoint_every = 2
+    train(config, tmp_path / "host")
+    monkeypatch.setattr(parallel.Mapped, "holds", lambda self, size: size == 18 * 16 * 16 * 3)
+    traced = []
+    monkeypatch.setattr("daad_jax.train.take", lambda *a, **k: traced.append(1) or take(*a, **k))
+    train(config, tmp_path / "device")
+    assert traced
+    (host, _, _), (device, _, _) = (checkpoint.load(tmp_path / name) for name in ("host", "device"))
+    jax.tree.map(np.testing.assert_array_equal, host, device)
 
 
 def test_steps_per_call_divides_what_is_done_every_so_many_steps(config, tmp_path):

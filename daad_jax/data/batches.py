@@ -4,7 +4,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from daad_jax.config import DataConfig
 from daad_jax.data.samples import Split
 
 BLOCK = 4096  # places that share a random generator: making one takes longer than an image's share of a step
+
+
+class Order(NamedTuple):
+    """What a batch is to be made of, where the images lie elsewhere; `b` is its length."""
+
+    chosen: np.ndarray  # `[b]`: numbers of training images
+    flips: np.ndarray  # `[b, 2]`: steps along rows and columns, 1 or -1
+    starts: np.ndarray  # `[b, 2]`: the corner, from that of the image with `shift` pixels of edge around
 
 
 def train_batches(
@@ -38,7 +46,23 @@ def train_batches(
     Yields:
         uint8 `[batch_size / count, H, W, C]`.
     """
-    count, (index, processes) = len(split), process
+    for chosen, places in _stream(len(split), seed, batch_size, first_step, process):
+        yield augment(np.asarray(split.images[chosen]), config, seed, places)
+
+
+def orders(
+    count: int, config: DataConfig, seed: int, batch_size: int, first_step: int = 0
+) -> Iterator[Order]:
+    """Of the batches that `train_batches` makes of `count` images, by one process."""
+    for chosen, places in _stream(count, seed, batch_size, first_step, (0, 1)):
+        yield Order(chosen, *_moves(config, seed, places))
+
+
+def _stream(
+    count: int, seed: int, batch_size: int, first_step: int, process: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of every batch from `first_step` on, the numbers of its images and their places in the stream."""
+    index, processes = process
     share = batch_size // processes
     epoch, order = -1, np.empty(0, int)
     step = first_step
@@ -51,14 +75,15 @@ def train_batches(
                 epoch, order = of, np.random.default_rng([seed, 3, of]).permutation(count)
             here = places // count == of
             chosen[here] = order[places[here] % count]
-        yield augment(np.asarray(split.images[chosen]), config, seed, places)
+        yield chosen, places
         step += 1
 
 
-def grouped(batches: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """`count` batches at a time: `[b, ...]` each -> `[count, b, ...]`."""
+def grouped(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """`count` batches, or orders, at a time: `[b, ...]` each -> `[count, b, ...]`."""
     while True:
-        yield np.stack([next(batches) for _ in range(count)])
+        some = [next(batches) for _ in range(count)]
+        yield Order(*map(np.stack, zip(*some))) if isinstance(some[0], Order) else np.stack(some)
 
 
 def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
@@ -66,18 +91,22 @@ def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarra
     reach = config.shift
     if not (config.flip_horizontal or config.flip_vertical or reach):
         return images
-    draws = _draws(seed, places)
-    flips = np.where(draws[:, :2] < 0.5, -1, 1)  # steps along rows and columns
-    flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1
-    starts = np.floor(draws[:, 2:] * (2 * reach + 1)).astype(int)
     padded = (
         np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge") if reach else images
     )
     out = np.empty_like(images)
     height, width = images.shape[1:3]
-    for to, image, (rows, columns), (top, left) in zip(out, padded, flips, starts):
+    for to, image, (rows, columns), (top, left) in zip(out, padded, *_moves(config, seed, places)):
         to[:] = image[::rows, ::columns][top : top + height, left : left + width]
     return out
+
+
+def _moves(config: DataConfig, seed: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Order.flips` and `Order.starts` of the images at these places."""
+    draws = _draws(seed, places)
+    flips = np.where(draws[:, :2] < 0.5, -1, 1)
+    flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1
+    return flips, np.floor(draws[:, 2:] * (2 * config.shift + 1)).astype(int)
 
 
 def _draws(seed: int, places: np.ndarray) -> np.ndarray:
