@@ -51,6 +51,11 @@ class DataConfig:
     shift: int = 0  # largest random shift in pixels, edges replicated
 
     @property
+    def augments(self) -> bool:
+        """Whether anything is done to training images."""
+        return self.flip_horizontal or self.flip_vertical or self.shift > 0
+
+    @property
     def cache_directory(self) -> Path:
         """Where what can be made again is kept; it may not exist yet."""
         chosen = self.cache_dir or os.environ.get("DAAD_CACHE_DIR") or "~/.cache/daad_jax"

@@ -89,7 +89,7 @@ def grouped(batches: Iterator[Any], count: int) -> Iterator[Any]:
 def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
     """Random flips and shifts, image i by (seed, places[i]). uint8 `[B, H, W, C]`, same out."""
     reach = config.shift
-    if not (config.flip_horizontal or config.flip_vertical or reach):
+    if not config.augments:
         return images
     padded = (
         np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge") if reach else images

@@ -19,7 +19,7 @@ def take(images: jax.Array, order: Order, config: DataConfig) -> jax.Array:
         uint8 `[..., H, W, C]`.
     """
     chosen = order.chosen.reshape(-1)
-    if not (config.flip_horizontal or config.flip_vertical or config.shift):
+    if not config.augments:
         out = images[chosen]
     else:
         flips, starts = (jnp.reshape(x, (-1, 2)) for x in (order.flips, order.starts))
