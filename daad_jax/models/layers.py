@@ -5,10 +5,10 @@ stride-2 layers have three: the transposed convolution, its kernel gradient and,
 the input gradient of the strided convolution. Here the first and the last are four plain 2x2
 convolutions, one for each pixel of the 2x2 that an input pixel becomes, and the other gradients are
 those of a plain strided convolution, which XLA runs well but where it first reorders an array that is
-larger than the rest of the work: in the kernel of an up-sampling layer on a small map. That, and a 3x3
-layer that ends in an image, are matrix products here; where there are channels enough, all of it is, with
-fewer multiplications (`winograd.py`). TPU and GPU keep the native operations, and so does every other
-shape.
+larger than the rest of the work: in the kernel of an up-sampling layer on a small map. That, the layer
+itself where a single small image is scored, and a 3x3 layer that ends in an image, are matrix products
+here; where there are channels enough, all of it is, with fewer multiplications (`winograd.py`). TPU and
+GPU keep the native operations, and so does every other shape.
 """
 
 import functools
@@ -29,6 +29,7 @@ Form = Literal["auto", "native", "split", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 8  # channels at most: an image, not a feature map
+CHANNELS_A_PIXEL = 32  # at least, and a kernel is so much larger than its map that it must not be copied
 
 
 def choose_form(kernel_size: Pair, strides: Pair, features: int | None, backend: str) -> Form:
@@ -74,9 +75,12 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
-    batch, rows, columns, _ = x.shape
+    batch, rows, columns, channels = x.shape
     if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), x.shape[-1], x.dtype, only_up=True):
         return winograd.up(x, kernel)
+    # Not an int: a program for any number of images.
+    if isinstance(batch, int) and channels >= CHANNELS_A_PIXEL * batch * rows * columns:
+        return _up_from_few(x, kernel)
     # Pixel 2i of the output sees pixels i - 1 and i of x, through taps 0 and 2; pixel 2i + 1 sees i and
     # i + 1, through taps 1 and 3.
     pixels = [
@@ -88,6 +92,20 @@ def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     ]
     cells = jnp.stack(pixels, axis=3).reshape(batch, rows, columns, 2, 2, -1)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * rows, 2 * columns, -1)
+
+
+def _up_from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv4x4_up` without a copy of the kernel's taps: what each gives, and then where that goes."""
+    batch, rows, columns, channels = x.shape
+    pixels = jnp.broadcast_to(x.reshape(1, -1, channels), (16, batch * rows * columns, channels))
+    products = (pixels @ kernel.reshape(16, channels, -1)).reshape(4, 4, batch, rows, columns, -1)
+
+    def placed(i: int, j: int) -> jax.Array:
+        # Tap i of pixel r counts in pixel 2r + 2 - i of the output, if there is one.
+        config = ((0, 0, 0), (2 - i, i - 1, 1), (2 - j, j - 1, 1), (0, 0, 0))
+        return jax.lax.pad(products[i, j], jnp.zeros((), products.dtype), config)
+
+    return functools.reduce(jnp.add, [placed(i, j) for i in range(4) for j in range(4)])
 
 
 @jax.custom_vjp

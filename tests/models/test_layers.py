@@ -19,6 +19,9 @@ CASES = [
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (1, 1, 2, 1)),
     # Few pixels for their channels, which has a gradient of its own.
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 2, 3, 32)),
+    # So few that the value has a form of its own as well.
+    (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (1, 1, 2, 64)),
+    (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 3, 1, 200)),
     (ConvTranspose, nn.ConvTranspose, (2, 2), (2, 2), (2, 3, 3, 2)),
 ]
 
@@ -85,6 +88,16 @@ def test_the_fast_form_never_dilates_an_input(layer):
     assert "lhs_dilate = [2" in program("native")
     assert "lhs_dilate = [2" not in program("split")
     assert "stablehlo.convolution" in program("split")
+
+
+@pytest.mark.parametrize(("pixels", "copied"), [(2, False), (3, True)])
+def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
+    """A single small image is scored in the time that it takes to read the weights."""
+    layer = ConvTranspose(5, (4, 4), (2, 2), form="split")
+    x = jnp.ones((1, 1, pixels, 64))
+    params = layer.init(jax.random.key(0), x)
+    lines = jax.jit(layer.apply).lower(params, x).as_text().splitlines()
+    assert any("slice" in line and "tensor<4x4x64x5xf32>" in line for line in lines) == copied
 
 
 def test_choose_form():
