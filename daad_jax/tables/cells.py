@@ -133,6 +133,10 @@ def recipe_of(cell: Cell) -> dict[str, Any]:
     for key in NOT_OF_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
+    model = tree["model"]  # nothing is divided where nothing is remembered
+    model["division"] = [
+        cuts if items else [1, 1, 1] for cuts, items in zip(model["division"], model["memory_items"])
+    ]
     if cell.row in BASELINES:
         tree = {"data": tree["data"], "score": {"heat_smoothing": tree["score"]["heat_smoothing"]}}
     return tree

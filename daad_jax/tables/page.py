@@ -296,7 +296,10 @@ def _recipe(tree: dict[str, Any]) -> dict[str, str]:
         "width": str(model["base_width"]),
         "discriminator": str(model["discriminator_width"]) if judged else NONE,
         "memory items": ", ".join(map(str, model["memory_items"])),
-        "division": ", ".join("x".join(map(str, cuts)) for cuts in model["division"]),
+        "division": ", ".join(
+            "x".join(map(str, cuts)) if items else NONE
+            for cuts, items in zip(model["division"], model["memory_items"])
+        ),
         "steps": str(train["steps"]),
         "batch": str(train["batch_size"]),
     }

@@ -98,6 +98,15 @@ def test_a_recipe_is_what_a_result_depends_on(tmp_path):
         assert other.folder(tmp_path) != cell.folder(tmp_path)
 
 
+def test_a_division_counts_where_something_is_remembered():
+    for row, counts in (("ae", (False, False)), ("memae", (True, False)), ("daad", (True, True))):
+        cell = make_cell(TABLES["mnist"], "3", row, 0, False)
+        bottleneck, *rest = cell.config.model.division
+        coarsest = changed(cell, "model.division", ((2, 2, 1), *rest))
+        finest = changed(cell, "model.division", (bottleneck, *rest[:-1], (4, 4, 1)))
+        assert (coarsest.recipe != cell.recipe, finest.recipe != cell.recipe) == counts
+
+
 def test_a_baseline_depends_on_its_data_alone():
     cell = make_cell(TABLES["mnist"], "3", "nearest_l2", None, False)
     assert changed(cell, "model.base_width", 5).recipe == cell.recipe

@@ -164,6 +164,8 @@ def test_recipes_are_said(mvtec):
     heat = "model.skips = [true, false, true], model.temperature = 0.05"
     assert row(made[0]) == f"| DAAD | 32 x 32 x 3 | 64 | – | {memory} | {weights} |"
     assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {weights} / {heat} |"
+    other.model.memory_items = (500, 0, 0, 500)  # no division where there is no memory
+    assert "| 500, 0, 0, 500 | 1x1x1, –, –, 4x4x1 |" in row(json.loads(configs.to_json(other)))
 
 
 def test_every_table_has_its_section(mvtec, tmp_path):
