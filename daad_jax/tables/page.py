@@ -249,6 +249,9 @@ def _notes(stored: Stored) -> str:
         whole = len(rows) * len(seeds) * len({r.subject for r in trained})
         if len(trained) < whole:
             notes.append(f"**Not finished: {len(trained)} of {whole} cells have run.**")
+    old = len(every) - len(stored.current(smoke=limits != {0}).results)
+    if old:
+        notes.append(f"**Of recipes that are no longer in configs/: {old} of {len(every)} figures.**")
     absent = [s for s in stored.table.usual if s not in stored.subjects]
     if absent:
         notes.append(f"Not run: {', '.join(absent)}.")

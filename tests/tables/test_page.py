@@ -232,6 +232,22 @@ def test_a_new_result_replaces_the_old_one_and_old_recipes_go(mvtec):
     assert mixed.current(smoke=False) == mvtec
 
 
+def test_figures_of_recipes_that_are_no_more_are_said(mvtec):
+    def text(stored):
+        return " ".join(page.render([stored], set()).split())
+
+    first = mvtec.of("daad")[0]
+    older = Stored(
+        mvtec.table,
+        {"older": mvtec.recipes[first.recipe]},
+        mvtec.environments,
+        [dataclasses.replace(first, recipe="older")],
+    )
+    said = f"Of recipes that are no longer in configs/: 1 of {len(mvtec.results)} figures."
+    assert said in text(mvtec.merged(older))
+    assert "no longer" not in text(mvtec)
+
+
 def test_reconstructions_of_all_rows_in_one_picture(tmp_path):
     out, docs = tmp_path / "out", tmp_path / "docs"
     for name, place in (("mnist", docs / "results"), ("mvtec_ad", out)):
