@@ -76,7 +76,7 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
     batch, rows, columns, channels = x.shape
-    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), x.shape[-1], x.dtype, only_up=True):
+    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), channels, x.dtype, only_up=True):
         return winograd.up(x, kernel)
     # Not an int: a program for any number of images.
     if isinstance(batch, int) and channels >= CHANNELS_A_PIXEL * batch * rows * columns:
