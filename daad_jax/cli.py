@@ -17,6 +17,24 @@ from daad_jax import pages, programs
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
 
+flags.disclaim_key_flags()  # what is defined here counts as an option of the script that asks for it
+
+
+class _Help(flags.BooleanFlag):
+    """--help and -h: what the script does and its own options, and exit status 0."""
+
+    def __init__(self) -> None:
+        super().__init__("help", False, "show this help", short_name="h")
+
+    def parse(self, argument: str | bool) -> None:
+        from absl import app  # only here: it imports a debugger
+
+        if self._parse(argument):
+            app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+
+
+flags.DEFINE_flag(_Help())
+
 
 def define_workdir(help_text: str) -> flags.FlagHolder:
     holder = flags.DEFINE_string("workdir", None, help_text)
@@ -29,9 +47,8 @@ def define_workdir(help_text: str) -> flags.FlagHolder:
 
 
 def define_config() -> flags.FlagHolder:
-    return config_flags.DEFINE_config_file(
-        "config", None, "configs/NAME.py[:argument]; --config.a.b=value overrides", lock_config=True
-    )
+    help_text = "configs/NAME.py[:argument]; --config.a.b=value overrides, keys are in daad_jax/config.py"
+    return config_flags.DEFINE_config_file("config", None, help_text, lock_config=True)
 
 
 def checked(config: Config | None) -> Config:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -264,6 +265,16 @@ def test_bad_input_is_one_line(folder, case):
     assert len(lines) == 1, err
     assert lines[0].startswith("train.py: error: ")
     assert says in lines[0]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))
+def test_help_says_what_a_script_does_and_its_own_options(folder, name):
+    code, out, err = call(name, "-h", cache=folder / "c")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"python {name} ")
+    defined = re.findall(r"define_(\w+)\(|DEFINE_\w+\(\s*\"(\w+)\"", (ROOT / name).read_text())
+    for option in ("".join(names) for names in defined):
+        assert re.search(rf"^  --(\[no\])?{option}: ", out, re.MULTILINE), option
 
 
 def test_other_bad_commands(folder, finished):
