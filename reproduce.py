@@ -42,7 +42,7 @@ def main(*words: str) -> None:
 
     places = run.Places(out, docs)
     if DRY_RUN.value:
-        run.dry_run(table, chosen, places)
+        run.dry_run(table, chosen, places, SMOKE.value)
         return
     failed = run.reproduce(table, chosen, places, SMOKE.value, ONLY_MISSING.value, DROP.value)
     for line in failed:

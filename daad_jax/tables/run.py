@@ -57,18 +57,20 @@ def reproduce(
     """
     cells = _with_data(table, cells)
     results.tables_stored(places.docs)  # the page needs them all; a damaged one is named now, not in hours
-    stored = _gathered(table, places, smoke)
+    stored, ran_here = _gathered(table, places, smoke)
     if only_missing:
         known = {r.key for r in stored.results}
         cells = [c for c in cells if c.key not in known]
     to_run = [c for c in cells if not results.of_cell(c, c.folder(places.out))]
     counts = f"{len(cells) - len(to_run)} done, {len(to_run)} to run"
     print(f"{len(cells)} cells of {table.name}: {counts}", flush=True)
+    if to_run:
+        print(f"what a cell prints as it goes: {places.out / table.name / '*' / LOG}", flush=True)
     refused = _refused_sources(to_run)
     failed: list[str] = []
     try:
         for number, cell in enumerate(to_run, len(cells) - len(to_run) + 1):
-            left = remaining_s(to_run[number - len(cells) - 1 :], stored, places)
+            left = remaining_s(to_run[number - len(cells) - 1 :], ran_here, places)
             how_long = "" if left is None else f", {_duration(left)} left"
             print(f"cell {number}/{len(cells)}: {cell.label}{how_long}", flush=True)
             try:
@@ -77,7 +79,7 @@ def reproduce(
                 failed.append(f"{cell.label}: {problem}")
                 print(f"  failed: {problem}", flush=True)
                 continue
-            stored = _gathered(table, places, smoke)  # others may run cells of this table as well
+            stored, ran_here = _gathered(table, places, smoke)  # others may run cells of this table as well
             print(f"  {_said(found.results[0])}", flush=True)
     except (SystemExit, KeyboardInterrupt, Stopped):
         print("stopped; the same command continues", flush=True)
@@ -89,10 +91,10 @@ def reproduce(
     return failed
 
 
-def dry_run(table: Table, cells: Sequence[Cell], places: Places) -> None:
+def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = False) -> None:
     """Prints every cell: whether it is done, where an interrupted one stands, the time that it will take."""
     cells = _with_data(table, cells)
-    stored = results.load(results.place(places.docs, table), table)
+    ran_here = _ran_here(table, places, smoke)
     to_run = []
     for cell in cells:
         folder = cell.folder(places.out)
@@ -102,23 +104,24 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places) -> None:
         to_run.append(cell)
         step = experiment.saved_step(folder)
         state = f"at step {step}" if step else "to run"
-        print(f"{state:12} {cell.label}  {_duration(remaining_s([cell], stored, places))}")
-    total = _duration(remaining_s(to_run, stored, places))
+        print(f"{state:12} {cell.label}  {_duration(remaining_s([cell], ran_here, places))}")
+    total = _duration(remaining_s(to_run, ran_here, places))
     print(
         f"{len(cells)} cells of {table.name}: {len(cells) - len(to_run)} done, {len(to_run)} to run, {total}"
     )
 
 
-def remaining_s(cells: Sequence[Cell], stored: Stored, places: Places) -> float | None:
-    """Seconds that these cells will take, by those that are stored; None where nothing is known.
+def remaining_s(cells: Sequence[Cell], ran_here: Stored, places: Places) -> float | None:
+    """Seconds that these cells will take; None where nothing is known.
 
-    A row that was not run yet takes what the others take, so the longer it runs the truer this is.
+    By those that ran on this machine: what is stored of others may be of a GPU. A row that was not run
+    yet takes what the others take, so the longer it runs the truer this is.
     """
     total = 0.0
     for cell in cells:
-        alike = stored.of(cell.row)
+        alike = ran_here.of(cell.row)
         if not alike and cell.row not in BASELINES:
-            alike = [r for r in stored.results if r.step]
+            alike = [r for r in ran_here.results if r.step]
         if not alike and cell.row not in BASELINES:
             return None
         share = 1 - experiment.saved_step(cell.folder(places.out)) / cell.config.train.steps
@@ -168,18 +171,26 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _gathered(table: Table, places: Places, smoke: bool) -> Stored:
-    """What is stored and still true, with what finished cells have left in their folders; stored again."""
+def _ran_here(table: Table, places: Places, smoke: bool) -> Stored:
+    """What finished cells have left in their folders, where it is still true."""
+    found = Stored(table)
+    for file in sorted((places.out / table.name).glob("*/result.json")):
+        found = found.merged(results.load(file, table).current(smoke))
+    return found
+
+
+def _gathered(table: Table, places: Places, smoke: bool) -> tuple[Stored, Stored]:
+    """What is stored and still true together with what ran here, stored again; and what ran here alone."""
     path = results.place(places.docs, table)
     before = results.load(path, table)
     stored = before.current(smoke)
     if gone := len(before.results) - len(stored.results):
         print(f"{gone} stored results of other recipes are dropped from {path}", flush=True)
-    for file in sorted((places.out / table.name).glob("*/result.json")):
-        stored = stored.merged(results.load(file, table).current(smoke))
+    ran_here = _ran_here(table, places, smoke)
+    stored = stored.merged(ran_here)
     if stored != before:
         results.save(path, stored)
-    return stored
+    return stored, ran_here
 
 
 def _with_data(table: Table, cells: Sequence[Cell]) -> list[Cell]:

@@ -96,7 +96,9 @@ def test_a_table_cell_by_cell(small, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("at step ")
 
     assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
-    assert "cell 3/3: mvtec_ad tile ae seed 0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cell 3/3: mvtec_ad tile ae seed 0" in out
+    assert f"what a cell prints as it goes: {small.out}/mvtec_ad/*/cell.log" in out
     folder = cells.make_cell(TABLE, "tile", "ae", 0, False).folder(small.out)
     assert "resumed from step" in (folder / "cell.log").read_text()
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["12"]
@@ -121,6 +123,12 @@ def test_a_table_cell_by_cell(small, capsys, monkeypatch):
     assert lines[0] == "not run, no images of them in DAAD_MVTEC_DIR: zipper"
     assert lines[1] == "done         mvtec_ad tile nearest_l2"
     assert lines[4].startswith("to run       mvtec_ad wood ae seed 0  about ")
+
+    # How long cells took on another machine, a GPU perhaps, says nothing of this one.
+    run.dry_run(TABLE, chosen(["wood"], ["ae"]), run.Places(small.out / "none", small.docs))
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == "1 cells of mvtec_ad: 0 done, 1 to run, of unknown time"
+    )
 
 
 def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
