@@ -197,18 +197,25 @@ def _more_figures(stored: Stored) -> str:
             "brightness-corrected one count.**"
         )
     head = [stored.table.noun, "figure", *(TITLES[r] for r in rows)]
-    return f"{_prose(text)}\n\n{_grid(head, lines)}"
+    orders = [_order(stored, figure, kinds[figure]) for figure in ("pixel_auroc", "aupro") if figure in kinds]
+    return "\n\n".join(block for block in (_prose(text), _grid(head, lines), *orders) if block)
 
 
-def _order(stored: Stored) -> str:
-    """The paper's claim of an order, as it falls here on the subjects that all its rows have."""
-    means, shared = comparable(stored)
+def _order(stored: Stored, figure: str = "auroc", title: str = "") -> str:
+    """The paper's claim of an order, as it falls here on the subjects that all its rows have.
+
+    Args:
+        stored: the table.
+        figure: by which; `title` is its name where it is not the image AUROC.
+    """
+    means, shared = comparable(stored, figure)
     if not means:
         return ""
     partly = f" of {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
-    told = ", ".join(s for s in told_by_brightness(stored) if s in shared)
+    told = ", ".join(s for s in told_by_brightness(stored) if s in shared and figure == "auroc")
     corrected = f" (of {told} the brightness-corrected score, see below)" if told else ""
-    return _prose(f"Order of the means{partly}{corrected}: {_ascending(means)}.")
+    by = f" by {title}, which the paper does not print" if title else ""
+    return _prose(f"Order of the means{by}{partly}{corrected}: {_ascending(means)}.")
 
 
 def _over_tables(tables: Sequence[Stored]) -> str:

@@ -52,18 +52,18 @@ def told_by_brightness(stored: Stored) -> list[str]:
     return [subject for subject, figure in found.items() if figure and figure.mean >= SEPARATES]
 
 
-def comparable(stored: Stored) -> tuple[dict[str, float], list[str]]:
-    """The mean AUROC, by title, of every row that the paper puts in an order, over the subjects that all of
-    them have, and these subjects; nothing where a row was not run. Of subjects that brightness tells apart
-    the corrected one counts."""
-    told = told_by_brightness(stored)
-    figure = {s: "levelled_auroc" if s in told else "auroc" for s in stored.subjects}
+def comparable(stored: Stored, figure: str = "auroc") -> tuple[dict[str, float], list[str]]:
+    """The mean figure, by title, of every row that the paper puts in an order, over the subjects that all of
+    them have, and these subjects; nothing where a row was not run. In place of the AUROC of subjects that
+    brightness tells apart the corrected one counts."""
+    told = told_by_brightness(stored) if figure == "auroc" else []
+    counts = {s: "levelled_auroc" if s in told else figure for s in stored.subjects}
     rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
-    ran = [{r.subject for r in stored.of(row) if figure[r.subject] in r.figures} for row in rows]
+    ran = [{r.subject for r in stored.of(row) if counts[r.subject] in r.figures} for row in rows]
     shared = [s for s in stored.subjects if all(s in of for of in ran)]
     if not shared or len(rows) < len(paper.ORDER):
         return {}, []
-    found = {row: [over_seeds(stored, row, s, figure[s]) for s in shared] for row in rows}
+    found = {row: [over_seeds(stored, row, s, counts[s]) for s in shared] for row in rows}
     return {TITLES[row]: statistics.mean(f.mean for f in of if f) for row, of in found.items()}, shared
 
 
