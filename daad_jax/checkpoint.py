@@ -13,6 +13,7 @@ from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.state import TrainState, shapes
+from daad_jax.workdir import CHECKPOINTS
 
 FORMAT = 2
 
@@ -21,7 +22,7 @@ class Checkpoints:
     """The checkpoints of a workdir. Saving happens in the background; `close` waits for it."""
 
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
-        self.folder = (workdir / "checkpoints").resolve()
+        self.folder = (workdir / CHECKPOINTS).resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -95,7 +96,7 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
     Raises:
         UserError: no such workdir, or no readable checkpoint in it.
     """
-    if not (workdir / "checkpoints").is_dir():
+    if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir}: no checkpoints here; give --workdir the folder that train.py printed")
     checkpoints = Checkpoints(workdir)
     try:

@@ -14,6 +14,7 @@ from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 
+CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
 # A run may be made longer, watched or scored differently; anything else makes it another run.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
@@ -34,13 +35,15 @@ def write(path: Path, text: str) -> None:
 def claim(workdir: Path, config: Config) -> None:
     """Makes the workdir this configuration's, and records versions and devices.
 
+    A command that ended before it trained, because of a mistake in its configuration, say, has no claim.
+
     Raises:
         UserError: it cannot be written, or belongs to another configuration (names the first key).
     """
     stored = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if stored.is_file():
+        if stored.is_file() and (workdir / CHECKPOINTS).is_dir():
             _compare(workdir, configs.from_json(stored.read_text()), config)
         write(stored, configs.to_json(config))
         write(workdir / "environment.json", json.dumps(environment(), indent=2))

@@ -37,6 +37,22 @@ def draw(path, images):
         Image.fromarray(image).save(path / f"{i}.png")
 
 
+def test_what_never_trained_does_not_hold_its_workdir(config, tmp_path):
+    images, run = config.data.path, tmp_path / "run"
+    config.data.path = "mistaken"
+    with pytest.raises(UserError, match="mistaken: no such folder"):
+        train(config, run)
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.data.path, config.train.steps = images, 1
+    train(config, run)
+    before = (run / "config.json").read_text()
+    config.seed = 5
+    with pytest.raises(UserError, match=r"another configuration \(config\.seed is 0 there, 5 here\)"):
+        train(config, run)
+    assert (run / "config.json").read_text() == before
+    assert json.loads(before)["data"]["path"] == images
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(config, tmp_path):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.train.learning_rate = 1e30

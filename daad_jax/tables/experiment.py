@@ -54,14 +54,14 @@ def run(cell: Cell, folder: Path) -> Stored:
 
 def keep_checkpoints(folder: Path, step: int | None) -> None:
     """Removes a finished cell's checkpoints but the one of `step` (None: all)."""
-    for path in (folder / "checkpoints").glob("*"):
+    for path in (folder / files.CHECKPOINTS).glob("*"):
         if path.name != str(step):
             shutil.rmtree(path)
 
 
 def saved_step(folder: Path) -> int:
     """The newest checkpoint's step of an interrupted cell; 0 where there is none."""
-    names = [p.name for p in (folder / "checkpoints").glob("*")]
+    names = [p.name for p in (folder / files.CHECKPOINTS).glob("*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
