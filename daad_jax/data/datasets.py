@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from daad_jax.config import Config
+from daad_jax.config import Config, DataConfig
 from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.folder import open_folder
-from daad_jax.data.named import open_named
-from daad_jax.data.samples import Rows, Split, Splits
+from daad_jax.data.named import classes_of, open_named
+from daad_jax.data.samples import Rows, Samples, Split, Splits
 from daad_jax.errors import UserError
 
 NAMED_IN_NOTES = 5  # unreadable images listed by reason; beyond, their number is enough
@@ -21,18 +21,14 @@ def load(config: Config) -> Splits:
     Images stay on the disk (`Rows`). The test split is empty where the source has no test images.
 
     Raises:
-        UserError: see `open_folder`, `open_named`, `cache.decoded` and `protocol`.
+        UserError: see `classes_of`, `open_folder`, `open_named`, `cache.decoded` and `protocol`.
     """
     data = config.data
-    if data.source == "folder":
-        if not data.path:
-            raise UserError("config.data.path = '': give the folder of images")
-        source = open_folder(Path(data.path), data.channels, data.mixed_channels)
-    else:
-        source = open_named(data)
-    protocol.check(source.classes, data)
+    classes = () if data.source == "folder" else classes_of(data.name)
+    protocol.check(classes, data)  # before anything is downloaded
+    source = _opened(data)
     found = cache.decoded(source, data)
-    labels = protocol.labels(found.kinds, source.classes, data)
+    labels = protocol.labels(found.kinds, classes, data)
 
     usable = np.ones(len(labels), bool)
     usable[[index for index, _ in found.skipped]] = False
@@ -47,6 +43,14 @@ def load(config: Config) -> Splits:
         test=_split(found, labels, tested, masked=True),
         notes=_notes(found, config),
     )
+
+
+def _opened(data: DataConfig) -> Samples:
+    if data.source != "folder":
+        return open_named(data)
+    if not data.path:
+        raise UserError("config.data.path = '': give the folder of images")
+    return open_folder(Path(data.path), data.channels, data.mixed_channels)
 
 
 def _split(found: Decoded, labels: np.ndarray, chosen: np.ndarray, masked: bool) -> Split:

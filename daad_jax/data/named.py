@@ -17,21 +17,39 @@ from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
 AT_ONCE = 64  # encoded examples in memory while they are listed
-WITH_CLASSES = ("mnist", "cifar10")
+DIGITS = tuple(str(digit) for digit in range(10))
+OBJECTS = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CLASSES = {"mnist": DIGITS, "cifar10": OBJECTS}  # known here before TFDS has downloaded them
 NAMES = (
-    *WITH_CLASSES,
+    *CLASSES,
     *(f"solar_cells/{cells}" for cells in ("mono", "poly", "all")),
     *(f"mvtec_ad/{category}" for category in CATEGORIES),
 )
 
 
-def open_named(config: DataConfig) -> Samples:
-    """Opens a TFDS data set, and prepares it first where that was not done.
+def classes_of(name: str) -> tuple[str, ...]:
+    """The classes of a data set; none where the set itself says what is good.
 
     Raises:
-        UserError: an unknown name, or what is missing to prepare it, with the remedy.
+        UserError: there is no such set; with the nearest known name, or the parts of one ("solar_cells").
     """
-    _check(config.name)
+    if name in NAMES:
+        return CLASSES.get(name, ())
+    parts = [known for known in NAMES if known.startswith(f"{name.split('/')[0]}/")]
+    near = difflib.get_close_matches(name, parts or NAMES, 1)
+    guess = near and (not parts or "/" in name)
+    hint = f"did you mean {near[0]!r}?" if guess else f"known: {', '.join(parts or NAMES)}"
+    raise UserError(f"config.data.name = {name!r}: no such data set; {hint}")
+
+
+def open_named(config: DataConfig) -> Samples:
+    """Opens a TFDS data set that `classes_of` knows, and prepares it first where that was not done.
+
+    Raises:
+        UserError: what is missing to prepare it, with the remedy.
+    """
     import tensorflow_datasets as tfds  # slow to import, and not needed for folders
 
     logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
@@ -57,8 +75,7 @@ def open_named(config: DataConfig) -> Samples:
         train, test = (_samples(sources[s], s, kinds, config.channels) for s in ("train", "test"))
         return train, test
 
-    classes = tuple(builder.info.features["label"].names) if config.name in WITH_CLASSES else ()
-    return Samples(f"tfds {builder.info.full_name} {folder} {stamps}", read, classes)
+    return Samples(f"tfds {builder.info.full_name} {folder} {stamps}", read)
 
 
 def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
@@ -70,17 +87,6 @@ def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
         for category in CATEGORIES
         if (root / category / "train").is_dir() or (directory / "mvtec_ad" / category).is_dir()
     )
-
-
-def _check(name: str) -> None:
-    """Raises UserError with the nearest known name; a data set alone ("solar_cells") lists its parts."""
-    if name in NAMES:
-        return
-    parts = [known for known in NAMES if known.startswith(f"{name.split('/')[0]}/")]
-    near = difflib.get_close_matches(name, parts or NAMES, 1)
-    guess = near and (not parts or "/" in name)
-    hint = f"did you mean {near[0]!r}?" if guess else f"known: {', '.join(parts or NAMES)}"
-    raise UserError(f"config.data.name = {name!r}: no such data set; {hint}")
 
 
 def _samples(source: Any, split: str, kinds: list[str], channels: int) -> list[Sample]:
@@ -120,7 +126,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     from tensorflow_datasets.core.download.util import DownloadError
 
     name, settings = config.name, dict[str, Any]()
-    if name in WITH_CLASSES:
+    if name in CLASSES:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"{name}: not prepared in {directory}, and TFDS needs TensorFlow to prepare it: pip "

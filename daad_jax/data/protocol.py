@@ -10,7 +10,7 @@ from daad_jax.errors import UserError
 
 
 def check(classes: tuple[str, ...], config: DataConfig) -> None:
-    """Before anything is decoded: does the protocol go with the source?
+    """Before anything is opened: does the protocol go with the source?
 
     Raises:
         UserError: it does not, or `config.normal_class` does not exist.

@@ -24,12 +24,11 @@ class Samples:
     """A data set as its source has it.
 
     `identity` changes whenever its pixels could have. `read` lists the training and the test
-    images; a filled cache never asks. `classes` is empty where the source itself says what is good.
+    images; a filled cache never asks.
     """
 
     identity: str
     read: Callable[[], tuple[list[Sample], list[Sample]]]
-    classes: tuple[str, ...] = ()
 
 
 class Rows:

@@ -13,6 +13,7 @@ from configs import cifar10, mnist, mvtec_ad, solar_cells
 from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.data.folder import CATEGORIES
+from daad_jax.data.named import DIGITS, OBJECTS
 from daad_jax.errors import UserError
 from daad_jax.variants import VARIANTS
 
@@ -35,10 +36,6 @@ TITLES = {
     "8x8": "8 x 8 blocks",
     "pixels": "pixel-wise",
 }
-DIGITS = tuple(str(digit) for digit in range(10))
-OBJECTS = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 CELLS = ("mono", "poly")
 
 # What does not change a result: how it is called, where things lie, what is watched. The subject and

@@ -10,6 +10,7 @@ from PIL import Image
 
 from daad_jax.config import Config
 from daad_jax.data import builders, cache, datasets, protocol
+from daad_jax.data.named import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
 
@@ -302,13 +303,33 @@ def named(config, name, folder):
 def test_what_is_missing_to_prepare_a_set_is_said(config, tmp_path, monkeypatch):
     monkeypatch.delenv("DAAD_MVTEC_DIR", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    config.data.protocol, config.data.normal_class = "one_class", "8"
     with pytest.raises(UserError, match="pip install tensorflow"):
         datasets.load(named(config, "mnist", tmp_path))
+    config.data.protocol = "inspection"
     with pytest.raises(UserError, match=r"pip install elpv-dataset.*CC BY-NC-SA"):
         datasets.load(named(config, "solar_cells/poly", tmp_path))
     config.data.path = ""
     with pytest.raises(UserError, match="DAAD_MVTEC_DIR"):
         datasets.load(named(config, "mvtec_ad/bottle", tmp_path))
+
+
+def test_an_unknown_class_is_said_before_anything_is_downloaded(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "open_named", lambda _: pytest.fail("opened"))
+    config.data.protocol, config.data.normal_class = "one_class", "automobil"
+    with pytest.raises(UserError, match=r"'automobil': no such class; did you mean 'automobile'"):
+        datasets.load(named(config, "cifar10", tmp_path))
+    with pytest.raises(UserError, match="set 'inspection'"):
+        datasets.load(named(config, "solar_cells/mono", tmp_path))
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
+def test_classes_are_those_of_the_prepared_sets():
+    import tensorflow_datasets as tfds
+
+    for name, classes in CLASSES.items():
+        info = tfds.builder(name, data_dir=os.environ["TFDS_DATA_DIR"]).info
+        assert tuple(info.features["label"].names) == classes
 
 
 def test_a_category_is_prepared_once(config, tmp_path):
