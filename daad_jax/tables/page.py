@@ -11,12 +11,11 @@ from daad_jax import config as configs
 from daad_jax import workdir as files
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.tables import paper, pictures, results
+from daad_jax.tables import order, paper, pictures, results
 from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Result, Stored
 from daad_jax.tables.summary import (
     Figure,
-    comparable,
     over_seeds,
     over_subjects,
     told_by_brightness,
@@ -36,9 +35,10 @@ Written by `python reproduce.py` from the figures in [results/](results); `pytho
 --report_only` writes it again. Image AUROC, unless it says otherwise. Ours are of the last step, never of
 a chosen one, with the threshold and all units from held-out normal images. No test label takes part in
 any of these, nor in the choice of a recipe; but what chooses recipes was itself settled with MNIST's
-figures in view ([recipes.md](recipes.md)). `±` is the standard deviation over seeds. Many networks of what
-was measured up to 2026-11-26 began with jax.random's draws; NumPy's, which came in use on that day, are
-others of the same distributions ([design.md](design.md)), and a row may have seeds of both.
+figures in view ([recipes.md](recipes.md)). `±` is the standard deviation over seeds; "by more than seeds
+differ" means by more than the larger one of two. Many networks of what was measured up to 2026-11-26
+began with jax.random's draws; NumPy's, which came in use on that day, are others of the same distributions
+([design.md](design.md)), and a row may have seeds of both.
 
 Every table begins with trivial scores, which need no network. *Mean intensity* is that of all pixels, in
 whichever direction is better (max(AUROC, 1 - AUROC): the labels choose it, so it is what brightness could
@@ -77,16 +77,22 @@ def render(tables: Sequence[Stored], there: set[str]) -> str:
     """
     run = [t for t in tables if t.results]
     not_run = [f"`{t.table.name}`" for t in tables if not t.results]
-    parts = [HEAD, *(_section(t, there) for t in run), _over_tables(run)]
+    parts = [HEAD, *(_section(t, there) for t in run)]
+    if across := order.over_tables(run):
+        parts.append(f"## Order over the tables\n\n{_prose(across)}\n")
     if not_run:
         parts.append(f"Not run: {', '.join(not_run)} (`python reproduce.py TABLE`).\n")
-    return "\n".join(part for part in parts if part)
+    return "\n".join(parts)
 
 
 def _section(stored: Stored, there: set[str]) -> str:
     is_law = stored.table.name == "granularity"
     blocks = [f"## {stored.table.title}"]
-    blocks += [_granularity(stored)] if is_law else [_main(stored), _order(stored), _by_subject(stored)]
+    blocks += (
+        [_granularity(stored)]
+        if is_law
+        else [_main(stored), _prose(order.of_table(stored)), _by_subject(stored)]
+    )
     blocks += [_more_figures(stored), _notes(stored)]
     for what, text in (
         ("curve", "AUROC and reconstruction error over division rates"),
@@ -197,44 +203,8 @@ def _more_figures(stored: Stored) -> str:
             "brightness-corrected one count.**"
         )
     head = [stored.table.noun, "figure", *(TITLES[r] for r in rows)]
-    orders = [_order(stored, figure, kinds[figure]) for figure in ("pixel_auroc", "aupro") if figure in kinds]
-    return "\n\n".join(block for block in (_prose(text), _grid(head, lines), *orders) if block)
-
-
-def _order(stored: Stored, figure: str = "auroc", title: str = "") -> str:
-    """The paper's claim of an order, as it falls here on the subjects that all its rows have.
-
-    Args:
-        stored: the table.
-        figure: by which; `title` is its name where it is not the image AUROC.
-    """
-    means, shared = comparable(stored, figure)
-    if not means:
-        return ""
-    partly = f" of {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
-    told = ", ".join(s for s in told_by_brightness(stored) if s in shared and figure == "auroc")
-    corrected = f" (of {told} the brightness-corrected score, see below)" if told else ""
-    by = f" by {title}, which the paper does not print" if title else ""
-    return _prose(f"Order of the means{by}{partly}{corrected}: {_ascending(means)}.")
-
-
-def _over_tables(tables: Sequence[Stored]) -> str:
-    """The same of all tables that have all rows, each counting the same."""
-    found = {
-        t.table.title: means for t in tables if t.table.name != "granularity" if (means := comparable(t)[0])
-    }
-    if len(found) < 2:
-        return ""
-    means = {title: statistics.mean(of[title] for of in found.values()) for title in paper.ORDER}
-    text = f"Mean of {', '.join(found)}, of the subjects that all rows have: {_ascending(means)}."
-    return f"## Order over the tables\n\n{_prose(text)}\n"
-
-
-def _ascending(means: dict[str, float]) -> str:
-    order = sorted(means, key=lambda title: means[title])
-    words = " < ".join(f"{title} {means[title]:.3f}" for title in order)
-    verdict = "as in the paper" if tuple(order) == paper.ORDER else "not the paper's"
-    return f"{words}; {verdict} ({' < '.join(paper.ORDER)})"
+    orders = [order.of_table(stored, f, kinds[f]) for f in ("pixel_auroc", "aupro") if f in kinds]
+    return "\n\n".join([_prose(text), _grid(head, lines), *(_prose(said) for said in orders if said)])
 
 
 def _notes(stored: Stored) -> str:
