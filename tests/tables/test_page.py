@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from daad_jax.errors import UserError
 from daad_jax.tables import page, pictures, results
 from daad_jax.tables.cells import TABLES, make_cell, recipe_of
 from daad_jax.tables.results import Result, Stored
+from daad_jax.tables.summary import over, trivial_mean
 
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"python": "3.11.7", "packages": {"jax": "0.10.0", "numpy": "2.4.0"}, "device": "CPU, 2 cores"}
 HISTOGRAM = {"low": 0.5, "high": 2.5, "threshold": 1.5, "normal": [5, 3, 0, 0], "anomalous": [0, 1, 4, 9]}
 
@@ -298,3 +301,21 @@ def test_a_restored_recipe_is_named_as_ours(tmp_path):
         results.save(results.place(docs, stored.table), stored)
         page.write(docs)
         assert ("ours, not the paper's" in (docs / "results.md").read_text()) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "subjects", "title"),
+    [
+        ("mnist", TABLES["mnist"].subjects, "MNIST"),
+        ("cifar10", TABLES["cifar10"].subjects, "CIFAR-10"),
+        ("mvtec_ad", ("bottle",), "MVTec AD bottle"),
+        ("solar_cells", ("mono",), "solar cells, mono"),
+    ],
+)
+def test_the_readme_says_what_is_stored(name, subjects, title):
+    stored = results.load(results.place(ROOT / "docs", TABLES[name]), TABLES[name])
+    line = next(x for x in (ROOT / "README.md").read_text().splitlines() if x.startswith(f"| {title}"))
+    figures = [over(stored, row, dict.fromkeys(subjects, "auroc")) for row in ("daad", "daad_plus")]
+    ours = [f"{f.mean:.3f}" + (f" ± {f.spread:.3f}" if f.spread is not None else "") for f in figures]
+    trivial = f"{trivial_mean(stored, subjects, 'auroc'):.3f}"
+    assert [word.strip() for word in line.split("|")[3:-1]] == [*ours, trivial]
