@@ -20,7 +20,8 @@ from daad_jax.errors import UserError
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
-AT_ONCE = 8  # images that a thread is handed: with small ones, handing over takes longer than decoding
+AT_ONCE = 8  # images that a thread is handed
+FEW_PIXELS = 128 * 128  # of an image: below, threads lose more by the interpreter's lock than they gain
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, size) if masked else None
     skipped: list[tuple[int, str]] = []
 
-    def one(index: int) -> None:
+    def one(index: int) -> int:
+        """Pixels of the image as it came."""
         sample = samples[index]
         try:
             image = sample.load()
@@ -118,10 +120,11 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
             if config.on_bad_image == "stop":
                 raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
-            return
+            return 0
         images[index] = fit(image, config.height, config.width, config.fit, sample.name)
         if masks is not None and mask is not None:
             masks[index] = _fit_mask(mask, image, sample, config)
+        return image.shape[0] * image.shape[1]
 
     def some(start: int) -> int:
         indices = range(start, min(start + AT_ONCE, len(samples)))
@@ -129,13 +132,14 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
             one(index)
         return len(indices)
 
-    # Pillow decodes and scales without the interpreter's lock.
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(total=len(samples), desc="decoding", unit="image", disable=not sys.stderr.isatty()) as bar,
-    ):
-        for count in pool.map(some, range(0, len(samples), AT_ONCE)):
-            bar.update(count)
+    with tqdm(total=len(samples), desc="decoding", unit="image", disable=not sys.stderr.isatty()) as bar:
+        first = min(1, len(samples))
+        small = bool(first) and one(0) < FEW_PIXELS
+        bar.update(first)
+        # Pillow decodes and scales without the interpreter's lock.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for count in (map if small else pool.map)(some, range(first, len(samples), AT_ONCE)):
+                bar.update(count)
     images.flush()
     if masks is not None:
         masks.flush()

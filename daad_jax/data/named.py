@@ -17,6 +17,7 @@ from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
 AT_ONCE = 64  # encoded examples in memory while they are listed
+FEW_BYTES = 4096  # of an encoded image: it stays in memory, since reading it again takes longer than decoding
 DIGITS = tuple(str(digit) for digit in range(10))
 OBJECTS = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -68,7 +69,7 @@ def open_named(config: DataConfig) -> Samples:
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
 
     def read() -> tuple[list[Sample], list[Sample]]:
-        # Encoded images pass as they are: a set may be larger than the memory.
+        # Encoded images pass as they are, and all but tiny ones are read again: a set may exceed the memory.
         raw = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
         sources = builder.as_data_source(decoders=raw)
         kinds = builder.info.features["label"].names
@@ -103,6 +104,7 @@ def _sample(
 ) -> Sample:
     name = _text(example.get("name"), default)
     kind = _text(example.get("kind"), kinds[int(example["label"])])
+    tiny = example["image"] if len(example["image"]) <= FEW_BYTES else None
 
     def load_mask() -> np.ndarray:
         return (decode(source[index]["mask"], 1, name)[..., 0] > 127).astype(np.uint8)
@@ -110,7 +112,7 @@ def _sample(
     return Sample(
         name=name,
         kind=kind,
-        load=lambda: decode(source[index]["image"], channels, name),
+        load=lambda: decode(tiny or source[index]["image"], channels, name),
         load_mask=load_mask if "mask" in example and kind != GOOD else None,
     )
 
