@@ -86,13 +86,11 @@ def render(tables: Sequence[Stored], there: set[str]) -> str:
 
 
 def _section(stored: Stored, there: set[str]) -> str:
-    is_law = stored.table.name == "granularity"
     blocks = [f"## {stored.table.title}"]
-    blocks += (
-        [_granularity(stored)]
-        if is_law
-        else [_main(stored), _prose(order.of_table(stored)), _by_subject(stored)]
-    )
+    if stored.table.name == "granularity":
+        blocks.append(_granularity(stored))
+    else:
+        blocks += [_main(stored), _prose(order.of_table(stored)), _by_subject(stored)]
     blocks += [_more_figures(stored), _notes(stored)]
     for what, text in (
         ("curve", "AUROC and reconstruction error over division rates"),
