@@ -36,7 +36,8 @@ Written by `python reproduce.py` from the figures in [results/](results); `pytho
 a chosen one, with the threshold and all units from held-out normal images. No test label takes part in
 any of these, nor in the choice of a recipe; but what chooses recipes was itself settled with MNIST's
 figures in view ([recipes.md](recipes.md)). `±` is the standard deviation over seeds; "by more than seeds
-differ" means by more than the larger one of two. Many networks of what was measured up to 2026-11-26
+differ" means by more than the larger one of two. Times are medians, and of several machines where they are
+a range. Many networks of what was measured up to 2026-11-26
 began with jax.random's draws; NumPy's, which came in use on that day, are others of the same distributions
 ([design.md](design.md)), and a row may have seeds of both.
 
@@ -329,12 +330,14 @@ def _printed(figure: float | None) -> str:
 
 
 def _pace(found: list[Result]) -> tuple[str, str]:
-    """Median wall time of a cell, and median of the training's images/s."""
+    """Median wall time of a cell and median of the training's images/s: from the least to the most that a
+    machine's are, where cells ran on several."""
     if not found:
         return NONE, NONE
-    rates = [r.images_per_s for r in found if r.step]
-    rate = f"{statistics.median(rates):.0f}" if rates else NONE
-    return f"{statistics.median(r.wall_s for r in found):.0f} s", rate
+    machines = [[r for r in found if r.environment == e] for e in dict.fromkeys(r.environment for r in found)]
+    times = _range(round(statistics.median(r.wall_s for r in of)) for of in machines)
+    rates = [round(statistics.median(r.images_per_s for r in of)) for of in machines if of[0].step]
+    return f"{times} s", _range(rates) if rates else NONE
 
 
 def _range(numbers: object) -> str:

@@ -97,6 +97,15 @@ def test_a_whole_table(mvtec):
     assert "the paper's (" not in words  # no order of rows that were not run
 
 
+def test_times_of_several_machines_are_a_range():
+    stored = stored_of("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.9, ("8", "memae", 0): 0.9})
+    fast = dataclasses.replace(stored.of("ae")[0], environment="gpu", wall_s=2.0, images_per_s=4000.0)
+    stored = stored.merged(Stored(stored.table, stored.recipes, {"gpu": ENVIRONMENT}, [fast]))
+    text = page.render([stored], set())
+    assert "| 2 to 30 s | 80 to 4000 |" in next(x for x in text.splitlines() if x.startswith("| AE |"))
+    assert "| 30 s | 80 |" in next(x for x in text.splitlines() if x.startswith("| MemAE |"))
+
+
 def test_the_order_of_the_rows_as_it_falls():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
 
