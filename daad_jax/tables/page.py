@@ -36,10 +36,10 @@ Written by `python reproduce.py` from the figures in [results/](results); `pytho
 a chosen one, with the threshold and all units from held-out normal images. No test label takes part in
 any of these, nor in the choice of a recipe; but what chooses recipes was itself settled with MNIST's
 figures in view ([recipes.md](recipes.md)). `±` is the standard deviation over seeds; "by more than seeds
-differ" means by more than the larger one of two. Times are medians, and of several machines where they are
-a range. Many networks of what was measured up to 2026-11-26
-began with jax.random's draws; NumPy's, which came in use on that day, are others of the same distributions
-([design.md](design.md)), and a row may have seeds of both.
+differ" means by more than the larger one of two. Times are medians, and of several machines where they
+are a range. Many networks of what was measured up to 2026-11-26 began with jax.random's draws; NumPy's,
+which came in use on that day, are others of the same distributions ([design.md](design.md)), and a row
+may have seeds of both.
 
 Every table begins with trivial scores, which need no network. *Mean intensity* is that of all pixels, in
 whichever direction is better (max(AUROC, 1 - AUROC): the labels choose it, so it is what brightness could
