@@ -73,9 +73,10 @@ def checked(config: Config | None) -> Config:
 def run(main: Callable[..., None], positional: bool = False, trains: bool = False) -> None:
     """Parses the flags and runs `main`.
 
-    Whatever the user can mend is one line and exit status 2; SIGTERM and Ctrl-C are one line and
-    128 + the signal's number, after every `finally` on the way. `main` gets the words that are not
-    flags where `positional` is set; elsewhere there may be none. `trains`: see `programs.compile_quickly`.
+    Whatever the user can mend is one line and exit status 2; SIGTERM, Ctrl-C and a closed pipe
+    (`| head`) are one line and 128 + the signal's number, after every `finally` on the way. `main` gets
+    the words that are not flags where `positional` is set; elsewhere there may be none. `trains`: see
+    `programs.compile_quickly`.
     """
     pages.use_large()
     signal.signal(signal.SIGTERM, _stop)
@@ -91,10 +92,15 @@ def run(main: Callable[..., None], positional: bool = False, trains: bool = Fals
         if rest and not positional:
             raise UserError(f"unexpected argument {rest[0]!r}; options begin with --")
         main(*rest)
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except flags.Error as error:
         _fail(f"{error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        _say("stopped: nobody reads its output any more")
+        sys.exit(128 + signal.SIGPIPE)
     except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         if flags.FLAGS.is_parsed():
             raise  # not about the flags: a defect of ours, with its traceback

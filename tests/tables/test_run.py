@@ -306,6 +306,15 @@ def test_interrupted_and_continued(original, tmp_path, number):
     assert [c["figures"] for c in cut["cells"]] == [c["figures"] for c in whole["cells"]]
 
 
+@pytest.mark.parametrize("words", [[], ["--only=3", "--variants=ae"]])  # more than a buffer, and less
+def test_a_reader_that_leaves_is_one_line(original, tmp_path, words):
+    child = start(original, tmp_path, f"--docs={tmp_path}", "mnist", "--dry_run", *words)
+    child.stdout.close()
+    code, err = child.wait(timeout=300), child.stderr.read()
+    child.stderr.close()
+    assert (code, err) == (128 + signal.SIGPIPE, "reproduce.py: stopped: nobody reads its output any more\n")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
