@@ -11,7 +11,7 @@ from typing import Any
 
 from configs import cifar10, mnist, mvtec_ad, solar_cells
 from daad_jax import config as configs
-from daad_jax.config import Config
+from daad_jax.config import Config, ModelConfig
 from daad_jax.data.folder import CATEGORIES
 from daad_jax.data.named import DIGITS, OBJECTS
 from daad_jax.errors import UserError
@@ -130,10 +130,12 @@ def recipe_of(cell: Cell) -> dict[str, Any]:
     for key in NOT_OF_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
-    model = tree["model"]  # nothing is divided where nothing is remembered
+    model = tree["model"]  # nothing is divided or addressed where nothing is remembered
     model["division"] = [
         cuts if items else [1, 1, 1] for cuts, items in zip(model["division"], model["memory_items"])
     ]
+    if not any(model["memory_items"]):
+        model |= {"temperature": ModelConfig.temperature, "shrink": ModelConfig.shrink}
     if cell.row in BASELINES:
         tree = {"data": tree["data"], "score": {"heat_smoothing": tree["score"]["heat_smoothing"]}}
     return tree

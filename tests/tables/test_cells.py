@@ -98,13 +98,15 @@ def test_a_recipe_is_what_a_result_depends_on(tmp_path):
         assert other.folder(tmp_path) != cell.folder(tmp_path)
 
 
-def test_a_division_counts_where_something_is_remembered():
+def test_a_memory_counts_where_something_is_remembered():
     for row, counts in (("ae", (False, False)), ("memae", (True, False)), ("daad", (True, True))):
         cell = make_cell(TABLES["mnist"], "3", row, 0, False)
         bottleneck, *rest = cell.config.model.division
         coarsest = changed(cell, "model.division", ((2, 2, 1), *rest))
         finest = changed(cell, "model.division", (bottleneck, *rest[:-1], (4, 4, 1)))
         assert (coarsest.recipe != cell.recipe, finest.recipe != cell.recipe) == counts
+        sharper = changed(cell, "model.temperature", 0.01), changed(cell, "model.shrink", 0.01)
+        assert all((other.recipe != cell.recipe) == (row != "ae") for other in sharper)
 
 
 def test_a_baseline_depends_on_its_data_alone():
