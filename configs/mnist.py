@@ -20,10 +20,10 @@ def get_config(argument: str = "") -> Config:
     config.model.base_width = 16
     config.model.discriminator_width = 16
     config.model.max_width = 64
-    # Few items, one block a scale: what cannot be said by 20 whole digits is not reconstructed.
-    config.model.memory_items = (20, 20, 20, 20)
+    # Few items, one block a scale: what cannot be said by 10 whole digits is not reconstructed.
+    config.model.memory_items = (10, 10, 10, 10)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.2  # the paper's 1 mixes all items almost evenly
+    config.model.temperature = 0.4  # the paper's 1 mixes all items almost evenly
     # At this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
     config.loss.reconstruction = 2000.0
     # Long training reconstructs other digits too.
