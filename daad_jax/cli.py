@@ -1,5 +1,6 @@
 """What the scripts share: flags, and bad input as one line with exit status 2."""
 
+import contextlib
 import io
 import os
 import re
@@ -158,4 +159,5 @@ def _fail(message: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: the exit status is all that arrives
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
