@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from daad_jax.data.folder import CATEGORIES, open_folder
+from daad_jax.data.catalogue import CATEGORIES, SOLAR_CELLS
+from daad_jax.data.folder import open_folder
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample
 from daad_jax.errors import UserError
@@ -30,7 +31,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
     name = "solar_cells"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in ("mono", "poly", "all")
+        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in (*SOLAR_CELLS, "all")
     ]
 
     def _info(self) -> Any:

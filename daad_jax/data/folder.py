@@ -10,11 +10,6 @@ from daad_jax.data.images import SUFFIXES, decode, is_grey
 from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
-CATEGORIES = (
-    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
-    "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
-)  # fmt: skip
-
 
 def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
     """Lists a folder.

@@ -1,6 +1,5 @@
-"""Named data sets through TFDS: its own `mnist` and `cifar10`, and our `solar_cells` and `mvtec_ad`."""
+"""Opens the named data sets through TFDS: its own `mnist` and `cifar10`, our `solar_cells` and `mvtec_ad`."""
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -11,42 +10,17 @@ import numpy as np
 from absl import logging
 
 from daad_jax.config import DataConfig
-from daad_jax.data.folder import CATEGORIES
+from daad_jax.data.catalogue import CATEGORIES, CLASSES
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
 AT_ONCE = 64  # encoded examples in memory while they are listed
 FEW_BYTES = 4096  # of an encoded image: it stays in memory, since reading it again takes longer than decoding
-DIGITS = tuple(str(digit) for digit in range(10))
-OBJECTS = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-CLASSES = {"mnist": DIGITS, "cifar10": OBJECTS}  # known here before TFDS has downloaded them
-NAMES = (
-    *CLASSES,
-    *(f"solar_cells/{cells}" for cells in ("mono", "poly", "all")),
-    *(f"mvtec_ad/{category}" for category in CATEGORIES),
-)
-
-
-def classes_of(name: str) -> tuple[str, ...]:
-    """The classes of a data set; none where the set itself says what is good.
-
-    Raises:
-        UserError: there is no such set; with the nearest known name, or the parts of one ("solar_cells").
-    """
-    if name in NAMES:
-        return CLASSES.get(name, ())
-    parts = [known for known in NAMES if known.startswith(f"{name.split('/')[0]}/")]
-    near = difflib.get_close_matches(name, parts or NAMES, 1)
-    guess = near and (not parts or "/" in name)
-    hint = f"did you mean {near[0]!r}?" if guess else f"known: {', '.join(parts or NAMES)}"
-    raise UserError(f"config.data.name = {name!r}: no such data set; {hint}")
 
 
 def open_named(config: DataConfig) -> Samples:
-    """Opens a TFDS data set that `classes_of` knows, and prepares it first where that was not done.
+    """Opens a TFDS data set of the catalogue, and prepares it first where that was not done.
 
     Raises:
         UserError: what is missing to prepare it, with the remedy.

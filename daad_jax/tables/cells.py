@@ -12,8 +12,7 @@ from typing import Any
 from configs import cifar10, mnist, mvtec_ad, solar_cells
 from daad_jax import config as configs
 from daad_jax.config import Config, ModelConfig
-from daad_jax.data.folder import CATEGORIES
-from daad_jax.data.named import DIGITS, OBJECTS
+from daad_jax.data.catalogue import CATEGORIES, DIGITS, OBJECTS, SOLAR_CELLS
 from daad_jax.errors import UserError
 from daad_jax.variants import VARIANTS
 
@@ -36,7 +35,6 @@ TITLES = {
     "8x8": "8 x 8 blocks",
     "pixels": "pixel-wise",
 }
-CELLS = ("mono", "poly")
 
 # What does not change a result: how it is called, where things lie, what is watched. The subject and
 # the seed stand beside a recipe.
@@ -75,7 +73,7 @@ TABLES = {
         Table("mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
         Table("cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
         Table("mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
-        Table("solar_cells", "Solar cells", "kind", (*CELLS, "all"), CELLS, "mono", free=False),
+        Table("solar_cells", "Solar cells", "kind", (*SOLAR_CELLS, "all"), SOLAR_CELLS, "mono", free=False),
         Table("granularity", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
     )
 }  # fmt: skip

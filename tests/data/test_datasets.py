@@ -10,7 +10,7 @@ from PIL import Image
 
 from daad_jax.config import Config
 from daad_jax.data import builders, cache, datasets, protocol
-from daad_jax.data.named import CLASSES
+from daad_jax.data.catalogue import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
 
