@@ -31,7 +31,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
     name = "solar_cells"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in (*SOLAR_CELLS, "all")
+        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in SOLAR_CELLS
     ]
 
     def _info(self) -> Any:

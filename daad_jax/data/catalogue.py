@@ -8,7 +8,8 @@ DIGITS = tuple(str(digit) for digit in range(10))
 OBJECTS = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-SOLAR_CELLS = ("mono", "poly")
+CELL_TYPES = ("mono", "poly")
+SOLAR_CELLS = (*CELL_TYPES, "all")
 CATEGORIES = (
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
     "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
@@ -16,7 +17,7 @@ CATEGORIES = (
 CLASSES = {"mnist": DIGITS, "cifar10": OBJECTS}  # of sets that do not say themselves what is good
 NAMES = (
     *CLASSES,
-    *(f"solar_cells/{cells}" for cells in (*SOLAR_CELLS, "all")),
+    *(f"solar_cells/{cells}" for cells in SOLAR_CELLS),
     *(f"mvtec_ad/{category}" for category in CATEGORIES),
 )
 

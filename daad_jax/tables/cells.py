@@ -12,7 +12,7 @@ from typing import Any
 from configs import cifar10, mnist, mvtec_ad, solar_cells
 from daad_jax import config as configs
 from daad_jax.config import Config, ModelConfig
-from daad_jax.data.catalogue import CATEGORIES, DIGITS, OBJECTS, SOLAR_CELLS
+from daad_jax.data.catalogue import CATEGORIES, CELL_TYPES, DIGITS, OBJECTS, SOLAR_CELLS
 from daad_jax.errors import UserError
 from daad_jax.variants import VARIANTS
 
@@ -73,7 +73,7 @@ TABLES = {
         Table("mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
         Table("cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
         Table("mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
-        Table("solar_cells", "Solar cells", "kind", (*SOLAR_CELLS, "all"), SOLAR_CELLS, "mono", free=False),
+        Table("solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),
         Table("granularity", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
     )
 }  # fmt: skip
