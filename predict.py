@@ -1,5 +1,6 @@
 """python predict.py --workdir DIR IMAGE_OR_FOLDER...: scores, verdicts and heat maps of new images."""
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -25,15 +26,20 @@ def main(*sources: str) -> None:
     if THRESHOLD.value is not None and RATE.value is not None:
         raise UserError("--threshold and --false_alarm_rate: give one of them")
     # After the flags: bad ones need not wait for JAX.
+    from daad_jax.calibration import shortage
     from daad_jax.detector import Detector
     from daad_jax.predict import find, output_folder, predict
 
     next(find(sources))
     detector = Detector.load(WORKDIR.value, BATCH_SIZE.value)
-    if RATE.value is not None:
-        detector.threshold = detector.calibration.threshold_at(RATE.value)
+    calibration = detector.calibration
     if THRESHOLD.value is not None:
         detector.threshold = THRESHOLD.value
+    else:
+        rate = calibration.false_alarm_rate if RATE.value is None else RATE.value
+        detector.threshold = calibration.threshold_at(rate)
+        if few := shortage(len(calibration.scores), rate):
+            print(f"warning: {few}", file=sys.stderr)
     predict(detector, sources, output_folder(Path(WORKDIR.value), OUT.value), OVERLAYS.value)
 
 

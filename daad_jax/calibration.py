@@ -125,6 +125,21 @@ class Calibration:
         return found
 
 
+def held_out_needed(rate: float) -> int:
+    """Held-out images from which a false-alarm rate can be promised."""
+    return math.ceil(1 / rate) - 1
+
+
+def shortage(held_out: int, rate: float) -> str:
+    """What to say where so few held-out images cannot promise `rate`; nothing where they can."""
+    if held_out >= held_out_needed(rate):
+        return ""
+    return (
+        f"a false-alarm rate of {rate:g} needs {held_out_needed(rate)} held-out normal images; {held_out} "
+        f"promise {1 / (held_out + 1):.3g} (more images, or a larger config.data.calibration_fraction, help)"
+    )
+
+
 def calibrate(
     reconstruction: np.ndarray,
     alignment: np.ndarray,

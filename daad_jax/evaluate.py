@@ -10,6 +10,7 @@ import numpy as np
 
 from daad_jax import report
 from daad_jax import workdir as files
+from daad_jax.calibration import shortage
 from daad_jax.data import datasets
 from daad_jax.detector import Detector
 from daad_jax.evaluation import Evaluation, measure
@@ -51,8 +52,8 @@ def _summary(found: Evaluation) -> list[str]:
         f"of {int((labels == 0).sum())} normal: {image['false_alarms']} false alarms; "
         f"of {int(labels.sum())} anomalous: {image['found']} found, {image['missed']} missed",
     ]
-    if promised > rate:
-        lines.append(f"(the asked rate of {rate:g} needs {found.held_out_needed} held-out normal images)")
+    if few := shortage(count, rate):
+        lines.append(f"warning: {few}")
     if found.pixel is None:
         lines.append("no pixel figures: the test set has no masks")
     else:

@@ -1,6 +1,5 @@
 """What a detector says of a labelled test split, as figures and arrays; writes and prints nothing."""
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +56,6 @@ class Evaluation:
         """The false-alarm rate that the configured one comes down to with so many held-out images."""
         calibration = self.detector.calibration
         return calibration.promised_rate(calibration.false_alarm_rate)
-
-    @property
-    def held_out_needed(self) -> int:
-        """Held-out images from which the configured false-alarm rate itself can be promised."""
-        return math.ceil(1 / self.detector.calibration.false_alarm_rate) - 1
 
 
 def measure(detector: Detector, test: Split) -> Evaluation:

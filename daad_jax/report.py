@@ -17,6 +17,7 @@ from scipy.stats import betabinom
 
 from daad_jax import charts
 from daad_jax import config as configs
+from daad_jax.calibration import held_out_needed
 from daad_jax.config import Config
 from daad_jax.evaluation import Evaluation, Kind
 from daad_jax.plots import overlay
@@ -54,6 +55,7 @@ def render(found: Evaluation, workdir: Path) -> str:
         detector=found.detector,
         config=config,
         kinds=[_row(kind, found) for kind in found.kinds],
+        needed=held_out_needed(found.detector.calibration.false_alarm_rate),
         surprising=_false_alarms_surprise(found),
         charts={n: _svg(draw(scores, labels, found.detector.threshold), n) for n, draw in drawn.items()},
         gallery=sections,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from daad_jax.calibration import Calibration, Unit, calibrate
+from daad_jax.calibration import Calibration, Unit, calibrate, shortage
 from daad_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -50,6 +50,9 @@ def test_too_few_images_promise_what_they_can():
     assert found.threshold == found.scores[-1]
     assert found.promised_rate(0.01) == pytest.approx(0.1)
     assert found.promised_rate(0.5) == 0.5
+    assert "0.01 needs 99 held-out normal images; 9 promise 0.1 (" in shortage(9, 0.01)
+    assert shortage(98, 0.01)
+    assert not shortage(99, 0.01)
     for rate in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="must be in"):
             found.threshold_at(rate)
