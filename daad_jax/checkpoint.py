@@ -1,5 +1,6 @@
 """Orbax checkpoints: state, configuration and calibration. The only file that imports orbax."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,21 +32,21 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, config: Config, calibration: Calibration) -> None:
-        """Saves `state` (numpy arrays) under its own step, unless it is there already."""
+        """Saves `state` (numpy arrays) under its own step, which is above all others."""
         step = int(state.step)
-        if step in self.steps:
-            return
         about = {
             "format": FORMAT,
             "config": configs.to_json(config),
             "calibration": calibration.to_json(),
         }
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_tree(state)), about=ocp.args.JsonSave(about)
             ),
         )
+        if not saved:  # Orbax passes over steps below its newest one
+            raise RuntimeError(f"step {step} was not saved; {self.folder} has {self.steps}")
 
     def restore(self) -> tuple[TrainState, Config, Calibration]:
         """The newest checkpoint that can be read; a damaged one is named on standard error.
@@ -66,6 +67,19 @@ class Checkpoints:
                     file=sys.stderr,
                 )
         raise UserError(f"{self.folder}: no checkpoint can be read; the oldest says: {problem}")
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames newer checkpoints, which `restore` could not read: Orbax saves no step below its newest."""
+        for damaged in (newer for newer in self.steps if newer > step):
+            path = self.folder / str(damaged)
+            names = itertools.chain(["damaged"], (f"damaged-{i}" for i in itertools.count(2)))
+            aside = next(p for name in names if not (p := self.folder / f"{damaged}.{name}").exists())
+            path.rename(aside)
+            print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
+
+    def reload(self) -> None:
+        """Looks again which checkpoints there are."""
+        self._manager.reload()
 
     def _restore(self, step: int) -> tuple[TrainState, Config, Calibration]:
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]

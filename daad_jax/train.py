@@ -15,6 +15,7 @@ import numpy as np
 from daad_jax import config as configs
 from daad_jax import parallel, processes
 from daad_jax import workdir as files
+from daad_jax.calibration import shortage
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
@@ -52,6 +53,8 @@ def train(config: Config, workdir: Path) -> None:
         f"calibrate, {len(splits.test)} to test; {_describe(expected)}; "
         f"{jax.device_count() if mapped.many else 1} {mapped.devices[0].platform} device(s)"
     )
+    if few := shortage(len(splits.calibration), config.score.false_alarm_rate):
+        _print(f"warning: {few}")
     with (
         processes.signals_noted() as noted,
         closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints,
@@ -64,6 +67,10 @@ def train(config: Config, workdir: Path) -> None:
         first_step = int(initial.step) if initial else 0
         digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
+        with processes.together():
+            if first_process:
+                checkpoints.set_aside_after(first_step)
+        checkpoints.reload()
         if first_step < train_config.steps:
             step_fn = _compiled(config, mapped, expected)
             batches = fed(config, mapped, splits.train, first_step)
@@ -78,7 +85,9 @@ def train(config: Config, workdir: Path) -> None:
                 initial = None  # as large as what trains: parameters and moments
                 held_out = splits.calibration.images
                 _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
-    _print(f"trained to step {train_config.steps}; next: python evaluate.py --workdir {workdir}")
+    _print(
+        f"trained to step {max(first_step, train_config.steps)}; next: python evaluate.py --workdir {workdir}"
+    )
 
 
 def _compiled(

@@ -15,7 +15,7 @@ from daad_jax.config import Config
 from daad_jax.errors import UserError
 
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
-# A run may be made longer, watched or scored differently; anything else makes it another run.
+# A run may be made longer and watched differently, and scored differently while it trains.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
     "score.", "data.cache_dir", "data.data_dir",
@@ -40,11 +40,18 @@ def claim(workdir: Path, config: Config) -> None:
     Raises:
         UserError: it cannot be written, or belongs to another configuration (names the first key).
     """
-    stored = workdir / "config.json"
+    stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if stored.is_file() and (workdir / CHECKPOINTS).is_dir():
-            _compare(workdir, configs.from_json(stored.read_text()), config)
+        if checkpoints.is_dir():
+            step = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
+            if stored.is_file():
+                _compare(workdir, step, configs.from_json(stored.read_text()), config)
+            elif step:
+                raise UserError(
+                    f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or give "
+                    "another --workdir"
+                )
         write(stored, configs.to_json(config))
         write(workdir / "environment.json", json.dumps(environment(), indent=2))
     except OSError as error:
@@ -75,11 +82,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _compare(workdir: Path, stored: Config, config: Config) -> None:
+def _compare(workdir: Path, step: int, stored: Config, config: Config) -> None:
     old, new = (configs.flat(dataclasses.asdict(c)) for c in (stored, config))
     for key, value in new.items():
-        if old[key] != value and not key.startswith(MAY_CHANGE):
+        if old[key] != value and (why := _why_not(key, step, config)):
             raise UserError(
-                f"{workdir}: belongs to another configuration (config.{key} is {old[key]!r} there, "
-                f"{value!r} here); give another --workdir, or remove it"
+                f"{workdir}: {why} (config.{key} is {old[key]!r} there, {value!r} here); give another "
+                "--workdir, or remove it"
             )
+
+
+def _why_not(key: str, step: int, config: Config) -> str:
+    """Why a value cannot change any more, with a checkpoint of `step` (0: none); nothing where it can."""
+    if key.startswith("score.") and step >= config.train.steps:
+        return f"is trained to step {step} and calibrated"
+    if key == "train.steps" and config.train.schedule == "cosine" and step:
+        return "has a learning rate that ends with its last step"
+    return "" if key.startswith(MAY_CHANGE) else "belongs to another configuration"

@@ -53,6 +53,66 @@ def test_what_never_trained_does_not_hold_its_workdir(config, tmp_path):
     assert json.loads(before)["data"]["path"] == images
 
 
+def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
+    """Its checkpoint holds the calibration, so another `config.json` would tell of what never was."""
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    run, config.train.steps = tmp_path / "run", 1
+    train(config, run)
+    before = (run / "config.json").read_text()
+    assert "warning: a false-alarm rate of 0.05 needs 19 held-out normal images; 2 promise 0.333" in (
+        capsys.readouterr().out
+    )
+    config.score.smoothing = 1.0
+    with pytest.raises(UserError, match=r"trained to step 1 .*score\.smoothing is 0\.0 there, 1\.0 here"):
+        train(config, run)
+    assert (run / "config.json").read_text() == before
+    config.train.steps = 2
+    train(config, run)
+    assert checkpoint.load(run)[1].score.smoothing == 1.0
+    config.train.steps = 1
+    train(config, run)
+    assert "trained to step 2;" in capsys.readouterr().out
+
+
+def test_a_learning_rate_that_has_ended_does_not_begin_again(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.train.steps, config.train.schedule = 1, "cosine"
+    train(config, tmp_path / "run")
+    config.train.steps = 2
+    with pytest.raises(
+        UserError, match=r"ends with its last step \(config\.train\.steps is 1 there, 2 here\)"
+    ):
+        train(config, tmp_path / "run")
+
+
+def test_checkpoints_without_their_configuration_are_nobodys(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    config.train.steps = 1
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    config.seed = 5
+    with pytest.raises(UserError, match=r"has checkpoints and no config\.json"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_damaged_newest_checkpoint_is_trained_and_saved_again(config, tmp_path, capsys):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    run, config.train.steps = tmp_path / "run", 3
+    train(config, run)
+    whole = checkpoint.load(run)[0]
+    for _ in range(2):
+        for file in (run / "checkpoints" / "3").rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+        train(config, run)
+        assert "resumed from step 2" in capsys.readouterr().out
+    again = checkpoint.load(run)[0]
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    kept = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert kept == ["1", "2", "3", "3.damaged", "3.damaged-2"]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(config, tmp_path):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.train.learning_rate = 1e30
