@@ -24,7 +24,7 @@ from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.detector import Detections, Detector
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, writing
 from daad_jax.models.layers import Form
 from daad_jax.resize import bilinear, can_scale
 from daad_jax.scorer import variables_of
@@ -303,16 +303,12 @@ def _write(
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """A folder whose files move into `folder` once everything in the block has gone well."""
-    try:
+    with writing(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
-    try:
-        yield staging
-        for path in sorted(staging.iterdir()):
-            os.replace(path, folder / path.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            yield staging
+            for path in sorted(staging.iterdir()):
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

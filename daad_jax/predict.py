@@ -20,7 +20,7 @@ from tqdm import tqdm
 from daad_jax.data.folder import images_below
 from daad_jax.data.images import decode, unfit
 from daad_jax.detector import Detections, Detector
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, writing
 from daad_jax.plots import overlay
 
 OVERLAYS = ("anomalous", "all", "none")
@@ -119,10 +119,8 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
     else:
         names = itertools.chain(["predictions"], (f"predictions-{i}" for i in itertools.count(2)))
         out = next(workdir / name for name in names if not (workdir / name).exists())
-    try:
+    with writing(out, "give another --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
     return out
 
 
@@ -132,13 +130,11 @@ class _Table:
     def __init__(self, out: Path, overlays: bool) -> None:
         self._out = out
         self._partial = out / ".scores.csv.partial"
-        try:
+        with writing(out, "give another --out"):
             if overlays:
                 (out / "overlays").mkdir(exist_ok=True)
             self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
             self._rows = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
         self._csv = csv.DictWriter(self._rows, COLUMNS, restval="", lineterminator="\n")
         self._csv.writeheader()
 

@@ -12,7 +12,7 @@ import jax
 
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, writing
 
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
 # A run may be made longer and watched differently, and scored differently while it trains.
@@ -41,7 +41,7 @@ def claim(workdir: Path, config: Config) -> None:
         UserError: it cannot be written, or belongs to another configuration (names the first key).
     """
     stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
-    try:
+    with writing(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         if checkpoints.is_dir():
             step = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
@@ -49,13 +49,11 @@ def claim(workdir: Path, config: Config) -> None:
                 _compare(workdir, step, configs.from_json(stored.read_text()), config)
             elif step:
                 raise UserError(
-                    f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or give "
-                    "another --workdir"
+                    f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or "
+                    "give another --workdir"
                 )
         write(stored, configs.to_json(config))
         write(workdir / "environment.json", json.dumps(environment(), indent=2))
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror}); give another --workdir") from error
 
 
 def require_claimed(workdir: Path) -> None:

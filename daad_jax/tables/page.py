@@ -10,7 +10,7 @@ from typing import Any
 from daad_jax import config as configs
 from daad_jax import workdir as files
 from daad_jax.config import Config
-from daad_jax.errors import UserError
+from daad_jax.errors import writing
 from daad_jax.tables import order, paper, pictures, results
 from daad_jax.tables.cells import BASELINES, TITLES
 from daad_jax.tables.results import Result, Stored
@@ -58,15 +58,13 @@ def write(docs: Path) -> None:
     """
     tables = results.tables_stored(docs)
     folder = docs / "results"
-    try:
+    with writing(docs, "give another --docs"):
         folder.mkdir(parents=True, exist_ok=True)
         for stored in tables:
             pictures.histograms(stored, folder)
             pictures.curve(stored, folder)
         there = {path.name for path in folder.glob("*.png")}
         files.write(docs / "results.md", render(tables, there))
-    except OSError as error:
-        raise UserError(f"{docs}: cannot be written ({error.strerror}); give another --docs") from error
 
 
 def render(tables: Sequence[Stored], there: set[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from daad_jax import workdir as files
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, writing
 from daad_jax.tables.cells import TABLES, Cell, Table, make_cell
 
 FORMAT = 1
@@ -104,11 +104,9 @@ def save(path: Path, stored: Stored) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with writing(path, "give another --docs"):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, to_json(stored))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another --docs") from error
 
 
 def to_json(stored: Stored) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from daad_jax.data import datasets
 from daad_jax.data.named import categories_at_hand
-from daad_jax.errors import Stopped, UserError
+from daad_jax.errors import Stopped, UserError, writing
 from daad_jax.tables import experiment, page, pictures, results
 from daad_jax.tables.cells import BASELINES, Cell, Table
 from daad_jax.tables.results import Result, Stored
@@ -137,11 +137,9 @@ class _FailedCell(Exception):
 def _one(cell: Cell, folder: Path, refused: dict[str, str], drop_checkpoints: bool) -> Stored:
     if cell.config.data.name in refused:
         raise _FailedCell(refused[cell.config.data.name])
-    try:
+    with writing(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / LOG).open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
     with log, _locked(folder):
         if done := results.of_cell(cell, folder):  # by another process, since this one began
             return done
