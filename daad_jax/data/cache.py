@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,16 @@ def _open(entry: Path) -> Decoded | None:
             masks = np.load(entry / "masks.npy", mmap_mode="r", allow_pickle=False)
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
         found = Decoded(images, masks, index["train"], index["kinds"], index["names"], skipped)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (EOFError, OSError, ValueError, KeyError, TypeError):
         return None
     return found if len(images) == len(found.names) == len(found.kinds) else None
 
 
 def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
     """Decodes into a folder of its own, which appears whole or not at all."""
-    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".filling-"))
+    # Not mkdtemp's, which nobody else could read when it has its name.
+    temporary = entry.with_name(f".filling-{secrets.token_hex(8)}")
+    temporary.mkdir()
     try:
         _write(temporary, source, config)
         if entry.exists() and _open(entry) is None:

@@ -34,24 +34,30 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
         train = _list(path / "train" / GOOD, path, GOOD, channels)
         if not train:
             raise UserError(f"{path / 'train' / GOOD}: no normal images to train on")
-        kinds = sorted(p for p in (path / "test").glob("*") if p.is_dir())
+        kinds = sorted(p for p in (path / "test").glob("[!.]*") if p.is_dir())
         test = [s for kind in kinds for s in _list(kind, path, kind.name, channels)]
     files = [path / sample.name for sample in train + test]
     if mixed_channels == "stop":
         _refuse_mixture(files)
     masks = sorted((path / "ground_truth").rglob("*_mask.png"))
-    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
-    names = [s.name for s in train + test]
-    return Samples(f"folder {path.resolve()} {names} {stamps}", read=lambda: (train, test))
+    # A folder that is renamed leaves the times of its files.
+    stamps = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
+    return Samples(f"folder {path.resolve()} {stamps}", read=lambda: (train, test))
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """All image files below a folder, in a fixed order, listed as they are asked for.
+def images_below(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
+    """All image files below a folder, but those below `leave_out`, in a fixed order, listed as they are
+    asked for.
 
     Hidden files and folders are other programs' (macOS leaves "._x.png" beside x.png) and left out.
+
+    Raises:
+        UserError: a folder that cannot be listed.
     """
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse_unlisted):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if leave_out and leave_out.name in folders and Path(place, leave_out.name).samefile(leave_out):
+            folders.remove(leave_out.name)
         for file in sorted(files):
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield Path(place, file)
@@ -72,6 +78,14 @@ def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
         kind=kind,
         load=lambda: decode(file, channels),
         load_mask=load_mask if kind != GOOD and mask.is_file() else None,
+    )
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # nothing is in it
+        return
+    raise UserError(
+        f"{error.filename}: cannot be listed ({error.strerror}); mend its rights, or leave it out"
     )
 
 

@@ -163,7 +163,24 @@ def test_masks_and_tests_are_not_taken_for_good_images(config, tmp_path):
 def test_hidden_files_are_passed_over(config, tmp_path):
     mvtec(tmp_path / "set")
     (tmp_path / "set/train/good/._0.png").write_text("left by macOS")
-    assert len(datasets.load(config).train) == 9
+    paint(tmp_path / "set/test/.ipynb_checkpoints/a-checkpoint.png", 100)
+    splits = datasets.load(config)
+    assert len(splits.train) == 9
+    assert splits.test.kinds == ["good", "scratch"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(config, tmp_path, monkeypatch):
+    mvtec(tmp_path / "set")
+    scandir, closed = os.scandir, str(tmp_path / "set/train/good")
+
+    def refuse(path):
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=f"{closed}: cannot be listed \\(Permission denied"):
+        datasets.load(config)
 
 
 def test_a_new_mask_is_seen(config, tmp_path):
@@ -173,6 +190,8 @@ def test_a_new_mask_is_seen(config, tmp_path):
     assert datasets.load(config).test.masks is None
     (tmp_path / "kept.png").rename(mask)
     assert datasets.load(config).test.masks.sum() == 18
+    mask.parent.rename(tmp_path / "set/ground_truth/scratches")
+    assert datasets.load(config).test.masks is None
 
 
 def test_a_mask_of_another_size_is_refused(config, tmp_path):
@@ -215,9 +234,14 @@ def test_a_damaged_cache_is_filled_again(config, tmp_path, damage):
     (entry,) = (tmp_path / "cache").iterdir()
     (entry / damage).write_bytes((entry / damage).read_bytes()[:90])
     assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    (entry / damage).write_bytes(b"")
+    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
     (entry / damage).unlink()
     assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
     assert list((tmp_path / "cache").iterdir()) == [entry]
+    # As readable as any other folder that is made here: the cache may be shared.
+    (tmp_path / "other").mkdir()
+    assert entry.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_two_may_fill_the_cache_at_once(config, tmp_path):
