@@ -128,7 +128,7 @@ class Detector:
         return self.judge(self._scorer.cut(images))
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[list[Entry], Detections | None]]:
-        """Scores any number of files in constant memory, decoding ahead in threads.
+        """Scores any number of files in constant memory (but for names of the unreadable), decoding ahead.
 
         Yields:
             Per batch: the files in their order, each with its error or None, and what is said of those
@@ -183,7 +183,7 @@ class Detector:
             try:
                 return self.prepare(path)
             except UserError as error:
-                return error
+                return UserError(str(error))  # without its traceback, which holds the image
 
         ahead: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:

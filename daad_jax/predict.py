@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from daad_jax.data.folder import images_below
-from daad_jax.data.images import decode, unfit
+from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
 from daad_jax.plots import overlay
@@ -27,6 +27,7 @@ OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 LARGEST_OVERLAY = 1024  # pixels of the longer side
 EVERY = 5.0  # seconds
+Drawing = tuple[dict[str, Any], Future[None]]  # an image's line, and its overlay in the making
 NAMED = 20  # so few images get a line each on the terminal
 
 
@@ -34,7 +35,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl` and `overlays/` into `out`.
 
     Lines of `scores.jsonl` appear as they are known, `scores.csv` once all are. An image that cannot
-    be read has a line with its error, is counted, and the rest go on.
+    be read has a line with its error, is counted, and the rest go on. What lies in `out` is not scored.
 
     Args:
         detector: its `threshold` decides.
@@ -45,17 +46,19 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     Raises:
         UserError: nothing to score, nothing that could be read, or `out` cannot be used.
     """
-    count = sum(1 for _ in find(sources))
+    count = sum(1 for _ in find(sources, out))
     start, say = time.perf_counter(), _Progress(count)
     with ExitStack() as stack:
+        stack.enter_context(writing(out, "give another --out"))
         write = stack.enter_context(_Table(out, overlays != "none"))
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         )
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
-        for entries, found in detector.stream(find(sources)):
-            rows, drawings = iter(range(len(found) if found else 0)), []
+        for entries, found in detector.stream(find(sources, out)):
+            rows, lines = iter(range(len(found) if found else 0)), []
+            drawings: list[Drawing] = []
             for path, error in entries:
                 if error or not found:
                     line = {"name": str(path), "verdict": "unreadable", "error": str(error)}
@@ -66,13 +69,14 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                     if overlays == "all" or (overlays == "anomalous" and found.anomalous[i]):
                         line["overlay"] = f"overlays/{sum(tally.values()):07d}-{path.stem[:80]}.png"
                         file = out / line["overlay"]
-                        drawings.append(pool.submit(_draw, path, found.heat[i], detector, file))
+                        drawings.append((line, pool.submit(_draw, path, found.heat[i], detector, file)))
                 tally[line["verdict"]] += 1
+                lines.append(line)
+            _finish(drawings)
+            for line in lines:
                 write(line)
                 if count <= NAMED:
                     tqdm.write(_sentence(line), file=sys.stdout)
-            for drawing in drawings:
-                drawing.result()
             bar.update(len(entries))
             if bar.disable:
                 say(sum(tally.values()))
@@ -81,8 +85,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     _summarise(tally, detector, out, time.perf_counter() - start)
 
 
-def find(sources: Sequence[str]) -> Iterator[Path]:
-    """The files that `sources` name, in order.
+def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
+    """The files that `sources` name, in order, but what a folder among them has below `leave_out`.
 
     Raises:
         UserError: a source that does not exist or has no images.
@@ -90,13 +94,15 @@ def find(sources: Sequence[str]) -> Iterator[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found: Iterator[Path] = images_below(path)
+            found: Iterator[Path] = images_below(path, leave_out)
         elif path.exists():
             found = iter([path])
         else:
             matches = (Path(match) for match in sorted(glob.iglob(source, recursive=True)))
             found = (
-                file for match in matches for file in (images_below(match) if match.is_dir() else [match])
+                file
+                for match in matches
+                for file in (images_below(match, leave_out) if match.is_dir() else [match])
             )
         first = next(found, None)
         if first is None:
@@ -120,7 +126,7 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
         names = itertools.chain(["predictions"], (f"predictions-{i}" for i in itertools.count(2)))
         out = next(workdir / name for name in names if not (workdir / name).exists())
     with writing(out, "give another --out"):
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=bool(chosen))
     return out
 
 
@@ -130,11 +136,9 @@ class _Table:
     def __init__(self, out: Path, overlays: bool) -> None:
         self._out = out
         self._partial = out / ".scores.csv.partial"
-        with writing(out, "give another --out"):
-            if overlays:
-                (out / "overlays").mkdir(exist_ok=True)
-            self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
-            self._rows = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        (out / "overlays" if overlays else out).mkdir(parents=True, exist_ok=True)
+        self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
+        self._rows = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         self._csv = csv.DictWriter(self._rows, COLUMNS, restval="", lineterminator="\n")
         self._csv.writeheader()
 
@@ -175,12 +179,24 @@ def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     """The image at its own size (within LARGEST_OVERLAY) with its heat map."""
     data = detector.config.data
     pixels = decode(path, data.channels)
-    over = unfit(heat, pixels.shape[0], pixels.shape[1], data.fit)
-    picture = Image.fromarray(overlay(pixels, over))
-    picture.thumbnail((LARGEST_OVERLAY, LARGEST_OVERLAY))
+    height, width = pixels.shape[:2]
+    # First of all small: laying over takes eighty bytes a pixel.
+    size = shrunk(height, width, LARGEST_OVERLAY, LARGEST_OVERLAY)
+    over = unfit(heat, height, width, data.fit, size)
+    picture = Image.fromarray(overlay(resize(pixels, *size), over))
     temporary = file.with_name(f".{file.name}")
     picture.save(temporary, format="png")
     temporary.replace(file)
+
+
+def _finish(drawings: list[Drawing]) -> None:
+    """Waits for pictures. An image that has gone since it was scored keeps its line, without one."""
+    for line, drawing in drawings:
+        try:
+            drawing.result()
+        except UserError as error:
+            del line["overlay"]
+            tqdm.write(f"warning: no overlay: {error}", file=sys.stderr)
 
 
 class _Progress:

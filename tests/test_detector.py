@@ -129,6 +129,7 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     assert [path for path, _ in entries] == paths
     assert [i for i, (_, error) in enumerate(entries) if error] == list(range(3, len(paths), 5))
     assert "003.png: unreadable image" in str(entries[3][1])
+    assert entries[3][1].__traceback__ is None  # whose frames hold what was decoded
     np.testing.assert_array_equal(scores, detector.score(np.stack(good)).scores)
     broken = list(detector.stream([paths[3], tmp_path / "none.png"]))
     assert [len(broken), broken[0][1]] == [1, None]

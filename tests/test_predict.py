@@ -3,14 +3,17 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from daad_jax import predict as predicting
 from daad_jax import state
 from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
@@ -95,6 +98,40 @@ def test_a_folder_of_everything(run, images, tmp_path):
     assert {p.name for p in out.rglob("*") if p.is_file()} == {
         "scores.csv", "scores.jsonl", *(Path(row["overlay"]).name for row in rows if row["overlay"])
     }  # fmt: skip
+
+
+def test_the_folder_of_the_results_may_lie_among_the_images(run, images):
+    out = images / "deep" / "out"
+    code, printed, err = predict(run, images, "--overlays=all", f"--out={out}")
+    assert code == 0, err
+    assert "3 images scored" in printed
+    assert len(list((out / "overlays").iterdir())) == 3
+    code, printed, err = predict(run, images, f"--out={images / 'two'}", "--overlays=none")
+    assert code == 0, err
+    assert "6 images scored" in printed  # the overlays of before are images like any
+    shutil.rmtree(out)
+    shutil.rmtree(images / "two")
+
+
+def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_path, monkeypatch, capsys):
+    large, lost = tmp_path / "large.png", tmp_path / "lost.png"
+    for path in (large, lost):
+        Image.fromarray(RNG.integers(0, 256, (1536, 2048, 3), np.uint8)).save(path)
+    areas, over = [], predicting.overlay
+
+    def overlay(image, heat):
+        lost.unlink(missing_ok=True)
+        areas.append(image.shape)
+        return over(image, heat)
+
+    monkeypatch.setattr(predicting, "overlay", overlay)
+    monkeypatch.setattr(predicting, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    predicting.predict(Detector.load(run), [str(large), str(lost)], tmp_path / "out", "all")
+    assert areas == [(768, 1024, 3)]
+    rows = table(tmp_path / "out")
+    assert [bool(row["score"]) for row in rows] == [True, True]
+    assert [row["overlay"] for row in rows] == ["overlays/0000000-large.png", ""]
+    assert "warning: no overlay: " in capsys.readouterr().err
 
 
 def test_thresholds_and_folders_of_ones_own(run, images):

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from daad_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# A file's name does not say what it holds, and Pillow runs Ghostscript for PostScript.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 2**27  # 134 million: a bound on what one untrusted file can make us allocate
 _FILTERS = threading.Lock()  # warning filters belong to the process, decoding runs in threads
 
@@ -112,7 +114,9 @@ def fit(image: np.ndarray, height: int, width: int, how: str, name: str, nearest
     return np.pad(image, margins, mode="edge")
 
 
-def unfit(values: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+def unfit(
+    values: np.ndarray, height: int, width: int, how: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Brings a map over a fitted image back over the image as it was.
 
     Args:
@@ -120,16 +124,18 @@ def unfit(values: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
         height: of the image before.
         width: of the image before.
         how: as `fit` was told.
+        size: rows and columns of the result, where it is to lie over the image at another size.
 
     Returns:
-        float32 `[height, width]`, bilinear.
+        float32 `[height, width]`, or of `size`, bilinear.
     """
     if how == "pad":
         rows, columns = shrunk(height, width, *values.shape)
         (top, _), (left, _) = margin(rows, values.shape[0]), margin(columns, values.shape[1])
         values = values[top : top + rows, left : left + columns]
+    rows, columns = size or (height, width)
     scaled = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
-        (width, height), Image.Resampling.BILINEAR
+        (columns, rows), Image.Resampling.BILINEAR
     )
     return np.asarray(scaled)
 
@@ -158,7 +164,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Opens an image (its header is read) without Pillow's warning of large ones: we have our bound."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     with image:
         yield image
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.data.images import decode, fit
+from daad_jax.data.images import decode, fit, unfit
 from daad_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -65,6 +65,17 @@ def test_broken_images_are_named(tmp_path):
             decode(tmp_path / name, 3)
 
 
+def test_a_name_does_not_choose_the_decoder(tmp_path):
+    """PostScript would be run, by Ghostscript."""
+    Image.fromarray(RGB).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png: unreadable image \(cannot identify"):
+        decode(tmp_path / "x.png", 3)
+    (tmp_path / "bytes.jpg").write_bytes((tmp_path / "x.png").read_bytes())
+    with pytest.raises(UserError, match="cannot identify"):
+        decode((tmp_path / "bytes.jpg").read_bytes(), 3)
+
+
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("daad_jax.data.images.MAX_PIXELS", 40)
     Image.fromarray(RGB).save(tmp_path / "x.png")
@@ -82,6 +93,17 @@ def test_fit():
     assert fit(RGB, 3, 3, "pad", "x").shape == (3, 3, 3)
     constant = np.full((9, 5, 1), 77, np.uint8)
     np.testing.assert_array_equal(fit(constant, 4, 4, "resize", "x"), 77)
+
+
+@pytest.mark.parametrize("how", ["exact", "resize", "pad"])
+def test_a_map_lies_over_an_image_of_another_size(how):
+    """As over the image's own, which is then scaled down."""
+    spot = np.zeros((64, 64), np.float32)
+    spot[20:30, 40:56] = 1
+    over, small = unfit(spot, 256, 200, how), unfit(spot, 256, 200, how, (64, 50))
+    assert (over.shape, small.shape) == ((256, 200), (64, 50))
+    centres = [np.argwhere(found > 0.5).mean(axis=0) + 0.5 for found in (over, small)]
+    np.testing.assert_allclose(centres[0] / 4, centres[1], atol=0.3)
 
 
 def test_masks_are_scaled_without_new_values():
