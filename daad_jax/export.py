@@ -72,7 +72,7 @@ def export(
                 f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB; on {CHECKED} random images its "
                 f"scores differ from the run's by {score:.1e} relative at most, its heat maps by {heat:.1e}"
             )
-            if not max(score, heat) <= LARGEST_DIFFERENCE:
+            if not (score <= LARGEST_DIFFERENCE and heat <= LARGEST_DIFFERENCE):  # NaN is refused, too
                 raise UserError(
                     f"{path.name}: differs from the run by more than {LARGEST_DIFFERENCE:g}, and was not "
                     f"written; try other versions of {name}'s packages (requirements-export.txt)"
@@ -249,7 +249,8 @@ def differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple
     expected = detector.score(images)
     together, alone = runner(images), runner(images[:1])
     worst = [_difference(together, expected), _difference(alone, detector.score(images[:1]))]
-    return max(w[0] for w in worst), max(w[1] for w in worst)
+    score, heat = np.max(worst, axis=0)  # unlike max, NaN where there is one
+    return float(score), float(heat)
 
 
 def _difference(found: dict[str, np.ndarray], expected: Detections) -> tuple[float, float]:

@@ -16,15 +16,13 @@ AXIS = "devices"
 
 @dataclass(frozen=True)
 class Mapped:
-    """A function of (replicated tree, batch) compiled for some devices.
-
-    `batch_axis` is None on one device, else the name of the mapped axis.
-    """
+    """A function of (replicated tree, batch) compiled for some devices."""
 
     devices: Sequence[jax.Device]  # of this process
 
     @property
     def axis_name(self) -> str | None:
+        """Of the mapped axis; None on one device."""
         return AXIS if self.many else None
 
     @property

@@ -56,7 +56,8 @@ def gallery(path: Path, split: Split, found: Detections, columns: np.ndarray) ->
             pictures.append(255 * split.masks[i])
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        title = f"{split.kinds[i]}\nA = {found.scores[i]:.1f}"
+        kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name need not be text
+        title = f"{kind}\nA = {found.scores[i]:.1f}"
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

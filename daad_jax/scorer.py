@@ -79,11 +79,14 @@ class Scorer:
         size = self._config.data.height * self._config.data.width
         every = -(-len(held_out) // max(FEWEST_HEATS, HEAT_PIXELS // size))
         r, alignment, r_maps, l_maps = [], [], [], []
-        for _, measured in self.measure(self.place(variables), self.cut(held_out)):
+        first = 0
+        for batch, measured in self.measure(self.place(variables), self.cut(held_out)):
             r.append(measured.reconstruction)
             alignment.append(measured.alignment)
-            r_maps.append(measured.reconstruction_map[::every])
-            l_maps.append(measured.alignment_map[::every])
+            kept = slice(-first % every, None, every)  # of all held-out images every `every`-th
+            r_maps.append(measured.reconstruction_map[kept].copy())  # a view would keep all of them
+            l_maps.append(measured.alignment_map[kept].copy())
+            first += len(batch)
         return calibrate(
             np.concatenate(r).astype(np.float64),
             np.concatenate(alignment).astype(np.float64),

@@ -51,7 +51,7 @@ def train(config: Config, workdir: Path) -> None:
     _print(
         f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
         f"calibrate, {len(splits.test)} to test; {_describe(expected)}; "
-        f"{jax.device_count() if mapped.many else 1} {mapped.devices[0].platform} device(s)"
+        f"{len(mapped.devices) * jax.process_count()} {mapped.devices[0].platform} device(s)"
     )
     if few := shortage(len(splits.calibration), config.score.false_alarm_rate):
         _print(f"warning: {few}")

@@ -182,6 +182,8 @@ def test_the_script_and_the_examples(run, tmp_path):
     for path in paths:
         Image.fromarray(RNG.integers(0, 256, (50, 41), np.uint8)).save(path)
     expected = Detector.load(run).score(paths)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(RNG.integers(0, 65536, (50, 41), np.uint16)).save(deep)
     for name in FORMATS:
         model = run / "export" / f"model.{name}"
         assert f"next: python examples/score_{name}.py {model}" in out
@@ -191,6 +193,9 @@ def test_the_script_and_the_examples(run, tmp_path):
         assert [row[0] for row in rows] == [str(path) for path in paths]
         np.testing.assert_allclose([float(row[1]) for row in rows], expected.scores, rtol=1e-4, atol=1e-4)
         assert [row[2] == "anomalous" for row in rows] == expected.anomalous.tolist()
+        code, _, err = call(f"examples/score_{name}.py", model, deep)
+        assert code == 1
+        assert "deep.png: pixels of mode I;16; store 8 bit" in err
 
 
 @pytest.mark.parametrize("name", export.FORMATS)
@@ -211,6 +216,21 @@ def test_metadata_says_what_the_detector_does(run):
     assert (about["height"], about["width"], about["channels"], about["fit"]) == (16, 16, 1, "resize")
     assert about["config"]["name"] == "tiny"
     assert sorted(p.name for p in (run / "other").iterdir()) == ["model.json", "model.stablehlo"]
+
+
+def test_what_is_no_number_counts_as_a_difference():
+    detector = Detector(*trained())
+
+    def broken(images):
+        found = detector.score(images)
+        return {
+            "score": found.scores,
+            "heat": np.where(found.heat > np.median(found.heat), np.nan, found.heat),
+        }
+
+    score, heat = export.differences(broken, detector, images_of(detector.config, 4))
+    assert score == 0
+    assert np.isnan(heat)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.legend import Legend
 from PIL import Image
 
-from daad_jax import charts, report, state
+from daad_jax import charts, plots, report, state
 from daad_jax import workdir as files
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
@@ -165,6 +165,14 @@ def test_more_false_alarms_than_promised(found, workdir, alarms, says):
     image = found.image | {"false_alarms": alarms, "true_normal": NORMAL - alarms}
     page = report.render(dataclasses.replace(found, image=image), workdir)
     assert ("differ from" in page) == says
+
+
+def test_a_gallery_of_names_that_are_no_text(found, tmp_path):
+    split = found.test.take(found.shown[:2])
+    split.kinds[:] = ["a\udcff", "$x_"]
+    plots.gallery(tmp_path / "gallery.png", split, found.shown_detections, np.arange(2))
+    with Image.open(tmp_path / "gallery.png") as picture:
+        assert picture.width > 100
 
 
 def test_many_kinds_are_bounded(found):
