@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,11 @@ def run(main: Callable[..., None], positional: bool = False, trains: bool = Fals
         if flags.FLAGS.is_parsed():
             raise  # not about the flags: a defect of ours, with its traceback
         _fail(_explain(error))
+    except (AssertionError, RuntimeError) as error:
+        said = _of_jax(error)
+        if not said:
+            raise
+        _fail(said)
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(128 + signal.SIGINT)
@@ -142,6 +148,23 @@ def _explain(error: Exception) -> str:
             hint = f"; did you mean config.{near}?" if near else ""
             return f"{match[1]}: no such key{hint}"
     return f"{type(error).__name__}: {error}"
+
+
+def _of_jax(error: Exception) -> str:
+    """What is wrong with the devices, where that is what JAX says, and '' elsewhere."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
+            "config.score.batch_size, config.data.height and width, or config.model.base_width"
+        )
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") != "jax._src.xla_bridge":
+        return ""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX finds no device (JAX_PLATFORMS={wanted!r}): {str(error) or 'its plug-in is missing'}; unset it "
+        "or install what the device needs (jax[cuda13], jax[tpu])"
+    )
 
 
 def _known(key: str) -> bool:

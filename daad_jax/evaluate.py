@@ -13,6 +13,7 @@ from daad_jax import workdir as files
 from daad_jax.calibration import shortage
 from daad_jax.data import datasets
 from daad_jax.detector import Detector
+from daad_jax.errors import writing
 from daad_jax.evaluation import Evaluation, measure
 from daad_jax.plots import gallery, histogram
 
@@ -21,20 +22,22 @@ def evaluate(workdir: Path) -> Evaluation:
     """Prints the figures; writes `scores.csv`, `evaluation.json`, `report.html` and its two pictures.
 
     Raises:
-        UserError: no readable checkpoint, or a test split without normal and anomalous images.
+        UserError: no readable checkpoint, a test split without normal and anomalous images, or a workdir
+            that cannot be written.
     """
     detector = Detector.load(workdir)
     splits = datasets.load(detector.config)
     found = measure(detector, splits.test)
-    files.write(workdir / "scores.csv", _table(found))
+    print("\n".join(_summary(found)))
     figures = {"step": detector.step, **found.image, **(found.pixel or {})}
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
-    files.write(workdir / "evaluation.json", json.dumps(figures, indent=2))
-    histogram(workdir / "scores.png", found.scores, found.test.labels, detector.threshold)
     columns = _ends(found.test.labels[found.shown], found.shown_detections.scores)
-    gallery(workdir / "gallery.png", found.test.take(found.shown), found.shown_detections, columns)
-    files.write(workdir / "report.html", report.render(found, workdir))
-    print("\n".join(_summary(found)))
+    with writing(workdir, "make room there, or give --workdir a copy that can be written"):
+        files.write(workdir / "scores.csv", _table(found))
+        files.write(workdir / "evaluation.json", json.dumps(figures, indent=2))
+        histogram(workdir / "scores.png", found.scores, found.test.labels, detector.threshold)
+        gallery(workdir / "gallery.png", found.test.take(found.shown), found.shown_detections, columns)
+        files.write(workdir / "report.html", report.render(found, workdir))
     print(f"wrote scores.csv, evaluation.json, scores.png, gallery.png and {workdir / 'report.html'}")
     return found
 
