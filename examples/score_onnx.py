@@ -10,7 +10,10 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 about = session.get_modelmeta().custom_metadata_map
 width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
 for path in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if about["channels"] == "1" else "RGB")
+    image = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")))
+    if image.mode not in ("L", "RGB"):
+        sys.exit(f"{path}: pixels of mode {image.mode}; store 8 bit grey or RGB, without transparency")
+    image = image.convert("L" if about["channels"] == "1" else "RGB")
     if about["fit"] != "resize" and image.size != (width, height):
         sys.exit(f"{path}: export once more with --width {image.width} --height {image.height}")
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -21,7 +21,7 @@ def main(good: str, *new: str) -> None:
     config.data.height = config.data.width = 64
     config.data.calibration_fraction = 0.5  # few photos: the threshold needs as many as the model
     config.train.batch_size, config.train.steps = 8, 300
-    workdir = Path("runs", config.name)
+    workdir = Path("runs", f"{config.name}-ten_photos")
     train(config, workdir)
 
     detector = Detector.load(workdir)
