@@ -5,7 +5,7 @@ import hashlib
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.data.batches import grouped, orders, prefetch, train_batches
 from daad_jax.data.resident import take
-from daad_jax.data.samples import Split
+from daad_jax.data.samples import Split, Splits
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
 from daad_jax.scorer import Scorer, variables_of
@@ -36,28 +36,36 @@ def train(config: Config, workdir: Path) -> None:
         UserError: bad input, or a loss that is not finite.
         SystemExit: SIGTERM or Ctrl-C came; what was done is saved.
     """
-    first_process, train_config = processes.is_first(), config.train
     _print(f"workdir: {workdir}")
-    with processes.together():
-        mapped = parallel.choose(train_config.devices, train_config.batch_size)
-        expected = shapes(config)
-        if first_process:
-            files.claim(workdir, config)
-        splits = datasets.load(config)
-    with processes.together():
-        files.require_claimed(workdir)
-    for note in splits.notes:
-        _print(note)
-    _print(
-        f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
-        f"calibrate, {len(splits.test)} to test; {_describe(expected)}; "
-        f"{len(mapped.devices) * jax.process_count()} {mapped.devices[0].platform} device(s)"
-    )
-    if few := shortage(len(splits.calibration), config.score.false_alarm_rate):
-        _print(f"warning: {few}")
+    with ExitStack() as held:
+        with processes.together():
+            mapped = parallel.choose(config.train.devices, config.train.batch_size)
+            expected = shapes(config)
+            if processes.is_first():
+                held.enter_context(files.claimed(workdir, config))
+            splits = datasets.load(config)
+        with processes.together():
+            files.require_claimed(workdir)
+        for note in splits.notes:
+            _print(note)
+        _print(
+            f"{len(splits.train)} normal images to train on, {len(splits.calibration)} held out to "
+            f"calibrate, {len(splits.test)} to test; {_describe(expected)}; "
+            f"{len(mapped.devices) * jax.process_count()} {mapped.devices[0].platform} device(s)"
+        )
+        if few := shortage(len(splits.calibration), config.score.false_alarm_rate):
+            _print(f"warning: {few}")
+        step = _trained(config, workdir, mapped, expected, splits)
+    _print(f"trained to step {step}; next: python evaluate.py --workdir {workdir}")
+
+
+def _trained(
+    config: Config, workdir: Path, mapped: parallel.Mapped, expected: TrainState, splits: Splits
+) -> int:
+    """Trains what is left, and returns the step of the newest checkpoint."""
     with (
         processes.signals_noted() as noted,
-        closing(Checkpoints(workdir, train_config.max_to_keep, create=True)) as checkpoints,
+        closing(Checkpoints(workdir, config.train.max_to_keep, create=True)) as checkpoints,
     ):
         initial = None
         with processes.together():
@@ -68,26 +76,25 @@ def train(config: Config, workdir: Path) -> None:
         digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
         with processes.together():
-            if first_process:
+            if processes.is_first():
                 checkpoints.set_aside_after(first_step)
         checkpoints.reload()
-        if first_step < train_config.steps:
-            step_fn = _compiled(config, mapped, expected)
-            batches = fed(config, mapped, splits.train, first_step)
-            with processes.together():
-                log = (
-                    Log(workdir, first_step, train_config.steps, train_config.batch_size)
-                    if first_process
-                    else NoLog()
-                )
-            with closing(log), closing(batches) as ready:  # type: ignore[type-var]
-                state = mapped.replicate(initial or filled(expected, config.seed))
-                initial = None  # as large as what trains: parameters and moments
-                held_out = splits.calibration.images
-                _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
-    _print(
-        f"trained to step {max(first_step, train_config.steps)}; next: python evaluate.py --workdir {workdir}"
-    )
+        if first_step >= config.train.steps:
+            return first_step
+        step_fn = _compiled(config, mapped, expected)
+        batches = fed(config, mapped, splits.train, first_step)
+        with processes.together():
+            log = (
+                Log(workdir, first_step, config.train.steps, config.train.batch_size)
+                if processes.is_first()
+                else NoLog()
+            )
+        with closing(log), closing(batches) as ready:  # type: ignore[type-var]
+            state = mapped.replicate(initial or filled(expected, config.seed))
+            initial = None  # as large as what trains: parameters and moments
+            held_out = splits.calibration.images
+            _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
+    return config.train.steps
 
 
 def _compiled(

@@ -5,6 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import jax
 from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.errors import UserError, writing
+from daad_jax.locks import alone
 
+LOCK = ".training"
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
 # A run may be made longer and watched differently, and scored differently while it trains.
 MAY_CHANGE = (
@@ -32,17 +36,28 @@ def write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Makes the workdir this configuration's, and records versions and devices.
+@contextmanager
+def claimed(workdir: Path, config: Config) -> Iterator[None]:
+    """The workdir is this configuration's, and until the end of the block this process' alone.
 
-    A command that ended before it trained, because of a mistake in its configuration, say, has no claim.
+    Versions and devices are recorded. A command that ended before it trained, because of a mistake in its
+    configuration, say, has no claim.
 
     Raises:
-        UserError: it cannot be written, or belongs to another configuration (names the first key).
+        UserError: it cannot be written, is being trained, or belongs to another configuration (names the
+            first key).
     """
-    stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
     with writing(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / LOCK).touch()
+    with alone(workdir / LOCK, f"{workdir}: another process trains here; give another --workdir"):
+        _record(workdir, config)
+        yield
+
+
+def _record(workdir: Path, config: Config) -> None:
+    stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
+    with writing(workdir, "give another --workdir"):
         if checkpoints.is_dir():
             step = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
             if stored.is_file():
@@ -57,7 +72,7 @@ def claim(workdir: Path, config: Config) -> None:
 
 
 def require_claimed(workdir: Path) -> None:
-    """Raises UserError where what process 0 wrote in `claim` is not seen from this process."""
+    """Raises UserError where what process 0 wrote in `claimed` is not seen from this process."""
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir}: not the folder that process 0 writes; give a --workdir that all share")
 

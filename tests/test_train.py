@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from daad_jax import checkpoint, parallel
+from daad_jax import workdir as files
 from daad_jax.config import Config, validate
 from daad_jax.data.resident import take
 from daad_jax.errors import UserError
@@ -111,6 +112,15 @@ def test_a_damaged_newest_checkpoint_is_trained_and_saved_again(config, tmp_path
     jax.tree.map(np.testing.assert_array_equal, again, whole)
     kept = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert kept == ["1", "2", "3", "3.damaged", "3.damaged-2"]
+
+
+def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    run, config.train.steps = tmp_path / "run", 1
+    with files.claimed(run, config), pytest.raises(UserError, match=f"{run}: another process trains here"):
+        train(config, run)
+    assert not (run / "checkpoints").exists()
+    train(config, run)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(config, tmp_path):

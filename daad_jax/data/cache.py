@@ -6,7 +6,9 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from daad_jax.config import DataConfig
 from daad_jax.data.images import fit
 from daad_jax.data.samples import Sample, Samples
 from daad_jax.errors import UserError
+from daad_jax.locks import alone
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
+FILLING, LOCK = ".filling-", ".lock"
+JUST_MADE = 60  # seconds that a folder may be without its lock
 AT_ONCE = 8  # images that a thread is handed
 FEW_PIXELS = 128 * 128  # of an image: below, threads lose more by the interpreter's lock than they gain
 
@@ -85,11 +90,13 @@ def _open(entry: Path) -> Decoded | None:
 
 def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
     """Decodes into a folder of its own, which appears whole or not at all."""
+    _remove_leftovers(entry.parent)
     # Not mkdtemp's, which nobody else could read when it has its name.
-    temporary = entry.with_name(f".filling-{secrets.token_hex(8)}")
+    temporary = entry.with_name(f"{FILLING}{secrets.token_hex(8)}")
     temporary.mkdir()
     try:
-        _write(temporary, source, config)
+        with alone(temporary / LOCK, f"{temporary}: another process is filling it; run again"):
+            _write(temporary, source, config)
         if entry.exists() and _open(entry) is None:
             shutil.rmtree(entry, ignore_errors=True)  # damaged
         try:
@@ -100,6 +107,15 @@ def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
             # Another process was faster, with the same bytes.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """What killed processes have left: as large as what they were to decode, and nobody's."""
+    for folder in root.glob(f"{FILLING}*"):
+        with suppress(OSError, UserError):  # gone, or being filled
+            if time.time() - folder.stat().st_mtime > JUST_MADE:
+                with alone(folder / LOCK, "being filled"):
+                    shutil.rmtree(folder)
 
 
 def _write(folder: Path, source: Samples, config: DataConfig) -> None:

@@ -7,14 +7,15 @@ checkpoint of one cell; the same command continues there.
 
 import statistics
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 from daad_jax.data import datasets
 from daad_jax.data.named import categories_at_hand
 from daad_jax.errors import Stopped, UserError, writing
+from daad_jax.locks import alone
 from daad_jax.tables import experiment, page, pictures, results
 from daad_jax.tables.cells import BASELINES, Cell, Table
 from daad_jax.tables.results import Result, Stored
@@ -140,33 +141,21 @@ def _one(cell: Cell, folder: Path, refused: dict[str, str], drop_checkpoints: bo
     with writing(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / LOG).open("a", encoding="utf-8")
-    with log, _locked(folder):
-        if done := results.of_cell(cell, folder):  # by another process, since this one began
-            return done
+    with log:
         try:
-            with redirect_stdout(log):
-                found = experiment.run(cell, folder)
+            with alone(folder / ".lock", "another process is running it"):
+                if done := results.of_cell(cell, folder):  # by another process, since this one began
+                    return done
+                with redirect_stdout(log):
+                    found = experiment.run(cell, folder)
+                experiment.keep_checkpoints(folder, None if drop_checkpoints else found.results[0].step)
         except UserError as error:
             raise _FailedCell(" ".join(str(error).split())) from error
         except Exception as error:  # a defect of one cell need not cost the others
             traceback.print_exc(file=log)
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise _FailedCell(f"{line} (traceback in {folder / LOG})") from error
-        experiment.keep_checkpoints(folder, None if drop_checkpoints else found.results[0].step)
     return found
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder is ours alone; the lock ends with the process, however it ends."""
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise _FailedCell("another process is running it") from error
-        yield
 
 
 def _ran_here(table: Table, places: Places, smoke: bool) -> Stored:

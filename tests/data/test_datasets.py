@@ -13,6 +13,7 @@ from daad_jax.data import builders, cache, datasets, protocol
 from daad_jax.data.catalogue import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
+from daad_jax.locks import alone
 
 
 @pytest.fixture
@@ -242,6 +243,20 @@ def test_a_damaged_cache_is_filled_again(config, tmp_path, damage):
     # As readable as any other folder that is made here: the cache may be shared.
     (tmp_path / "other").mkdir()
     assert entry.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed(config, tmp_path):
+    root = tmp_path / "cache"
+    names = [".filling-left", ".filling-used", ".filling-new"]
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "images.npy").write_bytes(b"half")
+    for name in names[:2]:
+        os.utime(root / name, (0, 0))
+    with alone(root / ".filling-used" / cache.LOCK, ""):
+        os.utime(root / ".filling-used", (0, 0))
+        cache.decoded(source(), config.data)
+    assert sorted(path.name for path in root.glob(".*")) == [".filling-new", ".filling-used"]
 
 
 def test_two_may_fill_the_cache_at_once(config, tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 from daad_jax import logs, variants
 from daad_jax.errors import UserError
 from daad_jax.evaluate import evaluate
+from daad_jax.locks import alone
 from daad_jax.tables import cells, experiment, page, results, run
 from daad_jax.tables.cells import TABLES
 
@@ -197,7 +198,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatc
     cell = chosen(["tile"], ["nearest_l2"])[0]
     folder = cell.folder(small.out)
     folder.mkdir(parents=True)
-    with run._locked(folder):
+    with alone(folder / ".lock", "ours"):
         failed = run.reproduce(TABLE, chosen(["tile"], rows), small)
     assert len(failed) == 3
     defect, locked, impossible = failed
