@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from daad_jax import config as configs
 from daad_jax.calibration import Calibration
 from daad_jax.config import Config
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, writing
 from daad_jax.state import TrainState, shapes
 from daad_jax.workdir import CHECKPOINTS
 
@@ -69,12 +69,17 @@ class Checkpoints:
         raise UserError(f"{self.folder}: no checkpoint can be read; the oldest says: {problem}")
 
     def set_aside_after(self, step: int) -> None:
-        """Renames newer checkpoints, which `restore` could not read: Orbax saves no step below its newest."""
+        """Renames newer checkpoints, which `restore` could not read: Orbax saves no step below its newest.
+
+        Raises:
+            UserError: it cannot be renamed.
+        """
         for damaged in (newer for newer in self.steps if newer > step):
             path = self.folder / str(damaged)
             names = itertools.chain(["damaged"], (f"damaged-{i}" for i in itertools.count(2)))
             aside = next(p for name in names if not (p := self.folder / f"{damaged}.{name}").exists())
-            path.rename(aside)
+            with writing(path, "mend its rights, or remove it"):
+                path.rename(aside)
             print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
 
     def reload(self) -> None:

@@ -155,7 +155,7 @@ def _of_jax(error: Exception) -> str:
     if "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
-            "config.score.batch_size, config.data.height and width, or config.model.base_width"
+            "evaluate.py's or predict.py's --batch_size, config.data.height and width, or model.base_width"
         )
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if frame.f_globals.get("__name__") != "jax._src.xla_bridge":

@@ -18,14 +18,18 @@ from daad_jax.evaluation import Evaluation, measure
 from daad_jax.plots import gallery, histogram
 
 
-def evaluate(workdir: Path) -> Evaluation:
+def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
     """Prints the figures; writes `scores.csv`, `evaluation.json`, `report.html` and its two pictures.
+
+    Args:
+        workdir: of the run.
+        batch_size: images a device scores at once, instead of `config.score.batch_size`.
 
     Raises:
         UserError: no readable checkpoint, a test split without normal and anomalous images, or a workdir
             that cannot be written.
     """
-    detector = Detector.load(workdir)
+    detector = Detector.load(workdir, batch_size)
     splits = datasets.load(detector.config)
     found = measure(detector, splits.test)
     print("\n".join(_summary(found)))

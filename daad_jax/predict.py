@@ -25,6 +25,7 @@ from daad_jax.plots import overlay
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
+ANOTHER = "give another --out"
 LARGEST_OVERLAY = 1024  # pixels of the longer side
 EVERY = 5.0  # seconds
 Drawing = tuple[dict[str, Any], Future[None]]  # an image's line, and its overlay in the making
@@ -34,7 +35,7 @@ NAMED = 20  # so few images get a line each on the terminal
 def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str) -> None:
     """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl` and `overlays/` into `out`.
 
-    Lines of `scores.jsonl` appear as they are known, `scores.csv` once all are. An image that cannot
+    Lines of `scores.jsonl` appear batch by batch, `scores.csv` once all are known. An image that cannot
     be read has a line with its error, is counted, and the rest go on. What lies in `out` is not scored.
 
     Args:
@@ -49,8 +50,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     count = sum(1 for _ in find(sources, out))
     start, say = time.perf_counter(), _Progress(count)
     with ExitStack() as stack:
-        stack.enter_context(writing(out, "give another --out"))
-        write = stack.enter_context(_Table(out, overlays != "none"))
+        with writing(out, ANOTHER):
+            write = stack.enter_context(_Table(out, overlays != "none"))
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         )
@@ -72,11 +73,12 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                         drawings.append((line, pool.submit(_draw, path, found.heat[i], detector, file)))
                 tally[line["verdict"]] += 1
                 lines.append(line)
-            _finish(drawings)
-            for line in lines:
-                write(line)
-                if count <= NAMED:
-                    tqdm.write(_sentence(line), file=sys.stdout)
+            with writing(out, ANOTHER):
+                _finish(drawings)
+                for line in lines:
+                    write(line)
+            for line in lines if count <= NAMED else []:
+                tqdm.write(_sentence(line), file=sys.stdout)
             bar.update(len(entries))
             if bar.disable:
                 say(sum(tally.values()))
@@ -86,10 +88,10 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
 
 
 def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
-    """The files that `sources` name, in order, but what a folder among them has below `leave_out`.
+    """The files that `sources` name, in order; of folders and patterns not those below `leave_out`.
 
     Raises:
-        UserError: a source that does not exist or has no images.
+        UserError: a source that does not exist or has no images, or a folder that cannot be listed.
     """
     for source in sources:
         path = Path(source)
@@ -98,18 +100,24 @@ def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path
         elif path.exists():
             found = iter([path])
         else:
-            matches = (Path(match) for match in sorted(glob.iglob(source, recursive=True)))
-            found = (
-                file
-                for match in matches
-                for file in (images_below(match, leave_out) if match.is_dir() else [match])
-            )
+            found = _matching(source, leave_out)
         first = next(found, None)
         if first is None:
             what = "no images in it" if path.is_dir() else "no such file, folder or match"
             raise UserError(f"{source}: {what}")
         yield first
         yield from found
+
+
+def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
+    left = leave_out and leave_out.resolve()
+    for match in map(Path, sorted(glob.iglob(pattern, recursive=True))):
+        if left and match.resolve().is_relative_to(left):
+            continue
+        if match.is_dir():
+            yield from images_below(match, leave_out)
+        else:
+            yield match
 
 
 def output_folder(workdir: Path, chosen: str | None) -> Path:
@@ -125,7 +133,7 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
     else:
         names = itertools.chain(["predictions"], (f"predictions-{i}" for i in itertools.count(2)))
         out = next(workdir / name for name in names if not (workdir / name).exists())
-    with writing(out, "give another --out"):
+    with writing(out, ANOTHER):
         out.mkdir(parents=True, exist_ok=bool(chosen))
     return out
 
@@ -150,12 +158,13 @@ class _Table:
         self._csv.writerow(line | {k: f"{v:.8g}" for k, v in line.items() if isinstance(v, float)})
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        self._lines.close()
-        self._rows.close()
-        if kind is None:
-            os.replace(self._partial, self._out / "scores.csv")
-        else:
-            self._partial.unlink(missing_ok=True)
+        with writing(self._out, ANOTHER):
+            self._lines.close()
+            self._rows.close()
+            if kind is None:
+                os.replace(self._partial, self._out / "scores.csv")
+            else:
+                self._partial.unlink(missing_ok=True)
 
 
 def _line(path: Path, found: Detections, i: int) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def _trained(
         with processes.together():
             if processes.is_first():
                 checkpoints.set_aside_after(first_step)
-        checkpoints.reload()
+        with processes.together():
+            checkpoints.reload()
+        processes.require_same(f"checkpoints {checkpoints.steps}")
         if first_step >= config.train.steps:
             return first_step
         step_fn = _compiled(config, mapped, expected)

@@ -50,7 +50,10 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
     with writing(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK).touch()
-    with alone(workdir / LOCK, f"{workdir}: another process trains here; give another --workdir"):
+    busy = (
+        f"{workdir}: another process trains here; give another --workdir, or, if its machine is lost, remove"
+    )
+    with alone(workdir / LOCK, f"{busy} {workdir / LOCK}"):
         _record(workdir, config)
         yield
 

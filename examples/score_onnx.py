@@ -11,7 +11,7 @@ about = session.get_modelmeta().custom_metadata_map
 width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")))
-    if image.mode not in ("L", "RGB"):
+    if image.mode not in ("L", "RGB") or "transparency" in image.info:
         sys.exit(f"{path}: pixels of mode {image.mode}; store 8 bit grey or RGB, without transparency")
     image = image.convert("L" if about["channels"] == "1" else "RGB")
     if about["fit"] != "resize" and image.size != (width, height):

@@ -14,7 +14,7 @@ score = jax.jit(export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).ca
 width, height = about["width"], about["height"]
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")))
-    if image.mode not in ("L", "RGB"):
+    if image.mode not in ("L", "RGB") or "transparency" in image.info:
         sys.exit(f"{path}: pixels of mode {image.mode}; store 8 bit grey or RGB, without transparency")
     image = image.convert("L" if about["channels"] == 1 else "RGB")
     if about["fit"] != "resize" and image.size != (width, height):

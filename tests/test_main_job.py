@@ -245,8 +245,8 @@ def test_a_device_that_is_not_there_is_one_line(folder, monkeypatch, platform):
     monkeypatch.setenv("DAAD_CACHE_DIR", str(folder / "c"))
     child = subprocess.run(
         [sys.executable, "train.py", config_of(folder), f"--workdir={folder / 'device'}", *SMALL],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": platform}, capture_output=True, text=True,
-        timeout=300, check=False,
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert child.returncode == 2, child.stderr
     assert f"error: JAX finds no device (JAX_PLATFORMS='{platform}')" in child.stderr.splitlines()[-1]

@@ -100,17 +100,19 @@ def test_a_folder_of_everything(run, images, tmp_path):
     }  # fmt: skip
 
 
-def test_the_folder_of_the_results_may_lie_among_the_images(run, images):
-    out = images / "deep" / "out"
+def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_path):
+    out, link = images / "deep" / "out", tmp_path / "link"
+    link.symlink_to(out)
     code, printed, err = predict(run, images, "--overlays=all", f"--out={out}")
     assert code == 0, err
     assert "3 images scored" in printed
     assert len(list((out / "overlays").iterdir())) == 3
-    code, printed, err = predict(run, images, f"--out={images / 'two'}", "--overlays=none")
-    assert code == 0, err
-    assert "6 images scored" in printed  # the overlays of before are images like any
+    everything = [images / "deep" / "b.jpg", *sorted((out / "overlays").iterdir())]  # now images like any
+    for source in (images / "deep", images / "deep" / "*", images / "**" / "*.*"):
+        assert set(everything) <= set(predicting.find([str(source)], tmp_path))
+        for left in (out, link):
+            assert not set(everything[1:]) & set(predicting.find([str(source)], left))
     shutil.rmtree(out)
-    shutil.rmtree(images / "two")
 
 
 def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from daad_jax.locks import alone
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
 FILLING, LOCK = ".filling-", ".lock"
-JUST_MADE = 60  # seconds that a folder may be without its lock
+JUST_MADE = 60  # seconds between making a lock and holding it, at most
 AT_ONCE = 8  # images that a thread is handed
 FEW_PIXELS = 128 * 128  # of an image: below, threads lose more by the interpreter's lock than they gain
 
@@ -95,16 +95,16 @@ def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
     temporary = entry.with_name(f"{FILLING}{secrets.token_hex(8)}")
     temporary.mkdir()
     try:
-        with alone(temporary / LOCK, f"{temporary}: another process is filling it; run again"):
+        with alone(temporary / LOCK, f"{temporary}: being removed; run again"):
             _write(temporary, source, config)
-        if entry.exists() and _open(entry) is None:
-            shutil.rmtree(entry, ignore_errors=True)  # damaged
-        try:
-            os.replace(temporary, entry)
-        except OSError:
-            if _open(entry) is None:
-                raise
-            # Another process was faster, with the same bytes.
+            if entry.exists() and _open(entry) is None:
+                shutil.rmtree(entry, ignore_errors=True)  # damaged
+            try:
+                os.replace(temporary, entry)
+            except OSError:
+                if _open(entry) is None:
+                    raise
+                # Another process was faster, with the same bytes.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -112,10 +112,12 @@ def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
 def _remove_leftovers(root: Path) -> None:
     """What killed processes have left: as large as what they were to decode, and nobody's."""
     for folder in root.glob(f"{FILLING}*"):
+        lock = folder / LOCK
         with suppress(OSError, UserError):  # gone, or being filled
-            if time.time() - folder.stat().st_mtime > JUST_MADE:
-                with alone(folder / LOCK, "being filled"):
-                    shutil.rmtree(folder)
+            if time.time() - lock.stat().st_mtime > JUST_MADE:
+                with alone(lock, "being filled") as known:
+                    if known:
+                        shutil.rmtree(folder)
 
 
 def _write(folder: Path, source: Samples, config: DataConfig) -> None:

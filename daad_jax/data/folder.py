@@ -10,6 +10,8 @@ from daad_jax.data.images import SUFFIXES, decode, is_grey
 from daad_jax.data.samples import GOOD, Sample, Samples
 from daad_jax.errors import UserError
 
+OF_THE_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+
 
 def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
     """Lists a folder.
@@ -46,18 +48,20 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
 
 
 def images_below(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
-    """All image files below a folder, but those below `leave_out`, in a fixed order, listed as they are
-    asked for.
+    """Image files below a folder, but not below `leave_out`, in a fixed order, listed as they are asked for.
 
-    Hidden files and folders are other programs' (macOS leaves "._x.png" beside x.png) and left out.
+    Hidden files and folders are other programs' (macOS leaves "._x.png" beside x.png) and left out, as are
+    the system's own.
 
     Raises:
         UserError: a folder that cannot be listed.
     """
+    left = leave_out and leave_out.resolve()
     for place, folders, files in os.walk(folder, onerror=_refuse_unlisted):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        if leave_out and leave_out.name in folders and Path(place, leave_out.name).samefile(leave_out):
-            folders.remove(leave_out.name)
+        if left and Path(place).resolve() == left:
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in OF_THE_SYSTEM)
         for file in sorted(files):
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield Path(place, file)

@@ -251,10 +251,11 @@ def test_what_killed_processes_left_in_the_cache_is_removed(config, tmp_path):
     for name in names:
         (root / name).mkdir(parents=True)
         (root / name / "images.npy").write_bytes(b"half")
+        (root / name / cache.LOCK).touch()
     for name in names[:2]:
-        os.utime(root / name, (0, 0))
-    with alone(root / ".filling-used" / cache.LOCK, ""):
-        os.utime(root / ".filling-used", (0, 0))
+        os.utime(root / name / cache.LOCK, (0, 0))
+    with alone(root / ".filling-used" / cache.LOCK, "") as known:
+        assert known
         cache.decoded(source(), config.data)
     assert sorted(path.name for path in root.glob(".*")) == [".filling-new", ".filling-used"]
 
