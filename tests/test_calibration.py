@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def made(count=400, gamma=0.7, rate=0.1):
     r, alignment = RNG.normal(5, 2, count), RNG.normal(100, 9, count)
-    r_maps, l_maps = RNG.random((2, count, 6, 5))
+    r_maps, l_maps = RNG.random((count, 6, 5)), 3 + RNG.normal(0, 9, (count, 6, 5)) ** 2
     return r, alignment, r_maps, l_maps, calibrate(r, alignment, r_maps, l_maps, gamma, rate)
 
 
@@ -70,6 +70,12 @@ def test_threshold_and_p_value_are_one_rule():
     *_, found = made(count=19)
     for score in RNG.normal(1, 0.5, 200):
         assert (score > found.threshold_at(0.2)) == (found.p_value(np.array([score]))[0] <= 0.2)
+
+
+def test_maps_are_fused_in_their_own_units():
+    _, _, r_maps, l_maps, found = made(gamma=0.7)
+    fused = 0.7 * (r_maps - r_maps.mean()) / r_maps.std() + 0.3 * (l_maps - l_maps.mean()) / l_maps.std()
+    np.testing.assert_allclose(found.heat(r_maps, l_maps) * found.heat_peak, fused, rtol=1e-6, atol=1e-9)
 
 
 def test_the_brightest_places_of_normal_images_lie_below_one():

@@ -32,6 +32,12 @@ def test_variants_are_the_papers_columns():
     assert of("daad") == (True, [True] * 4, False)
     assert of("daad_plus") == (True, [True] * 4, True)
 
+    def division(variant):
+        return importlib.import_module("configs.cifar10").get_config(f"3,{variant}").model.division
+
+    assert division("memae")[0] == (0, 0, 1)  # pixel-wise
+    assert division("daad") == division("daad_plus") == ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
+
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),

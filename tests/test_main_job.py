@@ -1,5 +1,6 @@
 """The commands as a user runs them: child processes, real files, real kills."""
 
+import csv
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from daad_jax import checkpoint
 
@@ -81,6 +83,19 @@ def test_evaluate_prints_and_writes(folder, finished):
     rows = (finished / "scores.csv").read_text().splitlines()
     assert rows[0] == "name,label,defect_type,R,L,A,p_value,verdict"
     assert len(rows) == 13
+    table = list(csv.DictReader(rows))
+    labels, scores = [int(row["label"]) for row in table], [float(row["A"]) for row in table]
+    assert [int("blot" in row["name"]) for row in table] == labels
+    assert roc_auc_score(labels, scores) == pytest.approx(report["auroc"])
+    verdicts = ["anomalous" if score > report["threshold"] else "normal" for score in scores]
+    assert [row["verdict"] for row in table] == verdicts
+    known = report["calibration"]
+    r, alignment = (
+        np.array([float(row[column]) for row in table]) / known[unit]["std"]
+        for column, unit in (("R", "reconstruction"), ("L", "alignment"))
+    )
+    both = known["gamma"] * r + (1 - known["gamma"]) * alignment
+    np.testing.assert_allclose(both / both[0], np.array(scores) / scores[0], rtol=1e-5)
     lines = [json.loads(x) for x in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == [2, 4, 6, 8, 10, 12]
     assert any((finished / "tensorboard").iterdir())
@@ -134,7 +149,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
     child.communicate()
     code, out, err = call(*arguments, cache=folder / "c")
     assert code == 0, err
-    assert "resumed from step" in out
+    assert re.search(r"^resumed from step [48]$", out, re.MULTILINE)  # else it was finished, and not killed
     whole, again = (checkpoint.load(path)[0] for path in (finished, workdir))
     jax.tree.map(np.testing.assert_array_equal, whole, again)
     lines = [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]

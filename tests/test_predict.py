@@ -88,6 +88,11 @@ def test_a_folder_of_everything(run, images, tmp_path):
     expected = detector.score([images / name for name in names if name != "broken.png"])
     scores = [float(row["score"]) for row in rows if row["score"]]
     np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)  # one device there, eight here
+    for column, values in (
+        ("p_value", expected.p_values), ("R", expected.reconstruction), ("L", expected.alignment),
+    ):  # fmt: skip
+        got = [float(row[column]) for row in rows if row["score"]]
+        np.testing.assert_allclose(got, values, rtol=1e-4)
     verdicts = [row["verdict"] == "anomalous" for row in rows if row["score"]]
     assert verdicts == [score > detector.threshold for score in scores]
     lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
@@ -147,6 +152,11 @@ def test_thresholds_and_folders_of_ones_own(run, images):
     assert table(run / "predictions") == first
     assert len(table(run / "predictions-2")) == 1
     assert not (run / "predictions-2" / "overlays").exists()
+    code, printed, err = predict(run, images / "a.png", "--false_alarm_rate=0.5", "--overlays=none")
+    assert (code, err) == (0, "")
+    calibration = Detector.load(run).calibration
+    assert f"by score > {calibration.threshold_at(0.5):.4f}" in printed
+    assert calibration.threshold_at(0.5) < calibration.threshold
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
@@ -171,6 +181,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
         assert says in err
         assert sorted(run.iterdir()) == before
     assert (full / "mine.txt").read_text() == "precious"
-    code, _, err = predict(run, images / "broken.png", f"--out={tmp_path / 'none'}")
+    code, _, err = predict(
+        run, images / "broken.png", f"--out={tmp_path / 'none'}", "--false_alarm_rate=0.01"
+    )
+    assert "warning: a false-alarm rate of 0.01 needs 99 held-out normal images; 30 promise" in err
     assert code == 2
     assert "none of the 1 image(s) could be read" in err.splitlines()[-1]

@@ -101,6 +101,22 @@ def test_r_is_what_its_map_sums_to(distance):
     assert got.rebuilt.dtype == np.uint8
 
 
+def test_maps_are_smoothed_as_squares():
+    config = Config()
+    config.model.base_width = config.model.discriminator_width = 4
+    config.model.memory_items = (3,) * 4
+    variables = variables_of(state.create(config))
+    images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    sharp, smoothed = [], []
+    for found, share in ((sharp, 0.0), (smoothed, 0.05)):
+        config.score.heat_smoothing = share
+        measured = jax.jit(make_measure(config))(variables, images)
+        found += [np.asarray(measured.reconstruction_map), np.asarray(measured.alignment_map)]
+    for before, after in zip(sharp, smoothed):
+        expected = ndimage.gaussian_filter(before**2, (0, 1.6, 1.6), mode="reflect", truncate=4)
+        np.testing.assert_allclose(after**2, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_l_of_all_layers_is_what_its_map_sums_to():
     config = Config()
     config.model.base_width = config.model.discriminator_width = 4

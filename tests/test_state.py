@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from daad_jax import state
+from daad_jax.config import TrainConfig
 from daad_jax.parallel import Mapped
 from tests.test_step import small
 
@@ -44,3 +45,28 @@ def test_a_device_owns_what_it_is_given():
     copy = Mapped(jax.devices()[:1]).replicate(aligned)
     aligned[:] = 0
     np.testing.assert_array_equal(copy, np.full(256, np.frombuffer(b"\1\1\1\1", np.float32)[0]))
+
+
+def test_the_learning_rate_by_hand():
+    rate = state.learning_rate(TrainConfig(steps=12, warmup_steps=4, schedule="cosine", learning_rate=2.0))
+    np.testing.assert_allclose([rate(step) for step in (0, 2, 4, 8, 12)], [0, 1, 2, 1, 0], atol=1e-6)
+    rate = state.learning_rate(TrainConfig(steps=12, warmup_steps=2, learning_rate=2.0))
+    np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 11)], [0, 1, 2, 2])
+
+
+def test_the_optimiser_is_adam_as_configured():
+    config = TrainConfig(steps=9, learning_rate=0.1, beta1=0.3, beta2=0.7)
+    optimizer, x = state.build_optimizer(config), np.array([1.0, -2.0], np.float32)
+    moments, first, second = optimizer.init(x), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate(np.array([[1.0, 3.0], [-2.0, 0.5], [0.1, 0.1]]), 1):
+        update, moments = optimizer.update(gradient.astype(np.float32), moments, x)
+        first, second = 0.3 * first + 0.7 * gradient, 0.7 * second + 0.3 * gradient**2
+        expected = -0.1 * first / (1 - 0.3**step) / (np.sqrt(second / (1 - 0.7**step)) + 1e-8)
+        np.testing.assert_allclose(update, expected, rtol=1e-4)
+
+
+def test_another_seed_is_another_network():
+    one, other = small(), small()
+    other.seed = 1
+    before, after = (state.create(config).generator.params["stem"]["kernel"] for config in (one, other))
+    assert not np.array_equal(before, after)

@@ -1,15 +1,16 @@
 """The step: losses against numpy, many devices against one, and limit cases."""
 
+import functools
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from daad_jax import losses, state
+from daad_jax import losses, restoration, state
 from daad_jax.config import Config
 from daad_jax.parallel import Mapped
-from daad_jax.step import make_train_step, several
+from daad_jax.step import make_train_step, several, to_unit
 
 
 def small(**loss) -> Config:
@@ -96,6 +97,79 @@ def test_gradients_reach_every_parameter():
         assert not np.array_equal(old, new)
     weighted = 50 * metrics["reconstruction"] + metrics["adversarial"] + metrics["alignment"]
     np.testing.assert_allclose(metrics["loss"], weighted, rtol=1e-5)
+
+
+def moment(network, config):
+    """The gradient of the first step: Adam's first moment is 1 - beta1 times it."""
+    return jax.tree.map(lambda leaf: leaf / (1 - config.train.beta1), network.opt_state[0].mu)
+
+
+@pytest.mark.parametrize(("distance", "kind"), [("squared", "non_saturating"), ("l2", "minimax")])
+def test_gradients_are_those_of_the_losses_written_down(distance, kind):
+    """The step pulls back by hand, once for all; here each loss is a function of one network's parameters."""
+    config = small(reconstruction=3.0, adversarial=5.0, alignment=7.0, distance=distance, generator=kind)
+    before, batch = state.create(config), batches(1)[0]
+    after, _ = jax.jit(make_train_step(config))(before, batch)
+    images = to_unit(batch)
+
+    def reconstructed(params):
+        variables = before.generator.variables | {"params": params}
+        (fake, _), _ = state.build_generator(config).apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        return fake
+
+    def judged(params, x):
+        variables = before.discriminator.variables | {"params": params}
+        (logits, maps), _ = state.build_discriminator(config).apply(
+            variables, x, train=True, mutable=["batch_stats"]
+        )
+        return logits, maps[-1]
+
+    def generators(params):
+        fake = reconstructed(params)
+        logits, features = judged(before.discriminator.params, fake)
+        _, real_features = judged(before.discriminator.params, images)
+        return (
+            3 * losses.distance(fake, images, distance)
+            + 5 * losses.adversarial_loss(logits, kind)
+            + 7 * losses.distance(features, real_features, distance)
+        )
+
+    def discriminators(params):
+        fake = reconstructed(before.generator.params)
+        return losses.discriminator_loss(judged(params, images)[0], judged(params, fake)[0])
+
+    for loss, old, new in (
+        (generators, before.generator, after.generator),
+        (discriminators, before.discriminator, after.discriminator),
+    ):
+        expected = jax.jit(jax.grad(loss))(old.params)
+        largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+        close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-5 * largest)
+        jax.tree.map(close, moment(new, config), expected)
+
+
+def test_what_was_lost_is_what_must_come_back():
+    config = small()
+    config.train.restore = "grey_turns"
+    before, batch = state.create(config), batches(1)[0] // 8
+    batch[..., 0] += 14 * np.arange(16, dtype=np.uint8)  # a colour, and a direction
+    batch[:, :4, :, 1] += 200
+    _, metrics = jax.jit(make_train_step(config))(before, batch)
+    images = to_unit(batch)
+    inputs = restoration.for_training(images, "grey_turns", np.arange(len(batch)))
+
+    def rebuilt(x):
+        (fake, _), _ = state.build_generator(config).apply(
+            before.generator.variables, x, train=True, mutable=["batch_stats"]
+        )
+        return fake
+
+    pairs = ((inputs, images), (inputs, inputs), (images, images))
+    right, *wrong = (float(losses.distance(rebuilt(x), y, "squared")) for x, y in pairs)
+    np.testing.assert_allclose(metrics["reconstruction"], right, rtol=2e-5)
+    assert all(abs(error - right) > 2e-4 * right for error in wrong)
 
 
 def test_daad_without_plus_has_no_discriminator():

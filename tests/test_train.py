@@ -1,19 +1,26 @@
 """What ends a run or makes it speak up, in this process."""
 
+import dataclasses
 import json
 import re
+from contextlib import closing
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import checkpoint, parallel
+from daad_jax import checkpoint, parallel, select_recipe, state
 from daad_jax import workdir as files
 from daad_jax.config import Config, validate
+from daad_jax.data import datasets
 from daad_jax.data.resident import take
 from daad_jax.errors import UserError
-from daad_jax.train import train
+from daad_jax.scorer import Scorer, variables_of
+from daad_jax.selection import Choice
+from daad_jax.train import fed, train
+
+CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
 
 
 @pytest.fixture
@@ -112,6 +119,55 @@ def test_a_damaged_newest_checkpoint_is_trained_and_saved_again(config, tmp_path
     jax.tree.map(np.testing.assert_array_equal, again, whole)
     kept = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert kept == ["1", "2", "3", "3.damaged", "3.damaged-2"]
+
+
+def test_what_calibrates_was_held_out(config, tmp_path, monkeypatch):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    config.train.steps = 1
+    train(config, tmp_path / "run")
+    networks, _, calibration = checkpoint.load(tmp_path / "run")
+    splits = datasets.load(config)
+    assert len(splits.calibration) == 4
+    expected = Scorer(config).calibrate(variables_of(networks), splits.calibration.images)
+    assert calibration == expected
+    # Nor does the choice of a way to score see any other image.
+    monkeypatch.setattr(datasets, "load", lambda _: dataclasses.replace(splits, train=None, test=None))
+    held = []
+    monkeypatch.setattr(
+        select_recipe, "choices", lambda state, config, images: held.append(images) or CHOICES
+    )
+    select_recipe.select([tmp_path / "run"])
+    np.testing.assert_array_equal(held[0], splits.calibration.images[:])
+
+
+def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tmp_path):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    config.train.steps, config.train.learning_rate = 1, 1e-30  # the networks stay as they begin
+    kernels, names, batches = [], [], []
+    for config.seed in (0, 1):
+        train(config, tmp_path / f"run{config.seed}")
+        networks, _, _ = checkpoint.load(tmp_path / f"run{config.seed}")
+        kernels.append(networks.generator.params["stem"]["kernel"])
+        np.testing.assert_allclose(kernels[-1], state.create(config).generator.params["stem"]["kernel"])
+        splits = datasets.load(config)
+        names.append(splits.calibration.names)
+        numbered = np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1)
+        split = dataclasses.replace(splits.train, images=np.broadcast_to(numbered, (36, 16, 16, 3)))
+        with closing(fed(config, parallel.Mapped(jax.devices()[:1]), split, 0)) as ready:
+            batches.append(np.asarray(next(ready)))
+    assert not np.array_equal(*kernels)
+    assert names[0] != names[1]
+    assert not np.array_equal(*batches)
+
+
+def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_path, monkeypatch):
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    split, mapped, found = datasets.load(config).train, parallel.Mapped(jax.devices()[:1]), []
+    for holds in (False, True):
+        monkeypatch.setattr(parallel.Mapped, "holds", lambda self, size, holds=holds: holds)
+        with closing(fed(config, mapped, split, 3)) as ready:
+            found.append([np.asarray(next(ready)) for _ in range(2)])
+    np.testing.assert_array_equal(*found)
 
 
 def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):

@@ -219,6 +219,42 @@ def source(load=lambda: np.zeros((16, 16, 3), np.uint8), count=3):
     return Samples("made here", lambda: (samples, []))
 
 
+def test_another_fit_is_decoded_anew(config, tmp_path):
+    path = tmp_path / "set"
+    path.mkdir()
+    pixels = np.arange(128, dtype=np.uint8).reshape(16, 8)
+    for i in range(3):
+        Image.fromarray(np.stack([pixels] * 3, -1)).save(path / f"{i}.png")
+    found = []
+    for config.data.fit in ("resize", "pad"):
+        found.append(np.asarray(datasets.load(config).train.images[:]))
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("which", ["one_class", "leave_one_out"])
+def test_only_normal_images_train(config, monkeypatch, which):
+    """Of a source with classes, whose training part has all of them."""
+
+    def samples(count):
+        return [
+            Sample(f"{kind}/{i}", kind, lambda kind=kind: np.full((16, 16, 3), int(kind), np.uint8))
+            for kind in CLASSES["mnist"]
+            for i in range(count)
+        ]
+
+    made = Samples("digits", lambda: (samples(4), samples(2)))
+    monkeypatch.setattr(datasets, "open_named", lambda _: made)
+    config.data.source, config.data.name, config.data.protocol = "tfds", "mnist", which
+    config.data.normal_class = "3"
+    splits = datasets.load(config)
+    normal = {"3"} if which == "one_class" else set(CLASSES["mnist"]) - {"3"}
+    assert set(splits.train.kinds) == normal
+    assert set(splits.calibration.kinds) <= normal
+    assert set(splits.test.kinds) == set(CLASSES["mnist"])
+    np.testing.assert_array_equal(splits.test.labels == 0, [kind in normal for kind in splits.test.kinds])
+    np.testing.assert_array_equal(splits.train.images[:][:, 0, 0, 0], [int(k) for k in splits.train.kinds])
+
+
 def test_a_filled_cache_asks_the_source_for_nothing(config):
     cache.decoded(source(), config.data)
 
@@ -265,7 +301,7 @@ def test_two_may_fill_the_cache_at_once(config, tmp_path):
 
     def fill():
         def read():
-            both.wait(10)
+            both.wait(60)
             return source().read()
 
         found.append(cache.decoded(Samples("made here", read), config.data))

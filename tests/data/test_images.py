@@ -104,6 +104,13 @@ def test_a_map_lies_over_an_image_of_another_size(how):
     assert (over.shape, small.shape) == ((256, 200), (64, 50))
     centres = [np.argwhere(found > 0.5).mean(axis=0) + 0.5 for found in (over, small)]
     np.testing.assert_allclose(centres[0] / 4, centres[1], atol=0.3)
+    if how == "exact":
+        return
+    image = np.zeros((256, 200, 1), np.uint8)
+    image[40:80, 150:190] = 255
+    brought = fit(image, 64, 64, how, "x")[..., 0].astype(np.float32) / 255
+    back = np.argwhere(unfit(brought, 256, 200, how) > 0.5).mean(axis=0)
+    np.testing.assert_allclose(back, [59.5, 169.5], atol=2)
 
 
 def test_masks_are_scaled_without_new_values():

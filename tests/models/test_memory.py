@@ -125,3 +125,16 @@ def test_known_lengths_change_nothing():
     # They are what is read by: other ones give another answer.
     wrong = {memory.INVERSE_LENGTHS: {"items": jnp.zeros(5)}}
     assert not np.allclose(module.apply(variables | wrong, features)[0], expected)
+
+
+def test_a_block_memory_reads_as_it_is_told():
+    """Division, temperature and shrinkage, all at once, against loops."""
+    x = np.random.default_rng(5).normal(size=(2, 4, 6, 8)).astype(np.float32)
+    module = memory.BlockMemory(5, (2, 3, 2), temperature=0.5, shrink=0.15)
+    variables = module.init(jax.random.key(0), x)
+    got, _ = module.apply(variables, x)
+    queries = read_by_loop(
+        blocks_by_loop(x, (2, 3, 2)), np.asarray(variables["params"]["items"]), temperature=0.5, shrink=0.15
+    )
+    expected = memory.assemble(jnp.asarray(queries, jnp.float32), (2, 3, 2), (4, 6, 8))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

@@ -1,5 +1,7 @@
 """Both networks: shapes at any depth and size, and what can reach the decoder."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,14 @@ def test_skips_add_their_memories_and_nothing_else():
     assert {"memory2", "memory3"} == set(with_skips["params"]) - set(without["params"])
     channels = [v["params"]["up0"]["kernel"].shape[2] for v in (with_skips, without)]
     assert channels == [16, 8]  # the level below, and the read beside it
+
+
+@pytest.mark.parametrize("changed", [{"temperature": 0.05}, {"shrink": 0.3}])
+def test_the_memories_get_their_temperature_and_shrinkage(changed):
+    x, plain = images(16, 16, 3), model(3, 4)
+    (y, _), variables = reconstruct(plain, x)
+    other, _ = Generator(dataclasses.replace(plain, **changed), 3).apply(variables, x, train=False)
+    assert float(jnp.abs(y - other).max()) > 1e-3
 
 
 def test_items_are_one_bank_for_all_blocks_of_a_map():
