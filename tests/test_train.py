@@ -63,6 +63,7 @@ def test_what_never_trained_does_not_hold_its_workdir(config, tmp_path):
 
 def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     """Its checkpoint holds the calibration, so another `config.json` would tell of what never was."""
+    config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 1
     train(config, run)
@@ -82,21 +83,24 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     assert "trained to step 2;" in capsys.readouterr().out
 
 
+def begun(config, run):
+    """A workdir with a checkpoint of its last step, as far as its claim can tell."""
+    with files.claimed(run, config):
+        (run / "checkpoints" / str(config.train.steps)).mkdir(parents=True)
+
+
 def test_a_learning_rate_that_has_ended_does_not_begin_again(config, tmp_path):
-    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
-    config.train.steps, config.train.schedule = 1, "cosine"
-    train(config, tmp_path / "run")
-    config.train.steps = 2
+    config.train.schedule = "cosine"
+    begun(config, tmp_path / "run")
+    config.train.steps += 1
     with pytest.raises(
-        UserError, match=r"ends with its last step \(config\.train\.steps is 1 there, 2 here\)"
+        UserError, match=r"ends with its last step \(config\.train\.steps is 6 there, 7 here\)"
     ):
         train(config, tmp_path / "run")
 
 
 def test_checkpoints_without_their_configuration_are_nobodys(config, tmp_path):
-    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
-    config.train.steps = 1
-    train(config, tmp_path / "run")
+    begun(config, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     config.seed = 5
     with pytest.raises(UserError, match=r"has checkpoints and no config\.json"):
@@ -105,6 +109,7 @@ def test_checkpoints_without_their_configuration_are_nobodys(config, tmp_path):
 
 
 def test_a_damaged_newest_checkpoint_is_trained_and_saved_again(config, tmp_path, capsys):
+    config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 3
     train(config, run)
@@ -122,6 +127,7 @@ def test_a_damaged_newest_checkpoint_is_trained_and_saved_again(config, tmp_path
 
 
 def test_what_calibrates_was_held_out(config, tmp_path, monkeypatch):
+    config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
     config.train.steps = 1
     train(config, tmp_path / "run")
@@ -143,12 +149,10 @@ def test_what_calibrates_was_held_out(config, tmp_path, monkeypatch):
 def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tmp_path):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
     config.train.steps, config.train.learning_rate = 1, 1e-30  # the networks stay as they begin
+    config.train.devices = 1
     kernels, names, batches = [], [], []
     for config.seed in (0, 1):
-        train(config, tmp_path / f"run{config.seed}")
-        networks, _, _ = checkpoint.load(tmp_path / f"run{config.seed}")
-        kernels.append(networks.generator.params["stem"]["kernel"])
-        np.testing.assert_allclose(kernels[-1], state.create(config).generator.params["stem"]["kernel"])
+        kernels.append(state.create(config).generator.params["stem"]["kernel"])
         splits = datasets.load(config)
         names.append(splits.calibration.names)
         numbered = np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1)
@@ -158,6 +162,9 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
     assert not np.array_equal(*kernels)
     assert names[0] != names[1]
     assert not np.array_equal(*batches)
+    train(config, tmp_path / "run")
+    trained = checkpoint.load(tmp_path / "run")[0].generator.params["stem"]["kernel"]
+    np.testing.assert_allclose(trained, kernels[1])
 
 
 def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_path, monkeypatch):
@@ -171,6 +178,7 @@ def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_pa
 
 
 def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
+    config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 1
     with files.claimed(run, config), pytest.raises(UserError, match=f"{run}: another process trains here"):
