@@ -28,6 +28,9 @@ from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, filled, shapes
 from daad_jax.step import make_train_step, several
 
+# Calls on their way: the device need not wait for Python, nor a signal for the thirty that JAX would start.
+AHEAD = 3
+
 
 def train(config: Config, workdir: Path) -> None:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` where there is one.
@@ -145,6 +148,7 @@ def _loop(
     for step in range(first_step + at_once, last + 1, at_once):
         state, metrics = step_fn(state, next(batches))
         pending.append(metrics)
+        jax.block_until_ready(pending[-AHEAD:][0])
         saving = step % config.train.checkpoint_every == 0 or step == last
         logging = step % config.train.log_every == 0 or saving
         # Asked once a step: a signal that comes later than this is the next step's.

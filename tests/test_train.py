@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from daad_jax import checkpoint, parallel, select_recipe, state
+from daad_jax import train as training
 from daad_jax import workdir as files
 from daad_jax.config import Config, validate
 from daad_jax.data import datasets
@@ -175,6 +176,36 @@ def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_pa
         with closing(fed(config, mapped, split, 3)) as ready:
             found.append([np.asarray(next(ready)) for _ in range(2)])
     np.testing.assert_array_equal(*found)
+
+
+def test_a_signal_need_not_wait_for_many_steps(config, tmp_path, monkeypatch):
+    """JAX would start some thirty of them before the first is done."""
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8))
+    config.data.height = config.data.width = 64
+    config.model.base_width, config.loss.adversarial, config.loss.alignment = 16, 0.0, 0.0
+    config.score.gamma, config.train.devices = 1.0, 1
+    config.train.steps = config.train.log_every = config.train.checkpoint_every = 12
+    compiled, started, ahead = training._compiled, [], []
+
+    def recording(*arguments):
+        step = compiled(*arguments)
+
+        def recorded(state, batch):
+            state, metrics = step(state, batch)
+            started.append(metrics["loss"])
+            return state, metrics
+
+        return recorded
+
+    def stop(noted, meeting):
+        ahead.append(sum(not loss.is_ready() for loss in started))
+        return 0
+
+    monkeypatch.setattr(training, "_compiled", recording)
+    monkeypatch.setattr(training.processes, "stop", stop)
+    train(config, tmp_path / "run")
+    assert len(ahead) == 12
+    assert max(ahead) < 3
 
 
 def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
