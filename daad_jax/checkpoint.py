@@ -1,6 +1,5 @@
 """Orbax checkpoints: state, configuration and calibration. The only file that imports orbax."""
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.errors import UserError, writing
 from daad_jax.state import TrainState, shapes
-from daad_jax.workdir import CHECKPOINTS
+from daad_jax.workdir import CHECKPOINTS, first_free
 
 FORMAT = 2
 
@@ -76,8 +75,7 @@ class Checkpoints:
         """
         for damaged in (newer for newer in self.steps if newer > step):
             path = self.folder / str(damaged)
-            names = itertools.chain(["damaged"], (f"damaged-{i}" for i in itertools.count(2)))
-            aside = next(p for name in names if not (p := self.folder / f"{damaged}.{name}").exists())
+            aside = first_free(path.with_name(f"{damaged}.damaged"))
             with writing(path, "mend its rights, or remove it"):
                 path.rename(aside)
             print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)

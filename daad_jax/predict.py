@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import itertools
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
 from daad_jax.plots import overlay
+from daad_jax.workdir import first_free
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
@@ -131,8 +131,7 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out}: exists already; give a folder that is new or empty")
     else:
-        names = itertools.chain(["predictions"], (f"predictions-{i}" for i in itertools.count(2)))
-        out = next(workdir / name for name in names if not (workdir / name).exists())
+        out = first_free(workdir / "predictions")
     with writing(out, ANOTHER):
         out.mkdir(parents=True, exist_ok=bool(chosen))
     return out

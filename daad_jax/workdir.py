@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -36,6 +37,18 @@ def write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def first_free(path: Path) -> Path:
+    """`path` itself, or with -2, -3, ... behind its name, whichever is the first that does not exist."""
+    names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
+
+
+def saved_step(workdir: Path) -> int:
+    """The newest checkpoint's step; 0 where there is none."""
+    names = [p.name for p in (workdir / CHECKPOINTS).glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 @contextmanager
 def claimed(workdir: Path, config: Config) -> Iterator[None]:
     """The workdir is this configuration's, and until the end of the block this process' alone.
@@ -62,7 +75,7 @@ def _record(workdir: Path, config: Config) -> None:
     stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
     with writing(workdir, "give another --workdir"):
         if checkpoints.is_dir():
-            step = max((int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal()), default=0)
+            step = saved_step(workdir)
             if stored.is_file():
                 _compare(workdir, step, configs.from_json(stored.read_text()), config)
             elif step:

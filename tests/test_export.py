@@ -99,24 +99,27 @@ def same(found, expected, threshold):
 FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
 
 
-@pytest.mark.skipif("onnx" in FORMATS, reason="ONNX is tested")
-def test_onnx_is_not_tested_here():
-    """Seen among the skipped ones: the tests below leave out what is not installed."""
-    pytest.skip("requirements-export.txt is not installed: no test of ONNX runs")
-
-
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(name not in FORMATS, reason="not installed: requirements-export.txt"),
+        )
+        for name in export.FORMATS
+    ],
+)
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow) if case == "DAAD+, l2" else case for case in CASES]
 )
-def test_scores_are_the_detectors(case, tmp_path):
+def test_scores_are_the_detectors(case, name, tmp_path):
     run = trained(case)
     detector, threshold = Detector(*run), run[2].threshold
     near = images_of(run[1], 8)
     fresh = RNG.integers(0, 256, near[:3].shape, np.uint8)
-    for name in FORMATS:
-        call = runner_of(name, tmp_path / "model", run)
-        for images in (fresh[:1], fresh, near):
-            same(call(images), detector.score(images), threshold)
+    call = runner_of(name, tmp_path / "model", run)
+    for images in (fresh[:1], fresh, near):
+        same(call(images), detector.score(images), threshold)
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import pytest
 
 from daad_jax import scorer, state
 from daad_jax.calibration import calibrate
-from daad_jax.config import Config
 from daad_jax.scorer import Scorer, images_at_once, variables_of
+from tests.test_step import small
 
 
 @pytest.mark.parametrize(
@@ -22,16 +22,9 @@ def test_more_where_images_are_small(size, backend, count):
 
 def test_maps_of_some_held_out_images_are_kept(monkeypatch):
     """Of every `every`-th over all batches, and only those: they calibrate as the whole list cut would."""
-    config = Config()
-    config.data.height = config.data.width = 16
-    config.model.levels, config.model.skips = 2, (True,)
-    config.model.base_width = config.model.discriminator_width = 4
-    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (1, 1, 1))
-    made, held_out = (
-        state.create(config),
-        np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8),
-    )
-    variables, measuring = variables_of(made), Scorer(config, 1)
+    config = small()
+    held_out = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
+    variables, measuring = variables_of(state.create(config)), Scorer(config, 1)
     monkeypatch.setattr(scorer, "FEWEST_HEATS", 4)
     monkeypatch.setattr(scorer, "HEAT_PIXELS", 20 * 16 * 16)  # every third
     seen = [m for _, m in measuring.measure(measuring.place(variables), measuring.cut(held_out))]

@@ -59,12 +59,6 @@ def keep_checkpoints(folder: Path, step: int | None) -> None:
             shutil.rmtree(path)
 
 
-def saved_step(folder: Path) -> int:
-    """The newest checkpoint's step of an interrupted cell; 0 where there is none."""
-    names = [p.name for p in (folder / files.CHECKPOINTS).glob("*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
-
-
 def _model(cell: Cell, folder: Path) -> dict[str, Any]:
     train(cell.config, folder)
     detector = Detector.load(folder)
