@@ -21,7 +21,7 @@ def main() -> None:
     given = [value is not None for value in cluster]
     if any(given) and not (DISTRIBUTED.value and all(given)):
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
-    from daad_jax import processes  # after the flags: bad ones need not wait for JAX
+    from daad_jax.runtime import processes  # after the flags: bad ones need not wait for JAX
     from daad_jax.train import train
 
     if DISTRIBUTED.value:

@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from benchmarks import alone
 from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
 from benchmarks.workload import configuration, images, timed
-from daad_jax import pages, programs, variants
+from daad_jax import variants
 from daad_jax import workdir as files
 from daad_jax.config import Config
+from daad_jax.runtime import pages
+from daad_jax.runtime import startup as programs
 
 WIDTH = 64
 SIZES = {32: 64, 128: 8, 256: 8}  # pixels: images of a batch

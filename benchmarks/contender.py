@@ -14,8 +14,9 @@ from typing import Any, Literal
 from unittest import mock
 
 from benchmarks.workload import images, timed
-from daad_jax import pages, programs
 from daad_jax.config import Config
+from daad_jax.runtime import pages
+from daad_jax.runtime import startup as programs
 
 PAUSE = 0.3  # seconds, in which the threads of the engine before stop spinning
 ENGINES = ("daad_jax", "torch", "torch.compile")

@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.alone import whole_step_of
 from benchmarks.workload import configuration, images, timed
-from daad_jax import parallel
 from daad_jax.config import Config
 from daad_jax.models import layers
+from daad_jax.runtime import devices as parallel
 
 
 def native_step_of(config: Config, batch: np.ndarray) -> Callable[[], None]:

@@ -15,9 +15,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from daad_jax import config as configs
-from daad_jax import pages, programs
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
+from daad_jax.runtime import pages
+from daad_jax.runtime import startup as programs
 
 flags.disclaim_key_flags()  # what is defined here counts as an option of the script that asks for it
 

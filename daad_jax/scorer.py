@@ -11,7 +11,7 @@ from daad_jax import restoration
 from daad_jax.calibration import Calibration, calibrate
 from daad_jax.config import Config
 from daad_jax.models.memory import with_inverse_lengths
-from daad_jax.parallel import Scoring
+from daad_jax.runtime.devices import Scoring
 from daad_jax.scoring import Measured, Variables, make_measure
 from daad_jax.state import TrainState
 

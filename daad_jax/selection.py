@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from daad_jax.calibration import Unit
 from daad_jax.config import ALIGNMENTS, Config
 from daad_jax.corruptions import anomalies_of, corrupt
-from daad_jax.parallel import Scoring
+from daad_jax.runtime.devices import Scoring
 from daad_jax.scorer import variables_of
 from daad_jax.scoring import (
     Variables,

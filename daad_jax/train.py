@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from daad_jax import config as configs
-from daad_jax import parallel, processes
 from daad_jax import workdir as files
 from daad_jax.calibration import shortage
 from daad_jax.checkpoint import Checkpoints
@@ -24,6 +23,8 @@ from daad_jax.data.resident import take
 from daad_jax.data.samples import Split, Splits
 from daad_jax.errors import UserError
 from daad_jax.logs import Log, NoLog
+from daad_jax.runtime import devices as parallel
+from daad_jax.runtime import processes
 from daad_jax.scorer import Scorer, variables_of
 from daad_jax.state import TrainState, filled, shapes
 from daad_jax.step import make_train_step, several

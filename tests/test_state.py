@@ -5,7 +5,7 @@ import numpy as np
 
 from daad_jax import state
 from daad_jax.config import TrainConfig
-from daad_jax.parallel import Mapped
+from daad_jax.runtime.devices import Mapped
 from tests.test_step import small
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from daad_jax import losses, restoration, state
 from daad_jax.config import Config
-from daad_jax.parallel import Mapped
+from daad_jax.runtime.devices import Mapped
 from daad_jax.step import make_train_step, several, to_unit
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import checkpoint, parallel, select_recipe, state
+from daad_jax import checkpoint, select_recipe, state
 from daad_jax import train as training
 from daad_jax import workdir as files
 from daad_jax.config import Config, validate
 from daad_jax.data import datasets
 from daad_jax.data.resident import take
 from daad_jax.errors import UserError
+from daad_jax.runtime import devices as parallel
 from daad_jax.scorer import Scorer, variables_of
 from daad_jax.selection import Choice
 from daad_jax.train import fed, train

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from daad_jax.compilation import options
 from daad_jax.errors import UserError
+from daad_jax.runtime.compilation import options
 
 AXIS = "devices"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from daad_jax import compilation
+from daad_jax.runtime import compilation
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import parallel
+from daad_jax.runtime import devices as parallel
 
 
 @dataclass

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from daad_jax import pages
+from daad_jax.runtime import pages
 
 CODE = """
 import os, sys

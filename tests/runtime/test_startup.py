@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from daad_jax import programs
+from daad_jax.runtime import startup as programs
 
 
 @pytest.fixture(autouse=True)
