@@ -115,8 +115,8 @@ def _ours(job: Job) -> Prepared:
     import jax
 
     from benchmarks.alone import step_of
-    from daad_jax.scorer import Scorer, variables_of
-    from daad_jax.state import create
+    from daad_jax.method.state import create
+    from daad_jax.scoring.scorer import Scorer, variables_of
 
     def count() -> dict[str, float]:
         of_gpu = jax.local_devices()[0].memory_stats() if job.platform == "gpu" else None

@@ -9,10 +9,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from daad_jax import config as configs
-from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.errors import UserError, writing
-from daad_jax.state import TrainState, shapes
+from daad_jax.method.state import TrainState, shapes
+from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.workdir import CHECKPOINTS, first_free
 
 FORMAT = 2

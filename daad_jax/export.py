@@ -20,16 +20,16 @@ from jax import export as jax_export
 
 import daad_jax
 from daad_jax import checkpoint
-from daad_jax.calibration import Calibration
 from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
+from daad_jax.method.state import TrainState
 from daad_jax.models.layers import Form
 from daad_jax.resize import bilinear, can_scale
-from daad_jax.scorer import variables_of
-from daad_jax.scoring import Variables, make_measure
-from daad_jax.state import TrainState
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.distances import Variables, make_measure
+from daad_jax.scoring.scorer import variables_of
 
 FORMAT = 1  # of the metadata
 FORMATS = ("stablehlo", "onnx")

@@ -17,10 +17,10 @@ from scipy.stats import betabinom
 
 from daad_jax import charts
 from daad_jax import config as configs
-from daad_jax.calibration import held_out_needed
 from daad_jax.config import Config
 from daad_jax.evaluation import Evaluation, Kind
 from daad_jax.plots import overlay
+from daad_jax.scoring.anomaly_score import held_out_needed
 
 LARGEST_PICTURE = 128  # pixels of its longer side
 SMALL_PICTURE = 64  # below this, pixels are shown as squares

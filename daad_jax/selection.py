@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from daad_jax.calibration import Unit
 from daad_jax.config import ALIGNMENTS, Config
 from daad_jax.corruptions import anomalies_of, corrupt
+from daad_jax.method.state import TrainState
+from daad_jax.method.step import make_score_step
 from daad_jax.runtime.devices import Scoring
-from daad_jax.scorer import variables_of
-from daad_jax.scoring import (
+from daad_jax.scoring.anomaly_score import Unit
+from daad_jax.scoring.distances import (
     Variables,
     alignment_distance,
     alignment_map,
@@ -26,8 +27,7 @@ from daad_jax.scoring import (
     residual,
     smooth,
 )
-from daad_jax.state import TrainState
-from daad_jax.step import make_score_step
+from daad_jax.scoring.scorer import variables_of
 
 DISTANCES = ("squared", "cosine", "correlation")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import state
 from daad_jax.config import Config
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError
-from daad_jax.scorer import Scorer, variables_of
-from daad_jax.step import make_train_step
+from daad_jax.method import state
+from daad_jax.method.step import make_train_step
+from daad_jax.scoring.scorer import Scorer, variables_of
 
 RNG = np.random.default_rng(0)
 

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import selection, state
-from daad_jax.calibration import Unit
+from daad_jax import selection
 from daad_jax.config import Config
 from daad_jax.corruptions import anomalies_of, corrupt
-from daad_jax.scorer import variables_of
-from daad_jax.scoring import make_measure
-from daad_jax.step import make_train_step
+from daad_jax.method import state
+from daad_jax.method.step import make_train_step
+from daad_jax.scoring.anomaly_score import Unit
+from daad_jax.scoring.distances import make_measure
+from daad_jax.scoring.scorer import variables_of
 
 RNG = np.random.default_rng(0)
 

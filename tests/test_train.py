@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import checkpoint, select_recipe, state
+from daad_jax import checkpoint, select_recipe
 from daad_jax import train as training
 from daad_jax import workdir as files
 from daad_jax.config import Config, validate
 from daad_jax.data import datasets
 from daad_jax.data.resident import take
 from daad_jax.errors import UserError
+from daad_jax.method import state
 from daad_jax.runtime import devices as parallel
-from daad_jax.scorer import Scorer, variables_of
+from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.selection import Choice
 from daad_jax.train import fed, train
 

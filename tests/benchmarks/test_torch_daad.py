@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import state
-from daad_jax.scoring import make_measure
-from daad_jax.step import make_train_step
-from tests.test_step import batches, small
+from daad_jax.method import state
+from daad_jax.method.step import make_train_step
+from daad_jax.scoring.distances import make_measure
+from tests.method.test_step import batches, small
 
 torch = pytest.importorskip("torch", reason="PyTorch (requirements-bench.txt) is not installed")
 

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from daad_jax import state
+from daad_jax.method import state
 from daad_jax.models.initial import initial
-from tests.test_step import small
+from tests.method.test_step import small
 
 
 def leaves(tree):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from daad_jax import checkpoint
-from daad_jax.state import create
+from daad_jax.method.state import create
 from tests import test_main_job as job
 
 folder = job.folder  # the fixture

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import losses, restoration, state
 from daad_jax.config import Config
+from daad_jax.method import losses, restoration, state
+from daad_jax.method.step import make_train_step, several, to_unit
 from daad_jax.runtime.devices import Mapped
-from daad_jax.step import make_train_step, several, to_unit
 
 
 def small(**loss) -> Config:

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from daad_jax import restoration
-from daad_jax.calibration import Calibration, calibrate
 from daad_jax.config import Config
+from daad_jax.method import restoration
+from daad_jax.method.state import TrainState
 from daad_jax.models.memory import with_inverse_lengths
 from daad_jax.runtime.devices import Scoring
-from daad_jax.scoring import Measured, Variables, make_measure
-from daad_jax.state import TrainState
+from daad_jax.scoring.anomaly_score import Calibration, calibrate
+from daad_jax.scoring.distances import Measured, Variables, make_measure
 
 HEAT_PIXELS = 2**24  # of held-out images whose maps are kept at once to calibrate the heat map
 FEWEST_HEATS = 16

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from daad_jax import scorer, state
-from daad_jax.calibration import calibrate
-from daad_jax.scorer import Scorer, images_at_once, variables_of
-from tests.test_step import small
+from daad_jax.method import state
+from daad_jax.scoring import scorer
+from daad_jax.scoring.anomaly_score import calibrate
+from daad_jax.scoring.scorer import Scorer, images_at_once, variables_of
+from tests.method.test_step import small
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from daad_jax import state
 from daad_jax.config import Config
-from daad_jax.scorer import variables_of
-from daad_jax.scoring import (
+from daad_jax.method import state
+from daad_jax.scoring.distances import (
     alignment_map,
     make_measure,
     power_mean,
@@ -16,6 +15,7 @@ from daad_jax.scoring import (
     residual,
     smooth,
 )
+from daad_jax.scoring.scorer import variables_of
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((2, 3, 8, 6, 2)).astype(np.float32)

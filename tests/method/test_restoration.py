@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from daad_jax import config as configs
-from daad_jax import state
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.restoration import for_scoring, for_training
-from daad_jax.scorer import variables_of
-from daad_jax.scoring import make_measure, reconstruction_distance, residual
+from daad_jax.method import state
+from daad_jax.method.restoration import for_scoring, for_training
+from daad_jax.scoring.distances import make_measure, reconstruction_distance, residual
+from daad_jax.scoring.scorer import variables_of
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
 GREY = (IMAGES @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].repeat(3, -1)

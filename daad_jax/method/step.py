@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from daad_jax import restoration
 from daad_jax.config import Config
-from daad_jax.losses import adversarial_loss, discriminator_loss, distance
-from daad_jax.models.layers import Form
-from daad_jax.state import (
+from daad_jax.method import restoration
+from daad_jax.method.losses import adversarial_loss, discriminator_loss, distance
+from daad_jax.method.state import (
     NetworkState,
     TrainState,
     build_discriminator,
     build_generator,
     build_optimizer,
 )
+from daad_jax.models.layers import Form
 
 Metrics = dict[str, jax.Array]
 

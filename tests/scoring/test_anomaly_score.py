@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from daad_jax.calibration import Calibration, Unit, calibrate, shortage
 from daad_jax.errors import UserError
+from daad_jax.scoring.anomaly_score import Calibration, Unit, calibrate, shortage
 
 RNG = np.random.default_rng(0)
 

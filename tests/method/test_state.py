@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from daad_jax import state
 from daad_jax.config import TrainConfig
+from daad_jax.method import state
 from daad_jax.runtime.devices import Mapped
-from tests.test_step import small
+from tests.method.test_step import small
 
 
 def test_shapes_are_those_of_what_is_created():
