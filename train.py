@@ -22,7 +22,7 @@ def main() -> None:
     if any(given) and not (DISTRIBUTED.value and all(given)):
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
     from daad_jax.runtime import processes  # after the flags: bad ones need not wait for JAX
-    from daad_jax.train import train
+    from daad_jax.training.loop import train
 
     if DISTRIBUTED.value:
         processes.start(*cluster)

@@ -128,7 +128,9 @@ def calls(rounds: int) -> Record:
 
 def input_wait(steps: int) -> Record:
     """Share of a run that the step waits for its batch, by the number of images in the data set."""
-    from daad_jax.train import fed  # imports what a step, whose start is timed with this file, does without
+    from daad_jax.training.loop import (
+        fed,  # imports what a step, whose start is timed with this file, does without
+    )
 
     config = configuration(32, 32, 100)
     config.data.flip_horizontal, config.data.shift = True, 2

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from daad_jax import checkpoint
 from daad_jax.config import Config
 from daad_jax.data.images import decode, fit, from_array
 from daad_jax.errors import UserError
@@ -18,6 +17,7 @@ from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Measured
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training import checkpoint
 
 Image = str | Path | np.ndarray
 Entry = tuple[Path, UserError | None]

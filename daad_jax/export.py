@@ -19,7 +19,6 @@ import numpy as np
 from jax import export as jax_export
 
 import daad_jax
-from daad_jax import checkpoint
 from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.detector import Detections, Detector
@@ -30,6 +29,7 @@ from daad_jax.resize import bilinear, can_scale
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables, make_measure
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.training import checkpoint
 
 FORMAT = 1  # of the metadata
 FORMATS = ("stablehlo", "onnx")

@@ -21,7 +21,7 @@ from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
 from daad_jax.plots import overlay
-from daad_jax.workdir import first_free
+from daad_jax.training.workdir import first_free
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")

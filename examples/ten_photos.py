@@ -13,7 +13,7 @@ from configs.folder import get_config
 from daad_jax.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.plots import overlay
-from daad_jax.train import train
+from daad_jax.training.loop import train
 
 
 def main(good: str, *new: str) -> None:

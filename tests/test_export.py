@@ -15,13 +15,14 @@ import pytest
 from jax import export as jax_export
 from PIL import Image
 
-from daad_jax import checkpoint, export
+from daad_jax import export
 from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from daad_jax import checkpoint
+from daad_jax.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from daad_jax import predict as predicting
-from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.detector import Detector
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from daad_jax import workdir as files
 from daad_jax.data import datasets
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detector import Detector
@@ -25,7 +24,8 @@ from daad_jax.metrics import pixel_metrics
 from daad_jax.tables import baselines, results
 from daad_jax.tables.cells import BASELINES, DIVISIONS, Cell, recipe_of
 from daad_jax.tables.results import Result, Stored
-from daad_jax.train import train
+from daad_jax.training import workdir as files
+from daad_jax.training.loop import train
 
 BINS = 40
 SHOWN_NORMAL, SHOWN_ANOMALOUS = 4, 6

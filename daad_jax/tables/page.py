@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from daad_jax import config as configs
-from daad_jax import workdir as files
 from daad_jax.config import Config
 from daad_jax.errors import writing
 from daad_jax.tables import order, paper, pictures, results
@@ -22,6 +21,7 @@ from daad_jax.tables.summary import (
     trivial,
     trivial_mean,
 )
+from daad_jax.training import workdir as files
 
 NONE = "–"
 TOLD = (  # keys of a recipe that a page says elsewhere

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daad_jax import workdir as files
 from daad_jax.errors import UserError, writing
 from daad_jax.tables.cells import TABLES, Cell, Table, make_cell
+from daad_jax.training import workdir as files
 
 FORMAT = 1
 

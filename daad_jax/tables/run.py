@@ -12,7 +12,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from daad_jax import workdir as files
 from daad_jax.data import datasets
 from daad_jax.data.named import categories_at_hand
 from daad_jax.errors import Stopped, UserError, writing
@@ -20,6 +19,7 @@ from daad_jax.locks import alone
 from daad_jax.tables import experiment, page, pictures, results
 from daad_jax.tables.cells import BASELINES, Cell, Table
 from daad_jax.tables.results import Result, Stored
+from daad_jax.training import workdir as files
 
 LOG = "cell.log"  # what a cell's training would have printed
 

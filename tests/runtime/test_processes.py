@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import checkpoint
 from daad_jax.method.state import create
+from daad_jax.training import checkpoint
 from tests import test_main_job as job
 
 folder = job.folder  # the fixture

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import logs, variants
+from daad_jax import variants
 from daad_jax.errors import UserError
 from daad_jax.evaluate import evaluate
 from daad_jax.locks import alone
 from daad_jax.tables import cells, experiment, page, results, run
 from daad_jax.tables.cells import TABLES
+from daad_jax.training import logs
 
 ROOT = Path(__file__).parents[2]
 TABLE = TABLES["mvtec_ad"]

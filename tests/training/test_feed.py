@@ -9,8 +9,8 @@ import pytest
 
 from daad_jax.config import DataConfig
 from daad_jax.data.batches import Order, grouped, orders, train_batches
-from daad_jax.data.resident import take
 from daad_jax.data.samples import Split
+from daad_jax.training.feed import take
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), np.uint8)
 SPLIT = Split(IMAGES, np.zeros(7, np.int8), ["good"] * 7, list("abcdefg"))

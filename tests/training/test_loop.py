@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import checkpoint, select_recipe
-from daad_jax import train as training
-from daad_jax import workdir as files
+from daad_jax import select_recipe
 from daad_jax.config import Config, validate
 from daad_jax.data import datasets
-from daad_jax.data.resident import take
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.runtime import devices as parallel
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.selection import Choice
-from daad_jax.train import fed, train
+from daad_jax.training import checkpoint
+from daad_jax.training import loop as training
+from daad_jax.training import workdir as files
+from daad_jax.training.feed import take
+from daad_jax.training.loop import fed, train
 
 CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
 
@@ -273,7 +274,7 @@ def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monk
     train(config, tmp_path / "host")
     monkeypatch.setattr(parallel.Mapped, "holds", lambda self, size: size == 18 * 16 * 16 * 3)
     traced = []
-    monkeypatch.setattr("daad_jax.train.take", lambda *a, **k: traced.append(1) or take(*a, **k))
+    monkeypatch.setattr("daad_jax.training.loop.take", lambda *a, **k: traced.append(1) or take(*a, **k))
     train(config, tmp_path / "device")
     assert traced
     (host, _, _), (device, _, _) = (checkpoint.load(tmp_path / name) for name in ("host", "device"))

@@ -13,21 +13,21 @@ import jax
 import numpy as np
 
 from daad_jax import config as configs
-from daad_jax import workdir as files
-from daad_jax.checkpoint import Checkpoints
 from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.data.batches import grouped, orders, prefetch, train_batches
-from daad_jax.data.resident import take
 from daad_jax.data.samples import Split, Splits
 from daad_jax.errors import UserError
-from daad_jax.logs import Log, NoLog
 from daad_jax.method.state import TrainState, filled, shapes
 from daad_jax.method.step import make_train_step, several
 from daad_jax.runtime import devices as parallel
 from daad_jax.runtime import processes
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training import workdir as files
+from daad_jax.training.checkpoint import Checkpoints
+from daad_jax.training.feed import take
+from daad_jax.training.logs import Log, NoLog
 
 # Calls on their way: the device need not wait for Python, nor a signal for the thirty that JAX would start.
 AHEAD = 3

@@ -13,7 +13,7 @@ from daad_jax.config import Config
 from daad_jax.errors import UserError, writing
 from daad_jax.method.state import TrainState, shapes
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.workdir import CHECKPOINTS, first_free
+from daad_jax.training.workdir import CHECKPOINTS, first_free
 
 FORMAT = 2
 

@@ -5,7 +5,7 @@ import struct
 
 from tensorboardX.proto.event_pb2 import Event
 
-from daad_jax.logs import Log
+from daad_jax.training.logs import Log
 
 
 def purged_from(folder):
@@ -44,7 +44,7 @@ def test_a_resumed_log_drops_what_came_after_its_step(tmp_path, capsys):
 
 def test_the_time_left_is_that_of_the_steps_not_of_compiling_them(tmp_path, capsys, monkeypatch):
     clock = iter([0.0, 100.0, 104.0, 106.0])
-    monkeypatch.setattr("daad_jax.logs.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("daad_jax.training.logs.time.perf_counter", lambda: next(clock))
     run(tmp_path, 0, [2, 4, 6])
     left = [line.split()[-2] for line in capsys.readouterr().out.splitlines()]
     assert left == ["06:40", "00:12", "00:06"]
