@@ -26,8 +26,8 @@ def main(*sources: str) -> None:
     if THRESHOLD.value is not None and RATE.value is not None:
         raise UserError("--threshold and --false_alarm_rate: give one of them")
     # After the flags: bad ones need not wait for JAX.
-    from daad_jax.detector import Detector
-    from daad_jax.predict import find, output_folder, predict
+    from daad_jax.detection.detector import Detector
+    from daad_jax.detection.predictions import find, output_folder, predict
     from daad_jax.scoring.anomaly_score import shortage
 
     next(find(sources))

@@ -10,7 +10,7 @@ import numpy as np
 
 from daad_jax import report
 from daad_jax.data import datasets
-from daad_jax.detector import Detector
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import writing
 from daad_jax.evaluation import Evaluation, measure
 from daad_jax.plots import gallery, histogram

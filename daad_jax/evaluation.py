@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.data.samples import Split
-from daad_jax.detector import Detections, Detector
+from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.metrics import image_metrics, pixel_metrics
 

@@ -21,7 +21,7 @@ from jax import export as jax_export
 import daad_jax
 from daad_jax.config import Config
 from daad_jax.data import images as pillow
-from daad_jax.detector import Detections, Detector
+from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
 from daad_jax.method.state import TrainState
 from daad_jax.models.layers import Form

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from configs.folder import get_config
-from daad_jax.detector import Detector
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.plots import overlay
 from daad_jax.training.loop import train

@@ -18,7 +18,7 @@ from PIL import Image
 from daad_jax import export
 from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.detector import Detector
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of

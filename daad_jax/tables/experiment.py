@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from daad_jax.data import datasets
 from daad_jax.data.samples import Split, Splits
-from daad_jax.detector import Detector
+from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import Evaluation, measure, with_known_pixels
 from daad_jax.metrics import pixel_metrics
 from daad_jax.tables import baselines, results

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.detector import Detections, Detector
+from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import predict as predicting
 from daad_jax.config import Config
-from daad_jax.detector import Detector
+from daad_jax.detection import predictions as predicting
+from daad_jax.detection.detector import Detector
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training.checkpoint import Checkpoints
