@@ -14,7 +14,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "images a device scores at
 def main() -> None:
     if not WORKDIR.value:
         raise UserError("--workdir is missing; give the folder that train.py printed")
-    from daad_jax.evaluate import evaluate  # after the flags: bad ones need not wait for JAX
+    from daad_jax.evaluation.outputs import evaluate  # after the flags: bad ones need not wait for JAX
 
     evaluate(Path(WORKDIR.value), BATCH_SIZE.value)
 

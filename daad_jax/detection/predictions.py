@@ -20,7 +20,7 @@ from daad_jax.data.folder import images_below
 from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError, writing
-from daad_jax.plots import overlay
+from daad_jax.evaluation.plots import overlay
 from daad_jax.training.workdir import first_free
 
 OVERLAYS = ("anomalous", "all", "none")

@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from daad_jax.data import datasets
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detector import Detector
-from daad_jax.evaluation import Evaluation, measure, with_known_pixels
-from daad_jax.metrics import pixel_metrics
+from daad_jax.evaluation.figures import Evaluation, measure, with_known_pixels
+from daad_jax.evaluation.metrics import pixel_metrics
 from daad_jax.tables import baselines, results
 from daad_jax.tables.cells import BASELINES, DIVISIONS, Cell, recipe_of
 from daad_jax.tables.results import Result, Stored

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from daad_jax import charts
-from daad_jax.plots import save
+from daad_jax.evaluation import charts
+from daad_jax.evaluation.plots import save
 from daad_jax.tables.cells import DIVISIONS, TITLES, Table, folder_of
 from daad_jax.tables.experiment import PICTURES
 from daad_jax.tables.results import Result, Stored

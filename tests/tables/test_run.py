@@ -15,7 +15,7 @@ from PIL import Image
 
 from daad_jax import variants
 from daad_jax.errors import UserError
-from daad_jax.evaluate import evaluate
+from daad_jax.evaluation.outputs import evaluate
 from daad_jax.locks import alone
 from daad_jax.tables import cells, experiment, page, results, run
 from daad_jax.tables.cells import TABLES

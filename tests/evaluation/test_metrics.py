@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from daad_jax.data.samples import Split
-from daad_jax.evaluation import with_known_pixels
-from daad_jax.metrics import image_metrics, pixel_metrics
+from daad_jax.evaluation.figures import with_known_pixels
+from daad_jax.evaluation.metrics import image_metrics, pixel_metrics
 
 
 def test_image_figures_by_hand():

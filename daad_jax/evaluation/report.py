@@ -15,11 +15,11 @@ from markupsafe import Markup
 from PIL import Image
 from scipy.stats import betabinom
 
-from daad_jax import charts
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.evaluation import Evaluation, Kind
-from daad_jax.plots import overlay
+from daad_jax.evaluation import charts
+from daad_jax.evaluation.figures import Evaluation, Kind
+from daad_jax.evaluation.plots import overlay
 from daad_jax.scoring.anomaly_score import held_out_needed
 
 LARGEST_PICTURE = 128  # pixels of its longer side
@@ -42,7 +42,7 @@ def render(found: Evaluation, workdir: Path) -> str:
         found: what it tells of.
         workdir: its `metrics.jsonl` and `environment.json` are told of where they can be read.
     """
-    template = resources.files("daad_jax").joinpath("report.html.j2").read_text("utf-8")
+    template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

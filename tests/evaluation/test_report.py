@@ -12,11 +12,11 @@ import pytest
 from matplotlib.legend import Legend
 from PIL import Image
 
-from daad_jax import charts, plots, report
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detector
-from daad_jax.evaluation import measure
+from daad_jax.evaluation import charts, plots, report
+from daad_jax.evaluation.figures import measure
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import workdir as files

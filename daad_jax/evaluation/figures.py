@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
-from daad_jax.metrics import image_metrics, pixel_metrics
+from daad_jax.evaluation.metrics import image_metrics, pixel_metrics
 
 MOST_SHOWN, MOST_OF_A_KIND = 60, 12  # images with all their pictures in memory
 SHOWN_PIXELS = 2**26  # of all of them together

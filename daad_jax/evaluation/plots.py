@@ -6,9 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from daad_jax import charts
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections
+from daad_jax.evaluation import charts
 
 COLOURS = mpl.colormaps["inferno"]
 FAINT, STRONG = 0.7, 2.0  # heat where colour begins, and where it is full; 1 is where normal images end
