@@ -9,7 +9,7 @@ from daad_jax.errors import UserError
 def main(*runs: str) -> None:
     if not runs:
         raise UserError("give one or more folders that train.py printed")
-    from daad_jax.select_recipe import select  # after the flags: bad ones need not wait for JAX
+    from daad_jax.selection.select_recipe import select  # after the flags: bad ones need not wait for JAX
 
     select([Path(run) for run in runs])
 

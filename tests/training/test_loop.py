@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import select_recipe
 from daad_jax.config import Config, validate
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.runtime import devices as parallel
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.selection import Choice
+from daad_jax.selection import select_recipe
+from daad_jax.selection.ranking import Choice
 from daad_jax.training import checkpoint
 from daad_jax.training import loop as training
 from daad_jax.training import workdir as files

@@ -14,7 +14,6 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.config import ALIGNMENTS, Config
-from daad_jax.corruptions import anomalies_of, corrupt
 from daad_jax.method.state import TrainState
 from daad_jax.method.step import make_score_step
 from daad_jax.runtime.devices import Scoring
@@ -28,6 +27,7 @@ from daad_jax.scoring.distances import (
     smooth,
 )
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.selection.corruptions import anomalies_of, corrupt
 
 DISTANCES = ("squared", "cosine", "correlation")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)

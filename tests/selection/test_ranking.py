@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import selection
 from daad_jax.config import Config
-from daad_jax.corruptions import anomalies_of, corrupt
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
 from daad_jax.scoring.anomaly_score import Unit
 from daad_jax.scoring.distances import make_measure
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.selection import ranking as selection
+from daad_jax.selection.corruptions import anomalies_of, corrupt
 
 RNG = np.random.default_rng(0)
 

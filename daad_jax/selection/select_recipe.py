@@ -6,7 +6,7 @@ import numpy as np
 
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
-from daad_jax.selection import Choice, choices
+from daad_jax.selection.ranking import Choice, choices
 from daad_jax.training import checkpoint
 
 SHOWN = 10  # further ways to score, of whatever run
