@@ -21,7 +21,7 @@ def main() -> None:
         raise UserError("--workdir is missing; give the folder that train.py printed")
     if (HEIGHT.value is None) != (WIDTH.value is None):
         raise UserError("--height and --width belong together; give both or neither")
-    from daad_jax.export import export  # after the flags: bad ones need not wait for JAX
+    from daad_jax.export.exporter import export  # after the flags: bad ones need not wait for JAX
 
     size = (HEIGHT.value, WIDTH.value) if HEIGHT.value and WIDTH.value else None
     output = Path(OUTPUT.value) if OUTPUT.value else None

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
+from daad_jax.export.pillow_scaling import along_both, triangle_matrix
 from daad_jax.method.losses import norm
 from daad_jax.method.step import make_score_step
 from daad_jax.models.layers import Form
-from daad_jax.resize import along_both, triangle_matrix
 
 Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
 EPSILON = 1e-12

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from daad_jax.data.images import resize
-from daad_jax.export import rows_first
-from daad_jax.resize import along_both, bilinear, can_scale, triangle_matrix
+from daad_jax.export.exporter import rows_first
+from daad_jax.export.pillow_scaling import along_both, bilinear, can_scale, triangle_matrix
 
 RNG = np.random.default_rng(0)
 SIZES = {

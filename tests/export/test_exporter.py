@@ -15,11 +15,11 @@ import pytest
 from jax import export as jax_export
 from PIL import Image
 
-from daad_jax import export
 from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.export import exporter as export
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
