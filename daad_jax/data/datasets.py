@@ -8,9 +8,9 @@ from daad_jax.config import Config, DataConfig
 from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.catalogue import classes_of
-from daad_jax.data.folder import open_folder
-from daad_jax.data.named import open_named
+from daad_jax.data.folder_source import open_folder
 from daad_jax.data.samples import Rows, Samples, Split, Splits
+from daad_jax.data.tfds_source import open_named
 from daad_jax.errors import UserError
 
 NAMED_IN_NOTES = 5  # unreadable images listed by reason; beyond, their number is enough

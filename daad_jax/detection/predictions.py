@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from daad_jax.data.folder import images_below
+from daad_jax.data.folder_source import images_below
 from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError, writing

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daad_jax.data import datasets
-from daad_jax.data.named import categories_at_hand
+from daad_jax.data.tfds_source import categories_at_hand
 from daad_jax.errors import Stopped, UserError, writing
 from daad_jax.locks import alone
 from daad_jax.tables import experiment, page, pictures, results

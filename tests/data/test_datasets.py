@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.data import builders, cache, datasets, protocol
+from daad_jax.data import cache, datasets, protocol
+from daad_jax.data import tfds_builders as builders
 from daad_jax.data.catalogue import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError

@@ -28,7 +28,7 @@ def open_named(config: DataConfig) -> Samples:
     import tensorflow_datasets as tfds  # slow to import, and not needed for folders
 
     logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
-    importlib.import_module("daad_jax.data.builders")  # TFDS knows our builders from here on
+    importlib.import_module("daad_jax.data.tfds_builders")  # TFDS knows our builders from here on
 
     directory = _directory(config)
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from daad_jax.data.catalogue import CATEGORIES, SOLAR_CELLS
-from daad_jax.data.folder import open_folder
+from daad_jax.data.folder_source import open_folder
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample
 from daad_jax.errors import UserError
