@@ -24,7 +24,7 @@ DROP = flags.DEFINE_bool("drop_checkpoints", False, "keep no checkpoint of a fin
 
 
 def main(*words: str) -> None:
-    from daad_jax.tables import cells  # imports all of configs/
+    from reproduction import cells  # imports all of configs/
 
     out = Path(OUT.value) / "smoke" if SMOKE.value else Path(OUT.value)
     docs = Path(DOCS.value) if DOCS.value else (out if SMOKE.value else Path("docs"))
@@ -32,13 +32,13 @@ def main(*words: str) -> None:
         raise UserError(f"give one table: {', '.join(cells.TABLES)}")
     table = cells.table_named(words[0]) if words else None
     if REPORT_ONLY.value or table is None:
-        from daad_jax.tables import page
+        from reproduction import results_page as page
 
         page.write(docs)
         print(f"wrote {docs / 'results.md'}")
         return
     chosen = cells.choose(table, ONLY.value, ROWS.value, SEEDS.value, SMOKE.value)
-    from daad_jax.tables import run  # after the flags: bad ones need not wait for JAX
+    from reproduction import run  # after the flags: bad ones need not wait for JAX
 
     places = run.Places(out, docs)
     if DRY_RUN.value:

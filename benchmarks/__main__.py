@@ -174,7 +174,9 @@ PIECES: dict[str, Callable[[Plan], Rows]] = {
 
 def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     """Every row is in `docs` as soon as it is measured, so that what ends a run leaves what came before."""
-    from benchmarks import page  # draws; the engines' processes import this file and need none of it
+    from benchmarks import (
+        performance_page as page,  # draws; the engines' processes import this file and need none of it
+    )
 
     docs.mkdir(parents=True, exist_ok=True)
     stored = docs / "performance.json"

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import page
+from benchmarks import performance_page as page
 
 PLAN = command.Plan(["daad_jax"], 3, {32: 64})
 VERSIONS = {"machine": "m", "jax": "1"}

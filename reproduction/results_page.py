@@ -10,18 +10,11 @@ from typing import Any
 from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.errors import writing
-from daad_jax.tables import order, paper, pictures, results
-from daad_jax.tables.cells import BASELINES, TITLES
-from daad_jax.tables.results import Result, Stored
-from daad_jax.tables.summary import (
-    Figure,
-    over_seeds,
-    over_subjects,
-    told_by_brightness,
-    trivial,
-    trivial_mean,
-)
 from daad_jax.training import workdir as files
+from reproduction import order, paper, pictures, results
+from reproduction.cells import BASELINES, TITLES
+from reproduction.results import Result, Stored
+from reproduction.summary import Figure, over_seeds, over_subjects, told_by_brightness, trivial, trivial_mean
 
 NONE = "–"
 TOLD = (  # keys of a recipe that a page says elsewhere

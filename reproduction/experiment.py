@@ -21,11 +21,11 @@ from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation.figures import Evaluation, measure, with_known_pixels
 from daad_jax.evaluation.metrics import pixel_metrics
-from daad_jax.tables import baselines, results
-from daad_jax.tables.cells import BASELINES, DIVISIONS, Cell, recipe_of
-from daad_jax.tables.results import Result, Stored
 from daad_jax.training import workdir as files
 from daad_jax.training.loop import train
+from reproduction import baselines, results
+from reproduction.cells import BASELINES, DIVISIONS, Cell, recipe_of
+from reproduction.results import Result, Stored
 
 BINS = 40
 SHOWN_NORMAL, SHOWN_ANOMALOUS = 4, 6

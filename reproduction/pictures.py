@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.plots import save
-from daad_jax.tables.cells import DIVISIONS, TITLES, Table, folder_of
-from daad_jax.tables.experiment import PICTURES
-from daad_jax.tables.results import Result, Stored
+from reproduction.cells import DIVISIONS, TITLES, Table, folder_of
+from reproduction.experiment import PICTURES
+from reproduction.results import Result, Stored
 
 INK = charts.PAPER
 

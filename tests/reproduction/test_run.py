@@ -17,9 +17,10 @@ from daad_jax import variants
 from daad_jax.errors import UserError
 from daad_jax.evaluation.outputs import evaluate
 from daad_jax.locks import alone
-from daad_jax.tables import cells, experiment, page, results, run
-from daad_jax.tables.cells import TABLES
 from daad_jax.training import logs
+from reproduction import cells, experiment, results, run
+from reproduction import results_page as page
+from reproduction.cells import TABLES
 
 ROOT = Path(__file__).parents[2]
 TABLE = TABLES["mvtec_ad"]

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from daad_jax.errors import UserError
-from daad_jax.tables import cells, paper
-from daad_jax.tables.cells import BASELINES, TABLES, choose, make_cell
 from daad_jax.variants import VARIANTS
+from reproduction import cells, paper
+from reproduction.cells import BASELINES, TABLES, choose, make_cell
 
 SEEDS = ["0", "1", "2"]
 

@@ -16,10 +16,11 @@ from daad_jax.data import datasets
 from daad_jax.data.tfds_source import categories_at_hand
 from daad_jax.errors import Stopped, UserError, writing
 from daad_jax.locks import alone
-from daad_jax.tables import experiment, page, pictures, results
-from daad_jax.tables.cells import BASELINES, Cell, Table
-from daad_jax.tables.results import Result, Stored
 from daad_jax.training import workdir as files
+from reproduction import experiment, pictures, results
+from reproduction import results_page as page
+from reproduction.cells import BASELINES, Cell, Table
+from reproduction.results import Result, Stored
 
 LOG = "cell.log"  # what a cell's training would have printed
 

@@ -11,10 +11,11 @@ from PIL import Image
 from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.tables import page, pictures, results
-from daad_jax.tables.cells import TABLES, make_cell, recipe_of
-from daad_jax.tables.results import Result, Stored
-from daad_jax.tables.summary import over, trivial_mean
+from reproduction import pictures, results
+from reproduction import results_page as page
+from reproduction.cells import TABLES, make_cell, recipe_of
+from reproduction.results import Result, Stored
+from reproduction.summary import over, trivial_mean
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"python": "3.11.7", "packages": {"jax": "0.10.0", "numpy": "2.4.0"}, "device": "CPU, 2 cores"}

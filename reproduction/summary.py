@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from daad_jax.tables.cells import BASELINES
-from daad_jax.tables.results import Stored
+from reproduction.cells import BASELINES
+from reproduction.results import Stored
 
 SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
 

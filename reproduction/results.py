@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from daad_jax.errors import UserError, writing
-from daad_jax.tables.cells import TABLES, Cell, Table, make_cell
 from daad_jax.training import workdir as files
+from reproduction.cells import TABLES, Cell, Table, make_cell
 
 FORMAT = 1
 

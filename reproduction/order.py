@@ -4,10 +4,10 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
-from daad_jax.tables import paper
-from daad_jax.tables.cells import TITLES
-from daad_jax.tables.results import Stored
-from daad_jax.tables.summary import Figure, over, told_by_brightness
+from reproduction import paper
+from reproduction.cells import TITLES
+from reproduction.results import Stored
+from reproduction.summary import Figure, over, told_by_brightness
 
 
 def of_table(stored: Stored, figure: str = "auroc", title: str = "") -> str:

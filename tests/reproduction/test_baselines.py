@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from daad_jax.data import datasets
-from daad_jax.tables import baselines, cells, experiment
+from reproduction import baselines, cells, experiment
 
 RNG = np.random.default_rng(0)
 
