@@ -22,11 +22,10 @@ import jax.numpy as jnp
 from benchmarks import alone
 from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
 from benchmarks.workload import configuration, images, timed
-from daad_jax import variants
+from daad_jax import files, variants
 from daad_jax.config import Config
 from daad_jax.runtime import pages
 from daad_jax.runtime import startup as programs
-from daad_jax.training import workdir as files
 
 WIDTH = 64
 SIZES = {32: 64, 128: 8, 256: 8}  # pixels: images of a batch

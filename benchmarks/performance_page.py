@@ -12,8 +12,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from daad_jax import files
 from daad_jax.runtime import startup as programs
-from daad_jax.training import workdir as files
 
 mpl.use("Agg")
 

@@ -16,13 +16,14 @@ import jax
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from daad_jax import files
 from daad_jax.data import datasets
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation.figures import Evaluation, measure, with_known_pixels
 from daad_jax.evaluation.metrics import pixel_metrics
-from daad_jax.training import workdir as files
 from daad_jax.training.loop import train
+from daad_jax.training.workdir import CHECKPOINTS, environment
 from reproduction import baselines, results
 from reproduction.cells import BASELINES, DIVISIONS, Cell, recipe_of
 from reproduction.results import Result, Stored
@@ -54,7 +55,7 @@ def run(cell: Cell, folder: Path) -> Stored:
 
 def keep_checkpoints(folder: Path, step: int | None) -> None:
     """Removes a finished cell's checkpoints but the one of `step` (None: all)."""
-    for path in (folder / files.CHECKPOINTS).glob("*"):
+    for path in (folder / CHECKPOINTS).glob("*"):
         if path.name != str(step):
             shutil.rmtree(path)
 
@@ -203,7 +204,7 @@ def _counts(splits: Splits) -> dict[str, int]:
 
 def _environment() -> dict[str, Any]:
     """Versions and devices, without what names the machine."""
-    known = files.environment()
+    known = environment()
     devices = jax.local_devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     on_cpu = devices[0].platform == "cpu"

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daad_jax.errors import UserError, writing
-from daad_jax.training import workdir as files
+from daad_jax import files
+from daad_jax.errors import UserError
+from daad_jax.files import writing
 from reproduction.cells import TABLES, Cell, Table, make_cell
 
 FORMAT = 1

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from daad_jax import config as configs
+from daad_jax import files
 from daad_jax.config import Config
-from daad_jax.errors import writing
-from daad_jax.training import workdir as files
+from daad_jax.files import writing
 from reproduction import order, paper, pictures, results
 from reproduction.cells import BASELINES, TITLES
 from reproduction.results import Result, Stored

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from daad_jax.data import datasets
 from daad_jax.data.tfds_source import categories_at_hand
-from daad_jax.errors import Stopped, UserError, writing
-from daad_jax.locks import alone
-from daad_jax.training import workdir as files
+from daad_jax.errors import Stopped, UserError
+from daad_jax.files import alone, writing
+from daad_jax.training import workdir as workdirs
 from reproduction import experiment, pictures, results
 from reproduction import results_page as page
 from reproduction.cells import BASELINES, Cell, Table
@@ -105,7 +105,7 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
             print(f"done         {cell.label}")
             continue
         to_run.append(cell)
-        step = files.saved_step(folder)
+        step = workdirs.saved_step(folder)
         state = f"at step {step}" if step else "to run"
         print(f"{state:12} {cell.label}  {_duration(remaining_s([cell], ran_here, places))}")
     total = _duration(remaining_s(to_run, ran_here, places))
@@ -127,7 +127,7 @@ def remaining_s(cells: Sequence[Cell], ran_here: Stored, places: Places) -> floa
             alike = [r for r in ran_here.results if r.step]
         if not alike and cell.row not in BASELINES:
             return None
-        share = 1 - files.saved_step(cell.folder(places.out)) / cell.config.train.steps
+        share = 1 - workdirs.saved_step(cell.folder(places.out)) / cell.config.train.steps
         # The median: the first of its kind also compiled.
         total += share * statistics.median(r.wall_s for r in alike) if alike else 0
     return total

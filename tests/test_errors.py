@@ -2,7 +2,8 @@
 
 import pytest
 
-from daad_jax.errors import UserError, writing
+from daad_jax.errors import UserError
+from daad_jax.files import writing
 
 
 def test_what_cannot_be_written_is_named_with_the_remedy(tmp_path):

@@ -19,7 +19,7 @@ from daad_jax.config import DataConfig
 from daad_jax.data.images import fit
 from daad_jax.data.samples import Sample, Samples
 from daad_jax.errors import UserError
-from daad_jax.locks import alone
+from daad_jax.files import alone
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"

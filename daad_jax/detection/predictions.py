@@ -19,9 +19,9 @@ from tqdm import tqdm
 from daad_jax.data.folder_source import images_below
 from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detection.detector import Detections, Detector
-from daad_jax.errors import UserError, writing
+from daad_jax.errors import UserError
 from daad_jax.evaluation.plots import overlay
-from daad_jax.training.workdir import first_free
+from daad_jax.files import first_free, writing
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")

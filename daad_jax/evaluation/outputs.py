@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from daad_jax import files
 from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
-from daad_jax.errors import writing
 from daad_jax.evaluation import report
 from daad_jax.evaluation.figures import Evaluation, measure
 from daad_jax.evaluation.plots import gallery, histogram
+from daad_jax.files import writing
 from daad_jax.scoring.anomaly_score import shortage
-from daad_jax.training import workdir as files
 
 
 def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:

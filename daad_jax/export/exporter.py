@@ -22,8 +22,9 @@ import daad_jax
 from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.detection.detector import Detections, Detector
-from daad_jax.errors import UserError, writing
+from daad_jax.errors import UserError
 from daad_jax.export.pillow_scaling import bilinear, can_scale
+from daad_jax.files import writing
 from daad_jax.method.state import TrainState
 from daad_jax.models.layers import Form
 from daad_jax.scoring.anomaly_score import Calibration

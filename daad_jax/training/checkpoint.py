@@ -10,10 +10,11 @@ import orbax.checkpoint as ocp
 
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.errors import UserError, writing
+from daad_jax.errors import UserError
+from daad_jax.files import first_free, writing
 from daad_jax.method.state import TrainState, shapes
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.training.workdir import CHECKPOINTS, first_free
+from daad_jax.training.workdir import CHECKPOINTS
 
 FORMAT = 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from daad_jax.training import workdir as files
+from daad_jax import files
 
 
 class NoLog:

@@ -24,7 +24,7 @@ from daad_jax.runtime import devices as parallel
 from daad_jax.runtime import processes
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import workdir as files
+from daad_jax.training import workdir as workdirs
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.feed import take
 from daad_jax.training.logs import Log, NoLog
@@ -46,10 +46,10 @@ def train(config: Config, workdir: Path) -> None:
             mapped = parallel.choose(config.train.devices, config.train.batch_size)
             expected = shapes(config)
             if processes.is_first():
-                held.enter_context(files.claimed(workdir, config))
+                held.enter_context(workdirs.claimed(workdir, config))
             splits = datasets.load(config)
         with processes.together():
-            files.require_claimed(workdir)
+            workdirs.require_claimed(workdir)
         for note in splits.notes:
             _print(note)
         _print(

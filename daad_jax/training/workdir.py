@@ -1,10 +1,8 @@
-"""The files of a run besides its checkpoints: each appears whole or not at all."""
+"""The folder of a run: which configuration it belongs to, who trains in it, and where it ran."""
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +13,8 @@ import jax
 
 from daad_jax import config as configs
 from daad_jax.config import Config
-from daad_jax.errors import UserError, writing
-from daad_jax.locks import alone
+from daad_jax.errors import UserError
+from daad_jax.files import alone, write, writing
 
 LOCK = ".training"
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
@@ -25,22 +23,6 @@ MAY_CHANGE = (
     "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
     "score.", "data.cache_dir", "data.data_dir",
 )  # fmt: skip
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file in one go. Names of files that are not UTF-8 come out as the bytes they are."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def first_free(path: Path) -> Path:
-    """`path` itself, or with -2, -3, ... behind its name, whichever is the first that does not exist."""
-    names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
-    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def saved_step(workdir: Path) -> int:

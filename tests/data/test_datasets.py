@@ -14,7 +14,7 @@ from daad_jax.data import tfds_builders as builders
 from daad_jax.data.catalogue import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
-from daad_jax.locks import alone
+from daad_jax.files import alone
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.legend import Legend
 from PIL import Image
 
+from daad_jax import files
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detector
@@ -19,7 +20,6 @@ from daad_jax.evaluation import charts, plots, report
 from daad_jax.evaluation.figures import measure
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import workdir as files
 
 RNG = np.random.default_rng(0)
 EVIL = "<img src=x onerror=alert(1)>.png"

@@ -16,7 +16,7 @@ from PIL import Image
 from daad_jax import variants
 from daad_jax.errors import UserError
 from daad_jax.evaluation.outputs import evaluate
-from daad_jax.locks import alone
+from daad_jax.files import alone
 from daad_jax.training import logs
 from reproduction import cells, experiment, results, run
 from reproduction import results_page as page

@@ -20,7 +20,7 @@ from daad_jax.selection import select_recipe
 from daad_jax.selection.ranking import Choice
 from daad_jax.training import checkpoint
 from daad_jax.training import loop as training
-from daad_jax.training import workdir as files
+from daad_jax.training import workdir as workdirs
 from daad_jax.training.feed import take
 from daad_jax.training.loop import fed, train
 
@@ -89,7 +89,7 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
 
 def begun(config, run):
     """A workdir with a checkpoint of its last step, as far as its claim can tell."""
-    with files.claimed(run, config):
+    with workdirs.claimed(run, config):
         (run / "checkpoints" / str(config.train.steps)).mkdir(parents=True)
 
 
@@ -215,7 +215,7 @@ def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
     config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 1
-    with files.claimed(run, config), pytest.raises(UserError, match=f"{run}: another process trains here"):
+    with workdirs.claimed(run, config), pytest.raises(UserError, match=f"{run}: another process trains here"):
         train(config, run)
     assert not (run / "checkpoints").exists()
     train(config, run)
