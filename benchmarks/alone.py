@@ -13,8 +13,9 @@ import numpy as np
 from benchmarks.workload import configuration, images, timed
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
+from daad_jax.method.restoration import to_unit
 from daad_jax.method.state import build_generator, create, filled, shapes
-from daad_jax.method.step import make_train_step, several, to_unit
+from daad_jax.method.step import make_train_step, several
 from daad_jax.runtime import compilation
 from daad_jax.runtime import devices as parallel
 from daad_jax.variants import apply

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from daad_jax.scoring.distances import smooth
+from daad_jax.scoring.filters import smooth
 
 SMOOTHING = 1.0  # sigma in pixels, of the cosine distance
 CHUNK = 2**24  # distances at once

@@ -1,41 +1,14 @@
-"""Scaling as products with constant matrices: of feature maps, and of uint8 images as Pillow does it.
-
-An exported graph has no Pillow, so it repeats Pillow's fixed-point arithmetic, pixel for pixel.
-"""
+"""Pillow's bilinear scaling of uint8 images, pixel for pixel, for exported graphs, which have no Pillow."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from daad_jax.scoring.filters import triangle_matrix
+
 PRECISION_BITS = 22  # of Pillow's coefficients of 8-bit images
 DIGIT_BITS = (14, 7, 0)  # a coefficient's three digits begin here
 MOST_TAPS = 2**24 // (2**7 * 255)  # of 7 bits times 8 bits, which a float32 sum keeps exactly
-
-
-def triangle_matrix(source: int, target: int) -> np.ndarray:
-    """Antialiased bilinear along an axis: float64 `[target, source]`, rows of sum 1.
-
-    Centres of pixels are at half numbers; scaling down widens the triangle by the factor.
-    """
-    matrix = np.zeros((target, source))
-    scale = source / target
-    reach = max(scale, 1.0)
-    for row in range(target):
-        centre = (row + 0.5) * scale
-        first, last = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), source)
-        taps = np.maximum(1 - np.abs((np.arange(first, last) - centre + 0.5) * (1 / reach)), 0)
-        matrix[row, first:last] = taps / np.cumsum(taps)[-1]  # summed in Pillow's order
-    return matrix
-
-
-def along_both(rows: np.ndarray, columns: np.ndarray, images: jax.Array) -> jax.Array:
-    """A matrix `[h, H]` along the rows and one `[w, W]` along the columns: `[B, H, W, C]` -> `[B, h, w, C]`.
-
-    Two products: one einsum of three operands would begin with the matrices' outer product in runtimes
-    that do not reorder it.
-    """
-    wide = jnp.einsum("jw,bhwc->bhjc", jnp.asarray(columns), images, precision="highest")
-    return jnp.einsum("ih,bhjc->bijc", jnp.asarray(rows), wide, precision="highest")
 
 
 def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> jax.Array:

@@ -56,3 +56,8 @@ def _turned(images: jax.Array) -> list[jax.Array]:
     """By 0 to 3 quarters, against the clock."""
     across = images.swapaxes(1, 2)
     return [images, across[:, ::-1], images[:, ::-1, ::-1], across[:, :, ::-1]]
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 `[B, H, W, C]` -> float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0

@@ -1,7 +1,7 @@
-"""One training step of both networks, and what scoring computes: pure functions that know no devices."""
+"""One training step of both networks: a pure function that knows no devices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,8 @@ from daad_jax.method.state import (
     build_generator,
     build_optimizer,
 )
-from daad_jax.models.layers import Form
 
 Metrics = dict[str, jax.Array]
-
-
-class ScoreStep(NamedTuple):
-    """Images `[B, H, W, C]` in [0, 1] and their reconstructions `[T, B, H, W, C]`, T = 1 unless an image
-    is restored from its T turns, and the extractor's maps of both, one `[B, h, w, F]` and
-    `[T, B, h, w, F]` a layer, f_D last (none without a discriminator)."""
-
-    images: jax.Array
-    reconstructions: jax.Array
-    real_maps: tuple[jax.Array, ...]
-    fake_maps: tuple[jax.Array, ...]
-
-
-def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 `[B, H, W, C]` -> float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def make_train_step(
@@ -81,7 +64,7 @@ def make_train_step(
         return (logits, maps[-1]), new.get("batch_stats", {})
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
-        images = to_unit(batch)
+        images = restoration.to_unit(batch)
         inputs = restoration.for_training(images, config.train.restore, places(state.step, len(images)))
         fake, pull_generator, (usage, generator_stats) = jax.vjp(
             lambda params: reconstruct(params, state.generator.batch_stats, inputs),
@@ -148,34 +131,6 @@ def several(
     One call of the device instead of K: a small model then does not wait for Python.
     """
     return lambda state, batches: jax.lax.scan(step, state, batches)
-
-
-def make_score_step(config: Config, form: Form = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
-    """What scoring needs of both networks, with running batch statistics: no image sees another.
-
-    `form` is that of the generator's convolutions (`models/layers.py`), for programs that are traced
-    here and run elsewhere.
-
-    Returns:
-        `score_step(generator_variables, discriminator_variables, images)`, images uint8
-        `[B, H, W, C]`.
-    """
-    generator: Any = build_generator(config, form=form)
-    discriminator: Any = build_discriminator(config)
-
-    def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:
-        images = to_unit(batch)
-        inputs = restoration.for_scoring(images, config.train.restore)
-        turns = inputs.shape[:2]
-        flat, _ = generator.apply(generator_variables, inputs.reshape(-1, *images.shape[1:]), train=False)
-        rebuilt = flat.reshape(*turns, *images.shape[1:])
-        if discriminator_variables is None:
-            return ScoreStep(images, rebuilt, (), ())
-        _, real = discriminator.apply(discriminator_variables, images, train=False)
-        _, fake = discriminator.apply(discriminator_variables, flat, train=False)
-        return ScoreStep(images, rebuilt, real, tuple(m.reshape(*turns, *m.shape[1:]) for m in fake))
-
-    return score_step
 
 
 def _usage_metrics(usage: Any) -> Metrics:

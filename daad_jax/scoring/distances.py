@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.export.pillow_scaling import along_both, triangle_matrix
+from daad_jax.method import restoration
 from daad_jax.method.losses import norm
-from daad_jax.method.step import make_score_step
+from daad_jax.method.state import (
+    build_discriminator,
+    build_generator,
+)
 from daad_jax.models.layers import Form
+from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
 
 Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
 EPSILON = 1e-12
@@ -34,27 +38,6 @@ class Measured(NamedTuple):
     reconstruction_map: jax.Array
     alignment_map: jax.Array
     rebuilt: jax.Array
-
-
-def blur_matrix(size: int, sigma: float) -> np.ndarray:
-    """A Gaussian along an axis of `size` pixels as a matrix `[size, size]`, edges mirrored."""
-    reach = int(4 * sigma + 0.5)
-    offsets = np.arange(-reach, reach + 1)
-    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
-    taps /= taps.sum()
-    matrix = np.zeros((size, size))
-    for row in range(size):
-        source = np.mod(row + offsets, 2 * size)
-        np.add.at(matrix[row], np.minimum(source, 2 * size - 1 - source), taps)
-    return matrix.astype(np.float32)
-
-
-def smooth(images: jax.Array, sigma: float) -> jax.Array:
-    """Gaussian of `sigma` pixels over `[B, H, W, C]`; unchanged for sigma 0."""
-    if sigma == 0:
-        return images
-    rows, columns = (blur_matrix(n, sigma) for n in images.shape[1:3])
-    return along_both(rows, columns, images)
 
 
 def residual(x: jax.Array, y: jax.Array, kind: str) -> jax.Array:
@@ -160,3 +143,42 @@ def make_measure(config: Config, form: Form = "auto") -> Callable[[Variables, ja
         return Measured(r, alignment, r_map, places(squares), shown)
 
     return measure
+
+
+class ScoreStep(NamedTuple):
+    """Images `[B, H, W, C]` in [0, 1] and their reconstructions `[T, B, H, W, C]`, T = 1 unless an image
+    is restored from its T turns, and the extractor's maps of both, one `[B, h, w, F]` and
+    `[T, B, h, w, F]` a layer, f_D last (none without a discriminator)."""
+
+    images: jax.Array
+    reconstructions: jax.Array
+    real_maps: tuple[jax.Array, ...]
+    fake_maps: tuple[jax.Array, ...]
+
+
+def make_score_step(config: Config, form: Form = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
+    """What scoring needs of both networks, with running batch statistics: no image sees another.
+
+    `form` is that of the generator's convolutions (`models/layers.py`), for programs that are traced
+    here and run elsewhere.
+
+    Returns:
+        `score_step(generator_variables, discriminator_variables, images)`, images uint8
+        `[B, H, W, C]`.
+    """
+    generator: Any = build_generator(config, form=form)
+    discriminator: Any = build_discriminator(config)
+
+    def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:
+        images = restoration.to_unit(batch)
+        inputs = restoration.for_scoring(images, config.train.restore)
+        turns = inputs.shape[:2]
+        flat, _ = generator.apply(generator_variables, inputs.reshape(-1, *images.shape[1:]), train=False)
+        rebuilt = flat.reshape(*turns, *images.shape[1:])
+        if discriminator_variables is None:
+            return ScoreStep(images, rebuilt, (), ())
+        _, real = discriminator.apply(discriminator_variables, images, train=False)
+        _, fake = discriminator.apply(discriminator_variables, flat, train=False)
+        return ScoreStep(images, rebuilt, real, tuple(m.reshape(*turns, *m.shape[1:]) for m in fake))
+
+    return score_step

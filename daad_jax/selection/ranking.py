@@ -15,17 +15,17 @@ from sklearn.metrics import roc_auc_score
 
 from daad_jax.config import ALIGNMENTS, Config
 from daad_jax.method.state import TrainState
-from daad_jax.method.step import make_score_step
 from daad_jax.runtime.devices import Scoring
 from daad_jax.scoring.anomaly_score import Unit
 from daad_jax.scoring.distances import (
     Variables,
     alignment_distance,
     alignment_map,
+    make_score_step,
     reconstruction_distance,
     residual,
-    smooth,
 )
+from daad_jax.scoring.filters import smooth
 from daad_jax.scoring.scorer import variables_of
 from daad_jax.selection.corruptions import anomalies_of, corrupt
 

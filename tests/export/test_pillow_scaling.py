@@ -6,7 +6,8 @@ import pytest
 
 from daad_jax.data.images import resize
 from daad_jax.export.exporter import rows_first
-from daad_jax.export.pillow_scaling import along_both, bilinear, can_scale, triangle_matrix
+from daad_jax.export.pillow_scaling import bilinear, can_scale
+from daad_jax.scoring.filters import along_both, triangle_matrix
 
 RNG = np.random.default_rng(0)
 SIZES = {

@@ -9,7 +9,8 @@ import pytest
 
 from daad_jax.config import Config
 from daad_jax.method import losses, restoration, state
-from daad_jax.method.step import make_train_step, several, to_unit
+from daad_jax.method.restoration import to_unit
+from daad_jax.method.step import make_train_step, several
 from daad_jax.runtime.devices import Mapped
 
 

@@ -13,8 +13,8 @@ from daad_jax.scoring.distances import (
     power_mean,
     reconstruction_distance,
     residual,
-    smooth,
 )
+from daad_jax.scoring.filters import smooth
 from daad_jax.scoring.scorer import variables_of
 
 RNG = np.random.default_rng(0)
