@@ -190,7 +190,7 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
             # Rows of another machine do not stand beside this one's, nor do those of other engines.
             kept = {n: r for n, r in here[piece].items() if n == "versions" or r.keys() == row.keys()}
             here[piece] = kept | {name: row}
-            files.write(stored, json.dumps(records, indent=1))
+            files.write_text(stored, json.dumps(records, indent=1))
             page.write(records, docs)
 
 

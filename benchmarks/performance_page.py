@@ -101,7 +101,7 @@ def write(records: Record, docs: Path) -> None:
     for piece, title in TITLES.items():
         if piece in on_gpu:
             parts += _section(piece, f"{title}, on a GPU", on_gpu[piece], on_gpu=True)
-    files.write(docs / "performance.md", "\n\n".join(parts) + "\n")
+    files.write_text(docs / "performance.md", "\n\n".join(parts) + "\n")
 
 
 def speedup(row: Record) -> float:

@@ -9,14 +9,24 @@ from pathlib import Path
 from daad_jax.errors import UserError
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces a file in one go. Names of files that are not UTF-8 come out as the bytes they are."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary file beside `path`, which takes the place of `path` when the block ends well.
+
+    Readers see the old file or the whole new one. After an error the old one is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole. Names of files that are not UTF-8 come out as the bytes they are."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def first_free(path: Path) -> Path:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from configs.folder import get_config
 from daad_jax.detection.detector import Detector
+from daad_jax.detection.overlay import overlay
 from daad_jax.errors import UserError
-from daad_jax.evaluation.plots import overlay
 from daad_jax.training.loop import train
 
 

@@ -159,8 +159,7 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     chosen = np.array([*normal, *(i for _, i in by_turns[:SHOWN_ANOMALOUS])])
     said = detector.score(test.images[chosen])
     kinds = np.array([test.kinds[i] for i in chosen])
-    temporary = folder / f".{PICTURES}"
-    with temporary.open("wb") as file:
+    with files.replacing(folder / PICTURES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             images=said.images,
@@ -168,7 +167,6 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
             labels=test.labels[chosen],
             kinds=kinds,
         )
-    os.replace(temporary, folder / PICTURES)
 
 
 @contextmanager
@@ -183,7 +181,7 @@ def _clock(folder: Path) -> Iterator[Callable[[], float]]:
     try:
         yield spent
     finally:
-        files.write(path, f"{spent():.1f}")
+        files.write_text(path, f"{spent():.1f}")
 
 
 def _pace(folder: Path) -> float:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from daad_jax.evaluation import charts
-from daad_jax.evaluation.plots import save
+from daad_jax.evaluation.charts import save_png
 from reproduction.cells import DIVISIONS, TITLES, Table, folder_of
 from reproduction.experiment import PICTURES
 from reproduction.results import Result, Stored
@@ -47,7 +47,7 @@ def histograms(stored: Stored, folder: Path) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", frameon=False, ncols=3)
     figure.axes[-1].set_xlabel("anomaly score; the last bar has all above")
-    save(figure, folder / name_of(stored.table, "scores"))
+    save_png(figure, folder / name_of(stored.table, "scores"))
 
 
 def curve(stored: Stored, folder: Path) -> None:
@@ -68,7 +68,7 @@ def curve(stored: Stored, folder: Path) -> None:
         axes.set_xticks(range(len(rows)), [TITLES[row].removesuffix(" blocks") for row in rows])
         axes.set_xlabel("blocks at every scale")
         axes.spines[["top", "right"]].set_visible(False)
-    save(figure, folder / name_of(stored.table, "curve"))
+    save_png(figure, folder / name_of(stored.table, "curve"))
 
 
 def reconstructions(stored: Stored, out: Path, docs: Path) -> Path | None:
@@ -102,7 +102,7 @@ def reconstructions(stored: Stored, out: Path, docs: Path) -> Path | None:
         place.set_title(str(kind), fontsize=8, color=colour, parse_math=False)
     folder = docs / "results" if stored.table.free else out
     path = folder / name_of(stored.table, "reconstructions")
-    save(figure, path)
+    save_png(figure, path)
     return path
 
 

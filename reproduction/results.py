@@ -107,7 +107,7 @@ def save(path: Path, stored: Stored) -> None:
     """
     with writing(path, "give another --docs"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, to_json(stored))
+        files.write_text(path, to_json(stored))
 
 
 def to_json(stored: Stored) -> str:

@@ -59,7 +59,7 @@ def write(docs: Path) -> None:
             pictures.histograms(stored, folder)
             pictures.curve(stored, folder)
         there = {path.name for path in folder.glob("*.png")}
-        files.write(docs / "results.md", render(tables, there))
+        files.write_text(docs / "results.md", render(tables, there))
 
 
 def render(tables: Sequence[Stored], there: set[str]) -> str:

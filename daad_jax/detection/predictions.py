@@ -19,9 +19,9 @@ from tqdm import tqdm
 from daad_jax.data.folder_source import images_below
 from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.overlay import overlay
 from daad_jax.errors import UserError
-from daad_jax.evaluation.plots import overlay
-from daad_jax.files import first_free, writing
+from daad_jax.files import first_free, replacing, writing
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
@@ -192,9 +192,8 @@ def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     size = shrunk(height, width, LARGEST_OVERLAY, LARGEST_OVERLAY)
     over = unfit(heat, height, width, data.fit, size)
     picture = Image.fromarray(overlay(resize(pixels, *size), over))
-    temporary = file.with_name(f".{file.name}")
-    picture.save(temporary, format="png")
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        picture.save(temporary, format="png")
 
 
 def _finish(drawings: list[Drawing]) -> None:

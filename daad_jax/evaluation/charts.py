@@ -1,9 +1,10 @@
-"""Charts of an evaluation and of a training run, as matplotlib figures and as SVG for a page."""
+"""Charts of an evaluation and of a training run: matplotlib figures, as PNG files or as SVG for a page."""
 
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import matplotlib as mpl
@@ -12,6 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from sklearn import metrics
+
+from daad_jax.data.samples import Split
+from daad_jax.detection.detector import Detections
+from daad_jax.detection.overlay import overlay
+from daad_jax.files import replacing
 
 mpl.use("Agg")
 
@@ -97,6 +103,40 @@ def curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE) -> F
         axes.yaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="step")
     return figure
+
+
+def gallery(split: Split, found: Detections, columns: np.ndarray) -> Figure:
+    """Input, reconstruction, heat map and (where there are any) mask of chosen images.
+
+    Args:
+        split: the images.
+        found: their detections.
+        columns: indices of the images to show, one column each.
+    """
+    count = len(columns)
+    rows = ["input", "reconstruction", "heat map"] + ["mask"] * (split.masks is not None)
+    figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for column, i in enumerate(columns):
+        pictures = [found.images[i], found.reconstructions[i], overlay(found.images[i], found.heat[i])]
+        if split.masks is not None:
+            pictures.append(255 * split.masks[i])
+        for row, picture in enumerate(pictures):
+            axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name need not be text
+        title = f"{kind}\nA = {found.scores[i]:.1f}"
+        axes[0, column].set_title(title, fontsize=8, parse_math=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for row, name in enumerate(rows):
+        axes[row, 0].set_ylabel(name)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -11,9 +11,8 @@ import numpy as np
 from daad_jax import files
 from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
-from daad_jax.evaluation import report
+from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, measure
-from daad_jax.evaluation.plots import gallery, histogram
 from daad_jax.files import writing
 from daad_jax.scoring.anomaly_score import shortage
 
@@ -37,11 +36,13 @@ def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
     columns = _ends(found.test.labels[found.shown], found.shown_detections.scores)
     with writing(workdir, "make room there, or give --workdir a copy that can be written"):
-        files.write(workdir / "scores.csv", _table(found))
-        files.write(workdir / "evaluation.json", json.dumps(figures, indent=2))
-        histogram(workdir / "scores.png", found.scores, found.test.labels, detector.threshold)
-        gallery(workdir / "gallery.png", found.test.take(found.shown), found.shown_detections, columns)
-        files.write(workdir / "report.html", report.render(found, workdir))
+        files.write_text(workdir / "scores.csv", _table(found))
+        files.write_text(workdir / "evaluation.json", json.dumps(figures, indent=2))
+        scores = charts.histogram(found.scores, found.test.labels, detector.threshold, charts.PAPER, (7, 3.5))
+        charts.save_png(scores, workdir / "scores.png")
+        gallery = charts.gallery(found.test.take(found.shown), found.shown_detections, columns)
+        charts.save_png(gallery, workdir / "gallery.png")
+        files.write_text(workdir / "report.html", report.render(found, workdir))
     print(f"wrote scores.csv, evaluation.json, scores.png, gallery.png and {workdir / 'report.html'}")
     return found
 

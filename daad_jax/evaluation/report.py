@@ -17,9 +17,9 @@ from scipy.stats import betabinom
 
 from daad_jax import config as configs
 from daad_jax.config import Config
+from daad_jax.detection.overlay import overlay
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
-from daad_jax.evaluation.plots import overlay
 from daad_jax.scoring.anomaly_score import held_out_needed
 
 LARGEST_PICTURE = 128  # pixels of its longer side

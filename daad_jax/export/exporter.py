@@ -2,48 +2,31 @@
 
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import export as jax_export
 
-import daad_jax
 from daad_jax.config import Config
-from daad_jax.data import images as pillow
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
-from daad_jax.export.pillow_scaling import bilinear, can_scale
+from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
+from daad_jax.export.graph import Size, model_size
 from daad_jax.files import writing
 from daad_jax.method.state import TrainState
-from daad_jax.models.layers import Form
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.scoring.distances import Variables, make_measure
 from daad_jax.scoring.scorer import variables_of
 from daad_jax.training import checkpoint
 
-FORMAT = 1  # of the metadata
 FORMATS = ("stablehlo", "onnx")
-PLATFORMS = ("cpu", "tpu", "cuda")
-OUTPUTS = ("score", "heat", "anomalous", "reconstruction")
-OPSET = 18  # the oldest that holds all operators in use
 MOST_BYTES = 2_000_000_000  # of parameters: both formats end at 2 GiB
 LARGEST_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
 CHECKED = 8  # images
-
-Size = tuple[int, int]  # (height, width)
-Graph = Callable[[jax.Array], dict[str, jax.Array]]
-Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def export(
@@ -80,158 +63,6 @@ def export(
                 )
     for name in formats:
         print(f"next: python examples/score_{name}.py {folder / f'model.{name}'} IMAGE...")
-
-
-def to_stablehlo(
-    variables: Variables, config: Config, calibration: Calibration, size: Size | None = None
-) -> bytes:
-    """The serialised `jax.export.Exported` for all `PLATFORMS`: images -> a dictionary of `OUTPUTS`."""
-    graph = make_graph(variables, config, calibration, size, "portable")
-    height, width = size or model_size(config)
-    shape = jax_export.symbolic_shape(f"b, {height}, {width}, {config.data.channels}")
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return bytes(jax_export.export(jax.jit(graph), platforms=PLATFORMS)(images).serialize())
-
-
-def to_onnx(
-    variables: Variables,
-    config: Config,
-    calibration: Calibration,
-    about: dict[str, Any],
-    size: Size | None = None,
-) -> bytes:
-    """The ONNX model, `images` -> `OUTPUTS`, with `about` as its metadata (text, or JSON of the rest)."""
-    import jax2onnx
-
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are about the converter's own work
-    graph = make_graph(variables, config, calibration, size, "native")
-
-    def in_order(images: jax.Array) -> tuple[jax.Array, ...]:
-        found = graph(images)
-        return tuple(found[name] for name in OUTPUTS)
-
-    height, width = size or model_size(config)
-    model: Any = jax2onnx.to_onnx(
-        in_order,
-        inputs=[jax.ShapeDtypeStruct(("b", height, width, config.data.channels), jnp.uint8)],
-        model_name=config.name,
-        opset=OPSET,
-        input_names=["images"],
-        output_names=list(OUTPUTS),
-    )
-    # Shapes of inner values, wrong where a layout changed after they were noted; runtimes infer them.
-    del model.graph.value_info[:]
-    for key, value in about.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        model.metadata_props.add(key=key, value=text)
-    return model.SerializeToString()
-
-
-def make_graph(
-    variables: Variables, config: Config, calibration: Calibration, size: Size | None, form: Form
-) -> Graph:
-    """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
-
-    `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` uint8
-    `[b, H, W, C]`; everything else that it needs is inside as constants.
-    """
-    measure, fitted = make_measure(config, form), make_fit(config, size or model_size(config))
-
-    def graph(images: jax.Array) -> dict[str, jax.Array]:
-        found = measure(variables, fitted(images))
-        score = calibration.score(found.reconstruction, found.alignment)
-        return {
-            "score": score,
-            "heat": calibration.heat(found.reconstruction_map, found.alignment_map),
-            "anomalous": score > calibration.threshold,
-            "reconstruction": found.rebuilt,
-        }
-
-    return graph
-
-
-def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
-    """`data.images.fit` for images of one size as a function of arrays.
-
-    Uint8 `[b, h, w, C]` -> `[b, H, W, C]`.
-
-    Raises:
-        UserError: the model takes no other size than its own, or is far too small for this one.
-    """
-    data, target = config.data, model_size(config)
-    if size == target:
-        return lambda images: images
-    if data.fit == "exact":
-        raise UserError(
-            f"--height {size[0]} --width {size[1]}: this run takes images of {target[0]} x {target[1]} only "
-            "(config.data.fit = 'exact'); leave both out"
-        )
-    inner = pillow.shrunk(*size, *target) if data.fit == "pad" else target
-    if not all(map(can_scale, size, inner)):
-        raise UserError(
-            f"--height {size[0]} --width {size[1]}: over 256 times the model's size; scale before"
-        )
-    scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=rows_first(size, inner))
-    if inner == target:
-        return scale
-    # The edges are repeated by index: jax2onnx (0.17.1) goes wrong on jnp.pad of one axis with mode "edge".
-    places = [np.pad(np.arange(n), pillow.margin(n, m), mode="edge") for n, m in zip(inner, target)]
-    return lambda images: jnp.take(jnp.take(scale(images), places[0], axis=1), places[1], axis=2)
-
-
-def rows_first(size: Size, target: Size) -> bool:
-    """The order of the passes of the installed Pillow, by trial: versions differ.
-
-    Raises:
-        UserError: neither gives its pixels.
-    """
-    image = np.random.default_rng(0).integers(0, 256, (*size, 1), np.uint8)
-    expected = pillow.resize(image, *target)
-    for order in (False, True):
-        if np.array_equal(bilinear(jnp.asarray(image)[None], *target, rows_first=order)[0], expected):
-            return order
-    raise UserError(
-        "this version of Pillow scales images in a way unknown here; leave out --height and --width"
-    )
-
-
-def model_size(config: Config) -> Size:
-    return config.data.height, config.data.width
-
-
-def metadata(step: int, config: Config, calibration: Calibration, size: Size | None = None) -> dict[str, Any]:
-    """What a user of the files must know; docs/deploy.md explains every key."""
-    height, width = size or model_size(config)
-    rate = calibration.false_alarm_rate
-    return {
-        "format": FORMAT,
-        "name": config.name,
-        "step": step,
-        "threshold": calibration.threshold,
-        "false_alarm_rate": rate,
-        "promised_rate": calibration.promised_rate(rate),
-        "held_out": len(calibration.scores),
-        "height": height,
-        "width": width,
-        "channels": config.data.channels,
-        "fit": "resize" if config.data.fit == "resize" and size is None else "exact",
-        "daad_jax": daad_jax.__version__,
-        "jax": jax.__version__,
-        "config": asdict(config),
-    }
-
-
-def load_stablehlo(path: Path) -> Runner:
-    exported = jax_export.deserialize(bytearray(path.read_bytes()))
-    call = jax.jit(exported.call)
-    return lambda images: jax.device_get(call(images))
-
-
-def load_onnx(path: Path) -> Runner:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images})))
 
 
 def probes(size: Size, channels: int, count: int = CHECKED) -> np.ndarray:

@@ -38,7 +38,7 @@ class Log(NoLog):
         self._steps, self._batch_size = steps, batch_size
         if self._path.is_file():
             kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
-            files.write(self._path, "".join(f"{line}\n" for line in kept))
+            files.write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(

@@ -14,7 +14,7 @@ import jax
 from daad_jax import config as configs
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.files import alone, write, writing
+from daad_jax.files import alone, write_text, writing
 
 LOCK = ".training"
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
@@ -65,8 +65,8 @@ def _record(workdir: Path, config: Config) -> None:
                     f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or "
                     "give another --workdir"
                 )
-        write(stored, configs.to_json(config))
-        write(workdir / "environment.json", json.dumps(environment(), indent=2))
+        write_text(stored, configs.to_json(config))
+        write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
 
 
 def require_claimed(workdir: Path) -> None:

@@ -16,7 +16,7 @@ from daad_jax import files
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detector
-from daad_jax.evaluation import charts, plots, report
+from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import measure
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
@@ -171,7 +171,7 @@ def test_more_false_alarms_than_promised(found, workdir, alarms, says):
 def test_a_gallery_of_names_that_are_no_text(found, tmp_path):
     split = found.test.take(found.shown[:2])
     split.kinds[:] = ["a\udcff", "$x_"]
-    plots.gallery(tmp_path / "gallery.png", split, found.shown_detections, np.arange(2))
+    charts.save_png(charts.gallery(split, found.shown_detections, np.arange(2)), tmp_path / "gallery.png")
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.width > 100
 
@@ -203,7 +203,7 @@ def browser():
 @pytest.mark.parametrize("width", [1200, 390])
 def test_in_chromium(browser, page, tmp_path, width, scheme):
     path = tmp_path / "report.html"
-    files.write(path, page)
+    files.write_text(path, page)
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     said, asked = [], []
     tab.on("console", lambda message: said.append(message.text))

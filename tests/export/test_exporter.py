@@ -20,6 +20,7 @@ from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.export import exporter as export
+from daad_jax.export import formats, graph
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
@@ -80,11 +81,11 @@ def runner_of(name, path, run, size=None):
     networks, config, calibration = run
     arguments = variables_of(networks), config, calibration
     if name == "stablehlo":
-        path.write_bytes(export.to_stablehlo(*arguments, size))
-        return export.load_stablehlo(path)
-    about = export.metadata(0, config, calibration, size)
-    path.write_bytes(export.to_onnx(*arguments, about, size))
-    return export.load_onnx(path)
+        path.write_bytes(formats.to_stablehlo(*arguments, size))
+        return formats.load_stablehlo(path)
+    about = formats.metadata(0, config, calibration, size)
+    path.write_bytes(formats.to_onnx(*arguments, about, size))
+    return formats.load_onnx(path)
 
 
 def same(found, expected, threshold):
@@ -138,13 +139,13 @@ def test_every_platform_has_its_own_convolutions():
     """Traced on a CPU, yet native on TPU and GPU."""
     networks, config, calibration = trained()
     arguments = variables_of(networks), config, calibration
-    exported = jax_export.deserialize(bytearray(export.to_stablehlo(*arguments)))
-    assert exported.platforms == export.PLATFORMS
+    exported = jax_export.deserialize(bytearray(formats.to_stablehlo(*arguments)))
+    assert exported.platforms == formats.PLATFORMS
     (images,) = exported.in_avals  # everything else is inside
     assert (str(images.dtype), [str(n) for n in images.shape]) == ("uint8", ["b", "16", "16", "1"])
-    graph = jax.jit(export.make_graph(*arguments, None, "portable"))
-    for platform in export.PLATFORMS:
-        text = jax_export.export(graph, platforms=[platform])(images_of(config, 1)).mlir_module()
+    exportable = jax.jit(graph.make_graph(*arguments, None, "portable"))
+    for platform in formats.PLATFORMS:
+        text = jax_export.export(exportable, platforms=[platform])(images_of(config, 1)).mlir_module()
         transposed = text.count("lhs_dilate = [2, 2]")
         assert transposed == (0 if platform == "cpu" else config.model.levels)
     assert "lhs_dilate = [2, 2]" in exported.mlir_module()
@@ -258,16 +259,16 @@ def test_bad_requests(run, tmp_path, monkeypatch):
         assert (code, len(err.splitlines())) == (2, 1), err
         assert says in err
     (tmp_path / "file").write_text("")
-    for workdir, formats, size, output, says in (
+    for workdir, names, size, output, says in (
         (tmp_path, ["onyx"], None, None, "'onyx' is unknown"),
         (tmp_path, ["stablehlo"], None, None, "no checkpoints here"),
         (run, ["stablehlo"], None, tmp_path / "file" / "x", "cannot be written"),
         (run, ["stablehlo"], (9000, 16), None, "over 256 times"),
     ):
         with pytest.raises(UserError, match=says):
-            export.export(workdir, formats, size, output)
+            export.export(workdir, names, size, output)
     with pytest.raises(UserError, match="leave both out"):
-        export.make_fit(small(), (64, 64))
+        graph.make_fit(small(), (64, 64))
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"requirements-export\.txt"):
         export.export(run, ["onnx"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from daad_jax.data.images import resize
-from daad_jax.export.exporter import rows_first
+from daad_jax.export.graph import rows_first
 from daad_jax.export.pillow_scaling import bilinear, can_scale
 from daad_jax.scoring.filters import along_both, triangle_matrix
 

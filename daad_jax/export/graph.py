@@ -1,0 +1,92 @@
+"""The whole way from uint8 images to score, heat map and verdict, as one function of arrays to export."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daad_jax.config import Config
+from daad_jax.data import images as pillow
+from daad_jax.errors import UserError
+from daad_jax.export.pillow_scaling import bilinear, can_scale
+from daad_jax.models.layers import Form
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.distances import Variables, make_measure
+
+OUTPUTS = ("score", "heat", "anomalous", "reconstruction")
+Size = tuple[int, int]  # (height, width)
+Graph = Callable[[jax.Array], dict[str, jax.Array]]
+
+
+def make_graph(
+    variables: Variables, config: Config, calibration: Calibration, size: Size | None, form: Form
+) -> Graph:
+    """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
+
+    `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` uint8
+    `[b, H, W, C]`; everything else that it needs is inside as constants.
+    """
+    measure, fitted = make_measure(config, form), make_fit(config, size or model_size(config))
+
+    def graph(images: jax.Array) -> dict[str, jax.Array]:
+        found = measure(variables, fitted(images))
+        score = calibration.score(found.reconstruction, found.alignment)
+        return {
+            "score": score,
+            "heat": calibration.heat(found.reconstruction_map, found.alignment_map),
+            "anomalous": score > calibration.threshold,
+            "reconstruction": found.rebuilt,
+        }
+
+    return graph
+
+
+def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
+    """`data.images.fit` for images of one size as a function of arrays.
+
+    Uint8 `[b, h, w, C]` -> `[b, H, W, C]`.
+
+    Raises:
+        UserError: the model takes no other size than its own, or is far too small for this one.
+    """
+    data, target = config.data, model_size(config)
+    if size == target:
+        return lambda images: images
+    if data.fit == "exact":
+        raise UserError(
+            f"--height {size[0]} --width {size[1]}: this run takes images of {target[0]} x {target[1]} only "
+            "(config.data.fit = 'exact'); leave both out"
+        )
+    inner = pillow.shrunk(*size, *target) if data.fit == "pad" else target
+    if not all(map(can_scale, size, inner)):
+        raise UserError(
+            f"--height {size[0]} --width {size[1]}: over 256 times the model's size; scale before"
+        )
+    scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=rows_first(size, inner))
+    if inner == target:
+        return scale
+    # The edges are repeated by index: jax2onnx (0.17.1) goes wrong on jnp.pad of one axis with mode "edge".
+    places = [np.pad(np.arange(n), pillow.margin(n, m), mode="edge") for n, m in zip(inner, target)]
+    return lambda images: jnp.take(jnp.take(scale(images), places[0], axis=1), places[1], axis=2)
+
+
+def rows_first(size: Size, target: Size) -> bool:
+    """The order of the passes of the installed Pillow, by trial: versions differ.
+
+    Raises:
+        UserError: neither gives its pixels.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (*size, 1), np.uint8)
+    expected = pillow.resize(image, *target)
+    for order in (False, True):
+        if np.array_equal(bilinear(jnp.asarray(image)[None], *target, rows_first=order)[0], expected):
+            return order
+    raise UserError(
+        "this version of Pillow scales images in a way unknown here; leave out --height and --width"
+    )
+
+
+def model_size(config: Config) -> Size:
+    return config.data.height, config.data.width
