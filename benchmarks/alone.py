@@ -14,7 +14,7 @@ from benchmarks.workload import configuration, images, timed
 from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.method.restoration import to_unit
-from daad_jax.method.state import build_generator, create, filled, shapes
+from daad_jax.method.state import abstract_state, build_generator, create_state, init_state
 from daad_jax.method.step import make_train_step, several
 from daad_jax.runtime import compilation
 from daad_jax.runtime import devices as parallel
@@ -28,13 +28,13 @@ STEPS_PER_CALL = (1, 5, 20)
 def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[Call, Call]:
     """What starts one call (of `train.steps_per_call` steps), and what waits for all that were started."""
     mapped, at_once = parallel.choose(devices, len(batch)), config.train.steps_per_call
-    expected = shapes(config)
+    expected = abstract_state(config)
     put: Callable[[np.ndarray], jax.Array] = mapped.put
     step, what = make_train_step(config, mapped.axis_name), batch
     if at_once > 1:
         step, put, what = several(step), mapped.put_several, np.stack([batch] * at_once)
     compiled = mapped.compile_ahead(step, expected, put(what))
-    last = mapped.replicate(filled(expected, config.seed)), None
+    last = mapped.replicate(init_state(expected, config.seed)), None
 
     def start() -> None:
         nonlocal last
@@ -56,7 +56,7 @@ def whole_step_of(config: Config, batch: np.ndarray, devices: int = 1) -> Call:
 
 def forward_of(config: Config, batch: np.ndarray) -> Call:
     """The generator's pass in training mode, without a gradient."""
-    generator, state = build_generator(config), create(config).generator
+    generator, state = build_generator(config), create_state(config).generator
 
     def reconstruct(variables: Any, batch: Any) -> Any:
         return generator.apply(variables, to_unit(batch), train=True, mutable=["batch_stats"])
@@ -140,7 +140,7 @@ def input_wait(steps: int) -> Record:
         split = Split(images(count, 32), np.zeros(count, np.int32), [], [])
         mapped = parallel.choose(1, 64)
         step = mapped.compile_step(make_train_step(config))
-        state = mapped.replicate(create(config))
+        state = mapped.replicate(create_state(config))
         waits: list[float] = []
         start = 0.0
         with closing(fed(config, mapped, split, 0)) as batches:  # type: ignore[type-var]

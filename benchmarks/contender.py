@@ -115,7 +115,7 @@ def _ours(job: Job) -> Prepared:
     import jax
 
     from benchmarks.alone import step_of
-    from daad_jax.method.state import create
+    from daad_jax.method.state import create_state
     from daad_jax.scoring.scorer import Scorer, variables_of
 
     def count() -> dict[str, float]:
@@ -126,7 +126,7 @@ def _ours(job: Job) -> Prepared:
     if job.task == "step":
         return *step_of(job.config, batch), count
     scorer = Scorer(job.config, job.chunk)
-    placed = scorer.place(variables_of(create(job.config)))
+    placed = scorer.place(variables_of(create_state(job.config)))
     return lambda: [*scorer.measure(placed, scorer.cut(batch))], lambda: None, count
 
 

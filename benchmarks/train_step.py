@@ -23,7 +23,7 @@ from daad_jax.runtime import devices as parallel
 def native_step_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
     """`whole_step_of` with XLA's own convolutions, and nothing told to its compiler."""
     with (
-        mock.patch.object(layers, "choose_form", return_value="native"),
+        mock.patch.object(layers, "choose_implementation", return_value="native"),
         mock.patch.object(parallel, "options", return_value=None),
     ):
         run = whole_step_of(config, batch)

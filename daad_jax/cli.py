@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
 from daad_jax.runtime import pages
@@ -69,7 +69,7 @@ def checked(config: Config | None) -> Config:
         if "[Errno 2]" in reason:
             reason = f"{reason.rsplit(':', 1)[-1].strip()}: no such config file; see configs/"
         raise UserError(f"--config: {reason}") from error
-    configs.validate(config)
+    config_lib.validate(config)
     return config
 
 
@@ -86,7 +86,7 @@ def run(main: Callable[..., None], positional: bool = False, trains: bool = Fals
     sys.unraisablehook = _stop_later
     programs.trace_quickly()
     programs.compile_quickly(trains)
-    programs.keep()
+    programs.enable_compilation_cache()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
@@ -145,7 +145,7 @@ def _explain(error: Exception) -> str:
     for argument in sys.argv[1:]:
         match = override.match(argument)
         if match and not _known(match[1]):
-            near = configs.nearest_key(match[1].removeprefix("config."))
+            near = config_lib.nearest_key(match[1].removeprefix("config."))
             hint = f"; did you mean config.{near}?" if near else ""
             return f"{match[1]}: no such key{hint}"
     return f"{type(error).__name__}: {error}"

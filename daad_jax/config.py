@@ -5,7 +5,6 @@ then refuses impossible values in one line that names the key.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, nearest
 
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
@@ -168,8 +167,8 @@ def validate(config: Config) -> None:
             raise UserError(f"config.{key} = {value!r}: {remedy}")
 
     def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-        near = difflib.get_close_matches(str(value), allowed, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = nearest(str(value), allowed)
+        hint = f" (did you mean {near!r}?)" if near else ""
         need(value in allowed, key, f"must be one of {', '.join(allowed)}{hint}")
 
     data, model, loss, train, score = (
@@ -299,8 +298,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def nearest_key(key: str) -> str:
     """The known dotted key that looks most like `key` ('' where none does)."""
-    near = difflib.get_close_matches(key, list(_keys(Config, "")), 1, 0.5)
-    return near[0] if near else ""
+    return nearest(key, _keys(Config, ""), 0.5)
 
 
 def _keys(cls: Any, prefix: str) -> typing.Iterator[str]:

@@ -1,4 +1,7 @@
-"""What ends a command on purpose."""
+"""What ends a command on purpose, and the hint that an error about a name gives."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -11,3 +14,16 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name that looks most like `name`; "" if none resembles it (similarity below `cutoff`)."""
+    matches = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return matches[0] if matches else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the most similar known name, or all of them."""
+    names = list(known)
+    match = nearest(name, names)
+    return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"

@@ -36,7 +36,7 @@ def first_free(path: Path) -> Path:
 
 
 @contextmanager
-def writing(place: Path, remedy: str) -> Iterator[None]:
+def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
     """A part that writes into `place`.
 
     Raises:
@@ -51,7 +51,7 @@ def writing(place: Path, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(file: Path, otherwise: str) -> Iterator[bool]:
+def exclusive(file: Path, otherwise: str) -> Iterator[bool]:
     """Nobody else is in this block for `file`, which is made. The lock ends with its process, at the latest
     (on NFS, where a machine is lost, when its server says so).
 

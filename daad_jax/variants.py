@@ -1,32 +1,79 @@
-"""The columns of the paper's table, and the words after `--config FILE:`."""
+"""The methods that the paper compares, as changes of one configuration, and the words after `--config FILE:`."""
 
-import difflib
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from daad_jax.config import Config
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, did_you_mean
 
-VARIANTS = ("ae", "ae_skip", "memae", "daad", "daad_plus")
+
+def _without_discriminator(config: Config) -> None:
+    config.loss.adversarial = config.loss.alignment = 0.0
+    config.score.gamma = 1.0
+
+
+def _without_skips(config: Config) -> None:
+    config.model.skips = (False,) * (config.model.levels - 1)
+
+
+def _without_memories(config: Config) -> None:
+    config.model.memory_items = (0,) * config.model.levels
+
+
+def _autoencoder(config: Config) -> None:
+    """No memory and no skip."""
+    _without_discriminator(config)
+    _without_skips(config)
+    _without_memories(config)
+
+
+def _autoencoder_with_skips(config: Config) -> None:
+    """Skips pass their features unchanged."""
+    _without_discriminator(config)
+    _without_memories(config)
+
+
+def _memae(config: Config) -> None:
+    """One pixel-wise memory at the bottleneck and no skip; its items and shrinkage stay as configured."""
+    _without_discriminator(config)
+    _without_skips(config)
+    model = config.model
+    model.memory_items = (model.memory_items[0], *(0,) * (model.levels - 1))
+    model.division = ((0, 0, 1), *model.division[1:])
+
+
+def _unchanged(config: Config) -> None:
+    """Memories on all skips, with the adversarial and alignment terms."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method of the paper's table: its title there, and how a DAAD+ configuration becomes it."""
+
+    title: str
+    change: Callable[[Config], None]
+
+
+# In the order of the paper's table; another variant is another entry here.
+VARIANTS = {
+    "ae": Variant("AE", _autoencoder),
+    "ae_skip": Variant("AE+Skip", _autoencoder_with_skips),
+    "memae": Variant("MemAE", _memae),
+    "daad": Variant("DAAD", _without_discriminator),
+    "daad_plus": Variant("DAAD+", _unchanged),
+}
 
 
 def apply(config: Config, variant: str) -> None:
-    """Turns a DAAD+ configuration into one of its simpler relatives.
+    """Turns a DAAD+ configuration into `variant`.
 
-    ae: no memory, no skip. ae_skip: raw skips. memae: pixel-wise memory at the bottleneck, no skip
-    (its items and shrinkage stay as configured). daad: memories, reconstruction loss and score only.
-    daad_plus: plus adversarial and alignment terms.
+    Raises:
+        UserError: there is no such variant.
     """
-    model = config.model
-    if variant in ("ae", "memae"):
-        model.skips = (False,) * (model.levels - 1)
-    if variant in ("ae", "ae_skip"):
-        model.memory_items = (0,) * model.levels
-    if variant == "memae":
-        model.memory_items = (model.memory_items[0], *(0,) * (model.levels - 1))
-        model.division = ((0, 0, 1), *model.division[1:])
-    if variant != "daad_plus":
-        config.loss.adversarial = config.loss.alignment = 0.0
-        config.score.gamma = 1.0
+    if variant not in VARIANTS:
+        raise UserError(f"{variant!r}: no such variant; {did_you_mean(variant, VARIANTS)}")
+    VARIANTS[variant].change(config)
 
 
 def parse(argument: str, default: str) -> tuple[str, str, bool]:
@@ -44,8 +91,7 @@ def parse(argument: str, default: str) -> tuple[str, str, bool]:
         elif not value:
             value = word
         else:
-            near = difflib.get_close_matches(word, (*VARIANTS, "smoke"), 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(VARIANTS)} or smoke"
+            hint = did_you_mean(word, (*VARIANTS, "smoke"))
             raise UserError(f"--config argument {argument!r}: unknown word {word!r}; {hint}")
     return value or default, variant, smoke
 

@@ -1,7 +1,6 @@
 """What a table is made of: a cell is one row (a trivial score, a variant) of one subject with one seed."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from configs import cifar10, mnist, mvtec_ad, solar_cells
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config, ModelConfig
 from daad_jax.data.catalogue import CATEGORIES, CELL_TYPES, DIGITS, OBJECTS, SOLAR_CELLS
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, did_you_mean
 from daad_jax.variants import VARIANTS
 
 # Scores without a network, that a figure of ours has to beat: see baselines.py.
@@ -24,11 +23,7 @@ TITLES = {
     "mean_intensity": "mean intensity",
     "nearest_cosine": "nearest image, cosine",
     "nearest_l2": "nearest image, L2",
-    "ae": "AE",
-    "ae_skip": "AE+Skip",
-    "memae": "MemAE",
-    "daad": "DAAD",
-    "daad_plus": "DAAD+",
+    **{name: variant.title for name, variant in VARIANTS.items()},
     "1x1": "one block",
     "2x2": "2 x 2 blocks",
     "4x4": "4 x 4 blocks",
@@ -59,7 +54,7 @@ class Table:
     subjects: tuple[str, ...]
     usual: tuple[str, ...]
     shown: str
-    variants: tuple[str, ...] = VARIANTS
+    variants: tuple[str, ...] = tuple(VARIANTS)
     free: bool = True
 
     @property
@@ -107,8 +102,8 @@ class Cell:
         It is that of the values that differ from the defaults, so a key that is added later, and off by
         default, leaves it as it is.
         """
-        default = configs.flat(recipe_of(dataclasses.replace(self, config=Config())))
-        changed = {k: v for k, v in configs.flat(recipe_of(self)).items() if v != default[k]}
+        default = config_lib.flat(recipe_of(dataclasses.replace(self, config=Config())))
+        changed = {k: v for k, v in config_lib.flat(recipe_of(self)).items() if v != default[k]}
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, out: Path) -> Path:
@@ -124,7 +119,7 @@ def folder_of(out: Path, table: Table, subject: str, row: str, seed: int | None,
 
 def recipe_of(cell: Cell) -> dict[str, Any]:
     """The configuration without what does not change a result; a baseline depends on its data alone."""
-    tree = json.loads(configs.to_json(cell.config))  # as it will be stored
+    tree = json.loads(config_lib.to_json(cell.config))  # as it will be stored
     for key in NOT_OF_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
@@ -154,7 +149,7 @@ def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: boo
     if row in DIVISIONS:
         config.model.division = divided(config, DIVISIONS[row])
     config.seed = seed or 0
-    configs.validate(config)
+    config_lib.validate(config)
     return Cell(table, subject, row, seed, config)
 
 
@@ -202,7 +197,5 @@ def _seed(text: str) -> int:
 def _known(noun: str, names: Sequence[str], known: tuple[str, ...]) -> list[str]:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise UserError(f"{name!r}: no such {noun}; {hint}")
+            raise UserError(f"{name!r}: no such {noun}; {did_you_mean(name, known)}")
     return list(dict.fromkeys(names))

@@ -53,7 +53,7 @@ def run(cell: Cell, folder: Path) -> Stored:
     return stored
 
 
-def keep_checkpoints(folder: Path, step: int | None) -> None:
+def prune_checkpoints(folder: Path, step: int | None) -> None:
     """Removes a finished cell's checkpoints but the one of `step` (None: all)."""
     for path in (folder / CHECKPOINTS).glob("*"):
         if path.name != str(step):

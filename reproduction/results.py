@@ -8,7 +8,7 @@ from typing import Any
 
 from daad_jax import files
 from daad_jax.errors import UserError
-from daad_jax.files import writing
+from daad_jax.files import explain_write_errors
 from reproduction.cells import TABLES, Cell, Table, make_cell
 
 FORMAT = 1
@@ -105,7 +105,7 @@ def save(path: Path, stored: Stored) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with writing(path, "give another --docs"):
+    with explain_write_errors(path, "give another --docs"):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, to_json(stored))
 

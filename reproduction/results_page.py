@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax import files
 from daad_jax.config import Config
-from daad_jax.files import writing
+from daad_jax.files import explain_write_errors
 from reproduction import order, paper, pictures, results
 from reproduction.cells import BASELINES, TITLES
 from reproduction.results import Result, Stored
@@ -53,7 +53,7 @@ def write(docs: Path) -> None:
     """
     tables = results.tables_stored(docs)
     folder = docs / "results"
-    with writing(docs, "give another --docs"):
+    with explain_write_errors(docs, "give another --docs"):
         folder.mkdir(parents=True, exist_ok=True)
         for stored in tables:
             pictures.histograms(stored, folder)
@@ -252,7 +252,7 @@ def _recipes(stored: Stored) -> str:
     ]
     where = f"[results/{stored.table.name}.json](results/{stored.table.name}.json)"
     about = f"Recipes, bottleneck first; whole configurations are in {where}."
-    if any(configs.flat(tree).get("train.restore") for tree in stored.recipes.values()):
+    if any(config_lib.flat(tree).get("train.restore") for tree in stored.recipes.values()):
         about += (
             " Trained to restore what their input lost (`train.restore`), which is ours, not the paper's: "
             "these figures are not of the paper's method alone."
@@ -275,10 +275,10 @@ def _recipe(tree: dict[str, Any]) -> dict[str, str]:
         "steps": str(train["steps"]),
         "batch": str(train["batch_size"]),
     }
-    default = configs.flat(json.loads(configs.to_json(Config())))
+    default = config_lib.flat(json.loads(config_lib.to_json(Config())))
     rest = [
         f"{key} = {json.dumps(value)}"
-        for key, value in configs.flat(tree).items()
+        for key, value in config_lib.flat(tree).items()
         if key not in TOLD and value != default.get(key)
     ]
     return shown | {"else": ", ".join(rest) or NONE}

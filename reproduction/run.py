@@ -15,7 +15,7 @@ from pathlib import Path
 from daad_jax.data import datasets
 from daad_jax.data.tfds_source import categories_at_hand
 from daad_jax.errors import Stopped, UserError
-from daad_jax.files import alone, writing
+from daad_jax.files import exclusive, explain_write_errors
 from daad_jax.training import workdir as workdirs
 from reproduction import experiment, pictures, results
 from reproduction import results_page as page
@@ -140,17 +140,17 @@ class _FailedCell(Exception):
 def _one(cell: Cell, folder: Path, refused: dict[str, str], drop_checkpoints: bool) -> Stored:
     if cell.config.data.name in refused:
         raise _FailedCell(refused[cell.config.data.name])
-    with writing(folder, "give another --out"):
+    with explain_write_errors(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / LOG).open("a", encoding="utf-8")
     with log:
         try:
-            with alone(folder / ".lock", "another process is running it"):
+            with exclusive(folder / ".lock", "another process is running it"):
                 if done := results.of_cell(cell, folder):  # by another process, since this one began
                     return done
                 with redirect_stdout(log):
                     found = experiment.run(cell, folder)
-                experiment.keep_checkpoints(folder, None if drop_checkpoints else found.results[0].step)
+                experiment.prune_checkpoints(folder, None if drop_checkpoints else found.results[0].step)
         except UserError as error:
             raise _FailedCell(" ".join(str(error).split())) from error
         except Exception as error:  # a defect of one cell need not cost the others

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.variants import VARIANTS
@@ -16,14 +16,14 @@ NAMES = ["cifar10", "mnist", "solar_cells", "mvtec_ad", "folder"]
 @pytest.mark.parametrize("words", ["", "smoke", *VARIANTS])
 def test_configs_are_valid_and_survive_json(name, words):
     config = importlib.import_module(f"configs.{name}").get_config(words)
-    configs.validate(config)
-    assert configs.from_json(configs.to_json(config)) == config
+    config_lib.validate(config)
+    assert config_lib.from_json(config_lib.to_json(config)) == config
     assert config.name.startswith(name)
 
 
 def test_variants_are_the_papers_columns():
     def of(variant):
-        config = importlib.import_module("configs.mnist").get_config(f"3,{variant}")
+        config = importlib.import_module("config_lib.mnist").get_config(f"3,{variant}")
         return any(config.model.skips), [n > 0 for n in config.model.memory_items], config.uses_discriminator
 
     assert of("ae") == (False, [False] * 4, False)
@@ -33,7 +33,7 @@ def test_variants_are_the_papers_columns():
     assert of("daad_plus") == (True, [True] * 4, True)
 
     def division(variant):
-        return importlib.import_module("configs.cifar10").get_config(f"3,{variant}").model.division
+        return importlib.import_module("config_lib.cifar10").get_config(f"3,{variant}").model.division
 
     assert division("memae")[0] == (0, 0, 1)  # pixel-wise
     assert division("daad") == division("daad_plus") == ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
@@ -62,21 +62,21 @@ def test_impossible_values(key, value, says):
     node, _, leaf = key.partition(".")
     setattr(getattr(config, node), leaf, value)
     with pytest.raises(UserError, match=rf"config\.{key} = .*{says}"):
-        configs.validate(config)
+        config_lib.validate(config)
 
 
 def test_stored_configurations_are_not_trusted():
     with pytest.raises(UserError, match="not JSON"):
-        configs.from_json("import os")
+        config_lib.from_json("import os")
     with pytest.raises(UserError, match=r"config\.evil: unknown key"):
-        configs.from_json('{"evil": 1}')
+        config_lib.from_json('{"evil": 1}')
 
 
 def test_a_stored_configuration_is_one_again(tmp_path):
     config, path = Config(name="x"), tmp_path / "a:b, c.json"
     config.train.steps = 7
-    path.write_text(configs.to_json(config))
-    stored = importlib.import_module("configs.stored")
+    path.write_text(config_lib.to_json(config))
+    stored = importlib.import_module("config_lib.stored")
     assert stored.get_config(str(path)) == config
     for missing in ("", str(tmp_path / "none.json")):
         with pytest.raises(UserError, match=r"cannot be read; give a run's config\.json"):
@@ -84,4 +84,4 @@ def test_a_stored_configuration_is_one_again(tmp_path):
 
 
 def test_nearest_key():
-    assert configs.nearest_key("train.batchsize") == "train.batch_size"
+    assert config_lib.nearest_key("train.batchsize") == "train.batch_size"

@@ -14,7 +14,7 @@ from daad_jax.data.samples import Split
 BLOCK = 4096  # places that share a random generator: making one takes longer than an image's share of a step
 
 
-class Order(NamedTuple):
+class BatchPlan(NamedTuple):
     """What a batch is to be made of, where the images lie elsewhere; `b` is its length."""
 
     chosen: np.ndarray  # `[b]`: numbers of training images
@@ -50,12 +50,12 @@ def train_batches(
         yield augment(np.asarray(split.images[chosen]), config, seed, places)
 
 
-def orders(
+def batch_plans(
     count: int, config: DataConfig, seed: int, batch_size: int, first_step: int = 0
-) -> Iterator[Order]:
+) -> Iterator[BatchPlan]:
     """Of the batches that `train_batches` makes of `count` images, by one process."""
     for chosen, places in _stream(count, seed, batch_size, first_step, (0, 1)):
-        yield Order(chosen, *_moves(config, seed, places))
+        yield BatchPlan(chosen, *_moves(config, seed, places))
 
 
 def _stream(
@@ -79,11 +79,11 @@ def _stream(
         step += 1
 
 
-def grouped(batches: Iterator[Any], count: int) -> Iterator[Any]:
-    """`count` batches, or orders, at a time: `[b, ...]` each -> `[count, b, ...]`."""
+def group_batches(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """`count` batches, or batch plans, at a time: `[b, ...]` each -> `[count, b, ...]`."""
     while True:
         some = [next(batches) for _ in range(count)]
-        yield Order(*map(np.stack, zip(*some))) if isinstance(some[0], Order) else np.stack(some)
+        yield BatchPlan(*map(np.stack, zip(*some))) if isinstance(some[0], BatchPlan) else np.stack(some)
 
 
 def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarra
 
 
 def _moves(config: DataConfig, seed: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`Order.flips` and `Order.starts` of the images at these places."""
+    """`BatchPlan.flips` and `BatchPlan.starts` of the images at these places."""
     draws = _draws(seed, places)
     flips = np.where(draws[:, :2] < 0.5, -1, 1)
     flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1

@@ -19,7 +19,7 @@ from daad_jax.config import DataConfig
 from daad_jax.data.images import fit
 from daad_jax.data.samples import Sample, Samples
 from daad_jax.errors import UserError
-from daad_jax.files import alone
+from daad_jax.files import exclusive
 
 VERSION = 2  # of the files below; another one decodes again
 INDEX = "index.json"
@@ -95,7 +95,7 @@ def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
     temporary = entry.with_name(f"{FILLING}{secrets.token_hex(8)}")
     temporary.mkdir()
     try:
-        with alone(temporary / LOCK, f"{temporary}: being removed; run again"):
+        with exclusive(temporary / LOCK, f"{temporary}: being removed; run again"):
             _write(temporary, source, config)
             if entry.exists() and _open(entry) is None:
                 shutil.rmtree(entry, ignore_errors=True)  # damaged
@@ -115,7 +115,7 @@ def _remove_leftovers(root: Path) -> None:
         lock = folder / LOCK
         with suppress(OSError, UserError):  # gone, or being filled
             if time.time() - lock.stat().st_mtime > JUST_MADE:
-                with alone(lock, "being filled") as known:
+                with exclusive(lock, "being filled") as known:
                     if known:
                         shutil.rmtree(folder)
 

@@ -1,12 +1,10 @@
 """Which images are normal, which train, which are held out: functions of class names alone."""
 
-import difflib
-
 import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data.samples import GOOD
-from daad_jax.errors import UserError
+from daad_jax.errors import UserError, did_you_mean
 
 
 def check(classes: tuple[str, ...], config: DataConfig) -> None:
@@ -78,6 +76,4 @@ def _class(name: str, classes: tuple[str, ...], protocol: str) -> str:
         return name
     if name.isdecimal() and int(name) < len(classes):
         return classes[int(name)]
-    near = difflib.get_close_matches(name, classes, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(classes)}"
-    raise UserError(f"config.data.normal_class = {name!r}: no such class; {hint}")
+    raise UserError(f"config.data.normal_class = {name!r}: no such class; {did_you_mean(name, classes)}")

@@ -21,7 +21,7 @@ from daad_jax.data.images import decode, resize, shrunk, unfit
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.detection.overlay import overlay
 from daad_jax.errors import UserError
-from daad_jax.files import first_free, replacing, writing
+from daad_jax.files import explain_write_errors, first_free, replacing
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
@@ -50,7 +50,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     count = sum(1 for _ in find(sources, out))
     start, say = time.perf_counter(), _Progress(count)
     with ExitStack() as stack:
-        with writing(out, ANOTHER):
+        with explain_write_errors(out, ANOTHER):
             write = stack.enter_context(_Table(out, overlays != "none"))
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -73,7 +73,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                         drawings.append((line, pool.submit(_draw, path, found.heat[i], detector, file)))
                 tally[line["verdict"]] += 1
                 lines.append(line)
-            with writing(out, ANOTHER):
+            with explain_write_errors(out, ANOTHER):
                 _finish(drawings)
                 for line in lines:
                     write(line)
@@ -132,7 +132,7 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
             raise UserError(f"--out {out}: exists already; give a folder that is new or empty")
     else:
         out = first_free(workdir / "predictions")
-    with writing(out, ANOTHER):
+    with explain_write_errors(out, ANOTHER):
         out.mkdir(parents=True, exist_ok=bool(chosen))
     return out
 
@@ -157,7 +157,7 @@ class _Table:
         self._csv.writerow(line | {k: f"{v:.8g}" for k, v in line.items() if isinstance(v, float)})
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        with writing(self._out, ANOTHER):
+        with explain_write_errors(self._out, ANOTHER):
             self._lines.close()
             self._rows.close()
             if kind is None:

@@ -13,7 +13,7 @@ from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, measure
-from daad_jax.files import writing
+from daad_jax.files import explain_write_errors
 from daad_jax.scoring.anomaly_score import shortage
 
 
@@ -35,7 +35,7 @@ def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
     figures = {"step": detector.step, **found.image, **(found.pixel or {})}
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
     columns = _ends(found.test.labels[found.shown], found.shown_detections.scores)
-    with writing(workdir, "make room there, or give --workdir a copy that can be written"):
+    with explain_write_errors(workdir, "make room there, or give --workdir a copy that can be written"):
         files.write_text(workdir / "scores.csv", _table(found))
         files.write_text(workdir / "evaluation.json", json.dumps(figures, indent=2))
         scores = charts.histogram(found.scores, found.test.labels, detector.threshold, charts.PAPER, (7, 3.5))

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 from scipy.stats import betabinom
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.detection.overlay import overlay
 from daad_jax.evaluation import charts
@@ -206,7 +206,7 @@ def _commands(workdir: Path) -> str:
 
 def _stored(workdir: Path, config: Config) -> dict[str, str]:
     """Title and text of what was configured, and of where it ran."""
-    stored = {"Configuration": configs.to_json(config)}
+    stored = {"Configuration": config_lib.to_json(config)}
     try:
         tree = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
         stored["Environment of the training"] = json.dumps(tree, indent=2)

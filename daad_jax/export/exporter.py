@@ -17,7 +17,7 @@ from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, model_size
-from daad_jax.files import writing
+from daad_jax.files import explain_write_errors
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
@@ -136,7 +136,7 @@ def _write(
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """A folder whose files move into `folder` once everything in the block has gone well."""
-    with writing(folder, "give another --output"):
+    with explain_write_errors(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
         try:

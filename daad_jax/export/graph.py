@@ -11,7 +11,7 @@ from daad_jax.config import Config
 from daad_jax.data import images as pillow
 from daad_jax.errors import UserError
 from daad_jax.export.pillow_scaling import bilinear, can_scale
-from daad_jax.models.layers import Form
+from daad_jax.models.layers import Implementation
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables, make_measure
 
@@ -21,14 +21,18 @@ Graph = Callable[[jax.Array], dict[str, jax.Array]]
 
 
 def make_graph(
-    variables: Variables, config: Config, calibration: Calibration, size: Size | None, form: Form
+    variables: Variables,
+    config: Config,
+    calibration: Calibration,
+    size: Size | None,
+    implementation: Implementation,
 ) -> Graph:
     """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
 
     `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` uint8
     `[b, H, W, C]`; everything else that it needs is inside as constants.
     """
-    measure, fitted = make_measure(config, form), make_fit(config, size or model_size(config))
+    measure, fitted = make_measure(config, implementation), make_fit(config, size or model_size(config))
 
     def graph(images: jax.Array) -> dict[str, jax.Array]:
         found = measure(variables, fitted(images))

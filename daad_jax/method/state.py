@@ -12,8 +12,8 @@ import optax
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
-from daad_jax.models.initial import initial
-from daad_jax.models.layers import Form
+from daad_jax.models.initial import init_variables
+from daad_jax.models.layers import Implementation
 
 
 @flax.struct.dataclass
@@ -40,9 +40,12 @@ class TrainState:
 
 
 def build_generator(
-    config: Config, axis_name: str | None = None, form: Form = "auto", dtype: str = "float32"
+    config: Config,
+    axis_name: str | None = None,
+    implementation: Implementation = "auto",
+    dtype: str = "float32",
 ) -> Generator:
-    return Generator(config.model, config.data.channels, axis_name, form, dtype)
+    return Generator(config.model, config.data.channels, axis_name, implementation, dtype)
 
 
 def build_discriminator(
@@ -71,17 +74,17 @@ def build_optimizer(
     return optax.adam(learning_rate(config), b1=chosen, b2=config.beta2)
 
 
-def create(config: Config) -> TrainState:
+def create_state(config: Config) -> TrainState:
     """The state before the first step, numpy arrays, a function of `config.seed` alone.
 
     Raises:
         UserError: division rates that do not divide a feature map.
     """
-    return filled(shapes(config), config.seed)
+    return init_state(abstract_state(config), config.seed)
 
 
-def shapes(config: Config) -> TrainState:
-    """As `create`, with shapes and types in place of arrays."""
+def abstract_state(config: Config) -> TrainState:
+    """As `create_state`, with shapes and types in place of arrays."""
     data, key = config.data, jax.eval_shape(jax.random.key, 0)
     images = jax.ShapeDtypeStruct((1, data.height, data.width, data.channels), jnp.float32)
     optimizer = build_optimizer(config.train)
@@ -99,10 +102,10 @@ def shapes(config: Config) -> TrainState:
     )
 
 
-def filled(shapes: TrainState, seed: int) -> TrainState:
-    """The state before the first step, from what `shapes` gives: numpy arrays."""
-    networks = {"generator": shapes.generator, "discriminator": shapes.discriminator}
-    variables = initial({name: of and of.variables for name, of in networks.items()}, seed)
+def init_state(abstract: TrainState, seed: int) -> TrainState:
+    """The state before the first step, from what `abstract_state` gives: numpy arrays."""
+    networks = {"generator": abstract.generator, "discriminator": abstract.discriminator}
+    variables = init_variables({name: of and of.variables for name, of in networks.items()}, seed)
 
     def network(name: str) -> NetworkState | None:
         if (of := networks[name]) is None:

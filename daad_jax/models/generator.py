@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.config import ModelConfig
-from daad_jax.models.layers import Conv, ConvTranspose, Form
+from daad_jax.models.layers import Conv, ConvTranspose, Implementation
 from daad_jax.models.memory import BlockMemory
 from daad_jax.models.norm import BatchNorm
 
@@ -26,7 +26,7 @@ class Generator(nn.Module):
     config: ModelConfig
     channels: int
     axis_name: str | None = None
-    form: Form = "auto"  # of the convolutions
+    implementation: Implementation = "auto"  # of the convolutions
     dtype: str = "float32"  # of the convolutions' products
 
     def width(self, level: int) -> int:
@@ -47,7 +47,7 @@ class Generator(nn.Module):
         chex.assert_rank(images, 4)
         chex.assert_axis_dimension(images, 3, self.channels)
         levels = self.config.levels
-        same: Any = {"form": self.form, "dtype": self.dtype}
+        same: Any = {"implementation": self.implementation, "dtype": self.dtype}
         # No bias before batch norm: its gradient is 0, and Adam would make steps of the rounding.
         stem = Conv(self.width(0), use_bias=False, name="stem", **same)
         features = [self._unit(stem, images, train)]

@@ -11,7 +11,7 @@ import numpy as np
 TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal cut off at 2
 
 
-def initial(shapes: Any, seed: int) -> Any:
+def init_variables(shapes: Any, seed: int) -> Any:
     """Variables of these shapes, as the networks' own initialisers distribute them.
 
     Every leaf is a function of `seed`, its path and its shape alone: networks share what is named alike.

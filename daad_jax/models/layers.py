@@ -25,15 +25,17 @@ Pair = tuple[int, int]
 # "native" and "split" force one ("split": where it is written), "auto" has the faster one for the backend of
 # this process, "portable" chooses where the program runs, not where it is traced. "portable" is not for
 # training: its gradient would carry what both forms keep.
-Form = Literal["auto", "native", "split", "portable"]
+Implementation = Literal["auto", "native", "split", "portable"]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 8  # channels at most: an image, not a feature map
 CHANNELS_A_PIXEL = 32  # at least, and a kernel is so much larger than its map that it must not be copied
 
 
-def choose_form(kernel_size: Pair, strides: Pair, features: int | None, backend: str) -> Form:
-    """The form of a convolution, transposed or not: "split" where it is written and wins.
+def choose_implementation(
+    kernel_size: Pair, strides: Pair, features: int | None, backend: str
+) -> Implementation:
+    """The implementation of a convolution, transposed or not: "split" where it is written and faster.
 
     Args:
         kernel_size: (height, width) of the kernel.
@@ -67,7 +69,7 @@ def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax
 @jax.custom_vjp
 def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, ceil(H / 2), ceil(W / 2), F]`."""
-    if winograd.pays(x.shape, kernel.shape[-1], x.dtype):
+    if winograd.is_faster(x.shape, kernel.shape[-1], x.dtype):
         return winograd.down(x, kernel)
     return native_conv(x, kernel, (2, 2))
 
@@ -76,7 +78,7 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Transposed, stride 2, SAME. `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`."""
     batch, rows, columns, channels = x.shape
-    if winograd.pays((batch, 2 * rows, 2 * columns, kernel.shape[-1]), channels, x.dtype, only_up=True):
+    if winograd.is_faster((batch, 2 * rows, 2 * columns, kernel.shape[-1]), channels, x.dtype, only_up=True):
         return winograd.up(x, kernel)
     # Not an int: a program for any number of images.
     if isinstance(batch, int) and channels >= CHANNELS_A_PIXEL * batch * rows * columns:
@@ -129,9 +131,11 @@ def _down_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]
 
 def _down_backward(operands: Operands, gradient: jax.Array) -> Operands:
     x, kernel = operands
-    if winograd.pays(x.shape, kernel.shape[-1], x.dtype):
+    if winograd.is_faster(x.shape, kernel.shape[-1], x.dtype):
         x, kernel = _once_more(operands, gradient)
-        return winograd.up(gradient, kernel, of_up=False), winograd.kernel_gradient(x, gradient, of_up=False)
+        return winograd.up(gradient, kernel, transposed=False), winograd.kernel_gradient(
+            x, gradient, transposed=False
+        )
     of_input = conv4x4_up(gradient, _flip(kernel))[:, : x.shape[1], : x.shape[2]]
     return of_input, _down_kernel_gradient(x, gradient, kernel)
 
@@ -144,9 +148,11 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
     """Up is the adjoint of down: its gradients are those of down, input and output swapped."""
     x, kernel = operands
     batch, rows, columns, channels = x.shape
-    if winograd.pays(gradient.shape, channels, x.dtype):
+    if winograd.is_faster(gradient.shape, channels, x.dtype):
         x, kernel = _once_more(operands, gradient)
-        return winograd.down(gradient, kernel, of_up=True), winograd.kernel_gradient(gradient, x, of_up=True)
+        return winograd.down(gradient, kernel, transposed=True), winograd.kernel_gradient(
+            gradient, x, transposed=True
+        )
     if batch * rows * columns > 2 * channels:
         flipped = _flip(kernel)
         return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
@@ -219,7 +225,7 @@ class Conv(nn.Module):
     kernel_size: Pair = (3, 3)
     strides: Pair = (1, 1)
     use_bias: bool = True
-    form: Form = "auto"
+    implementation: Implementation = "auto"
     dtype: str = "float32"  # of the products; parameters and the result are float32
 
     @nn.compact
@@ -242,7 +248,7 @@ class ConvTranspose(nn.Module):
     kernel_size: Pair = (4, 4)
     strides: Pair = (2, 2)
     use_bias: bool = True
-    form: Form = "auto"
+    implementation: Implementation = "auto"
     dtype: str = "float32"  # as in `Conv`
 
     @nn.compact
@@ -276,9 +282,13 @@ Function = Callable[[jax.Array, jax.Array], jax.Array]
 def _form_of(module: Conv | ConvTranspose, native: Function, split: Function) -> Function:
     features = module.features if isinstance(module, Conv) else None
     shape = (module.kernel_size, module.strides, features)
-    if module.form == "split" and not _is_written(*shape):
-        raise ValueError(f'form "split": kernel {module.kernel_size}, strides {module.strides}')
-    if module.form == "portable" and choose_form(*shape, "cpu") == "split":
+    if module.implementation == "split" and not _is_written(*shape):
+        raise ValueError(f'implementation "split": kernel {module.kernel_size}, strides {module.strides}')
+    if module.implementation == "portable" and choose_implementation(*shape, "cpu") == "split":
         return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=split, default=native)
-    chosen = choose_form(*shape, jax.default_backend()) if module.form == "auto" else module.form
+    chosen = (
+        choose_implementation(*shape, jax.default_backend())
+        if module.implementation == "auto"
+        else module.implementation
+    )
     return split if chosen == "split" else native

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 FEWEST_PIXELS = 512  # of the coarse map, all images together: fewer do not repay the sums over the kernel
-# As `pays` counts them; fewer do not repay the sums over the maps, of which `up` has least.
+# As `is_faster` counts them; fewer do not repay the sums over the maps, of which `up` has least.
 FEWEST_CHANNELS = 50
 FEWEST_CHANNELS_UP = 24
 
 
-def pays(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = False) -> bool:
+def is_faster(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = False) -> bool:
     """Whether this is possible, faster than the direct form, and as exact.
 
     Args:
@@ -43,36 +43,37 @@ def pays(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = F
     return channels * coarse >= fewest * (4 * channels + coarse)
 
 
-def down(x: jax.Array, kernel: jax.Array, of_up: bool = False) -> jax.Array:
+def down(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
     """Stride 2, SAME. `[B, H, W, C]`, `[4, 4, C, F]` -> `[B, H / 2, W / 2, F]`; 4 divides H and W.
 
-    `of_up`: the kernel is that of the transposed convolution of which this is the transpose, `[4, 4, F, C]`.
+    `transposed`: the kernel belongs to the transposed convolution of which this is the adjoint,
+    `[4, 4, F, C]`.
     """
-    kernels = _from_kernel(kernel, of_up)
+    kernels = _from_kernel(kernel, transposed)
     batch, height, width, _ = x.shape
-    products = [a @ (k.swapaxes(1, 2) if of_up else k) for a, k in zip(_from_fine(x), kernels)]
+    products = [a @ (k.swapaxes(1, 2) if transposed else k) for a, k in zip(_from_fine(x), kernels)]
     return _to_coarse([m.reshape(3, batch, height // 4, width // 4, -1) for m in products])
 
 
-def up(x: jax.Array, kernel: jax.Array, of_up: bool = True) -> jax.Array:
+def up(x: jax.Array, kernel: jax.Array, transposed: bool = True) -> jax.Array:
     """Its transpose for x. `[B, h, w, F]`, `[4, 4, F, C]` -> `[B, 2h, 2w, C]`; 2 divides h and w.
 
-    Not `of_up`: the kernel is that of the convolution of which this is the transpose, `[4, 4, C, F]`.
+    Not `transposed`: the kernel belongs to the convolution of which this is the adjoint, `[4, 4, C, F]`.
     """
-    kernels = _from_kernel(kernel, of_up)
+    kernels = _from_kernel(kernel, transposed)
     batch, height, width, _ = x.shape
-    products = [a @ (k if of_up else k.swapaxes(1, 2)) for a, k in zip(_from_coarse(x), kernels)]
+    products = [a @ (k if transposed else k.swapaxes(1, 2)) for a, k in zip(_from_coarse(x), kernels)]
     return _to_fine([m.reshape(3, batch, height // 2, width // 2, -1) for m in products])
 
 
-def kernel_gradient(fine: jax.Array, coarse: jax.Array, of_up: bool) -> jax.Array:
+def kernel_gradient(fine: jax.Array, coarse: jax.Array, transposed: bool) -> jax.Array:
     """Of either, from one's input and the other's gradient.
 
     `[B, H, W, C]`, `[B, H / 2, W / 2, F]` -> `[4, 4, F, C]` of the transposed one, else `[4, 4, C, F]`.
     """
     sides = zip(_from_fine(fine), _from_coarse(coarse))
-    products = [b.swapaxes(1, 2) @ a if of_up else a.swapaxes(1, 2) @ b for a, b in sides]
-    return _to_kernel(products, of_up)
+    products = [b.swapaxes(1, 2) @ a if transposed else a.swapaxes(1, 2) @ b for a, b in sides]
+    return _to_kernel(products, transposed)
 
 
 # The nine products are three batches of three, which is less to compile than nine. What each of the terms
@@ -132,17 +133,17 @@ def _to_coarse(products: list[jax.Array]) -> jax.Array:
     return jnp.stack(pixels, axis=4).reshape(batch, 2 * height, 2 * width, features)
 
 
-def _from_kernel(kernel: jax.Array, of_up: bool) -> list[jax.Array]:
+def _from_kernel(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
     """`[4, 4, C, F]` -> three `[3, 4C, F]`; of the transposed convolution, `[4, 4, F, C]` -> `[3, F, 4C]`."""
-    if of_up:
+    if transposed:
         kernel = kernel[::-1, ::-1]
     rows, columns = kernel.shape[2:]
-    taps = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_order(of_up))
-    k0, k1 = taps.reshape(2, 2, *((rows, 4 * columns) if of_up else (4 * rows, columns)))
+    taps = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_order(transposed))
+    k0, k1 = taps.reshape(2, 2, *((rows, 4 * columns) if transposed else (4 * rows, columns)))
     return [_three([row[0], row[1]], OF_TAPS) for row in (k0, k0 + k1, k1)]
 
 
-def _to_kernel(products: list[jax.Array], of_up: bool) -> jax.Array:
+def _to_kernel(products: list[jax.Array], transposed: bool) -> jax.Array:
     """The transpose of `_from_kernel`."""
 
     def along(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> jax.Array:
@@ -150,15 +151,15 @@ def _to_kernel(products: list[jax.Array], of_up: bool) -> jax.Array:
 
     taps = along(*(along(*row) for row in products))
     rows, columns = taps.shape[2:]
-    shape = (2, 2, rows, 2, 2, columns // 4) if of_up else (2, 2, 2, 2, rows // 4, columns)
-    kernel = taps.reshape(shape).transpose(np.argsort(_order(of_up)))
+    shape = (2, 2, rows, 2, 2, columns // 4) if transposed else (2, 2, 2, 2, rows // 4, columns)
+    kernel = taps.reshape(shape).transpose(np.argsort(_order(transposed)))
     kernel = kernel.reshape(4, 4, *kernel.shape[4:])
-    return kernel[::-1, ::-1] if of_up else kernel
+    return kernel[::-1, ::-1] if transposed else kernel
 
 
-def _order(of_up: bool) -> tuple[int, ...]:
+def _order(transposed: bool) -> tuple[int, ...]:
     """Axes of (tap, pixel, tap, pixel, rows, columns): taps first, pixels beside the fine map's channels."""
-    return (0, 2, 4, 1, 3, 5) if of_up else (0, 2, 1, 3, 4, 5)
+    return (0, 2, 4, 1, 3, 5) if transposed else (0, 2, 1, 3, 4, 5)
 
 
 def _pairs(x: jax.Array) -> jax.Array:

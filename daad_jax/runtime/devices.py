@@ -15,7 +15,7 @@ AXIS = "devices"
 
 
 @dataclass(frozen=True)
-class Mapped:
+class DeviceGroup:
     """A function of (replicated tree, batch) compiled for some devices."""
 
     devices: Sequence[jax.Device]  # of this process
@@ -93,14 +93,14 @@ class Mapped:
             return self.put(batches)
         return jax.device_put(_cut_several(batches, len(self.devices)), _sharding(self.devices))
 
-    def holds(self, size: int) -> bool:
+    def fits_resident(self, size: int) -> bool:
         """Whether `size` bytes are better kept on every device than brought there piece by piece: on an
         accelerator, in an eighth of its memory at most. A processor has them already, and what several
         processes hold is not all there is."""
         limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in self.devices]
         return self.devices[0].platform != "cpu" and jax.process_count() == 1 and 8 * size <= min(limits)
 
-    def keep(
+    def put_resident(
         self, images: np.ndarray, take: Callable[[jax.Array, Any], jax.Array], several: bool
     ) -> Callable[[Any], jax.Array]:
         """Puts all images on every device, for what stands for `put`, or for `put_several`.
@@ -118,7 +118,7 @@ class Mapped:
         return lambda order: mapped(placed, jax.tree.map(lambda x: cut(x, len(self.devices)), order))
 
 
-def choose(requested: int, batch_size: int) -> Mapped:
+def choose(requested: int, batch_size: int) -> DeviceGroup:
     """Devices of this process for a global batch.
 
     Args:
@@ -144,7 +144,7 @@ def choose(requested: int, batch_size: int) -> Mapped:
             f"config.train.batch_size = {batch_size}: must be a multiple of the {total} devices "
             f"(the nearest is {max(total, round(batch_size / total) * total)}, or set config.train.devices)"
         )
-    return Mapped(devices)
+    return DeviceGroup(devices)
 
 
 class Scoring:

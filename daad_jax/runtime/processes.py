@@ -25,7 +25,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     Raises:
         UserError: no cluster was found, or it could not be joined.
     """
-    # SIGTERM is ours: `signals_noted` and `stop` agree on the step, also for Ctrl-C.
+    # SIGTERM is ours: `deferred_signals` and `agreed_signal` agree on the step, also for Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, count, index, shutdown_timeout_seconds=FAREWELL)
@@ -47,7 +47,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def errors_end_all() -> Iterator[None]:
     """A part that every process does by itself. What ends it in one ends all, once all are through.
 
     Raises:
@@ -87,7 +87,7 @@ def require_same(value: str) -> None:
 
 
 @contextmanager
-def signals_noted() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """SIGTERM (a preempted machine) and Ctrl-C only fill the list; a second Ctrl-C acts at once."""
     noted: list[int] = []
 
@@ -104,7 +104,7 @@ def signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def stop(noted: list[int], meeting: bool) -> int:
+def agreed_signal(noted: list[int], meeting: bool) -> int:
     """The signal that ends the run after this step, 0 for none: the same in every process.
 
     One process stops at any step; several only at those that all of them call a `meeting`.

@@ -40,7 +40,7 @@ def trace_quickly() -> None:
     gc.set_threshold(50_000)
 
 
-def keep() -> None:
+def enable_compilation_cache() -> None:
     """Has JAX keep them beside the decoded images, unless the environment says where or whether.
 
     Before JAX is imported. JAX itself keys them by program, flags, devices and versions.

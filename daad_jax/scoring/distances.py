@@ -19,7 +19,7 @@ from daad_jax.method.state import (
     build_discriminator,
     build_generator,
 )
-from daad_jax.models.layers import Form
+from daad_jax.models.layers import Implementation
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
 
 Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
@@ -108,12 +108,14 @@ def alignment_map(real: Sequence[jax.Array], fake: Sequence[jax.Array], height: 
     return sum(layer(a, b) for a, b in zip(real, fake)) / len(real)
 
 
-def make_measure(config: Config, form: Form = "auto") -> Callable[[Variables, jax.Array], Measured]:
+def make_measure(
+    config: Config, implementation: Implementation = "auto"
+) -> Callable[[Variables, jax.Array], Measured]:
     """The pure function from variables and uint8 images `[B, H, W, C]` to what they show.
 
-    `form`: see `make_score_step`.
+    `implementation`: see `make_score_step`.
     """
-    score_step = make_score_step(config, form)
+    score_step = make_score_step(config, implementation)
     score = config.score
     height, width = config.data.height, config.data.width
     sigma = score.heat_smoothing * min(height, width)
@@ -156,17 +158,19 @@ class ScoreStep(NamedTuple):
     fake_maps: tuple[jax.Array, ...]
 
 
-def make_score_step(config: Config, form: Form = "auto") -> Callable[[Any, Any, jax.Array], ScoreStep]:
+def make_score_step(
+    config: Config, implementation: Implementation = "auto"
+) -> Callable[[Any, Any, jax.Array], ScoreStep]:
     """What scoring needs of both networks, with running batch statistics: no image sees another.
 
-    `form` is that of the generator's convolutions (`models/layers.py`), for programs that are traced
-    here and run elsewhere.
+    `implementation` is that of the generator's convolutions (`models/layers.py`), for programs that
+    are traced here and run elsewhere.
 
     Returns:
         `score_step(generator_variables, discriminator_variables, images)`, images uint8
         `[B, H, W, C]`.
     """
-    generator: Any = build_generator(config, form=form)
+    generator: Any = build_generator(config, implementation=implementation)
     discriminator: Any = build_discriminator(config)
 
     def score_step(generator_variables: Any, discriminator_variables: Any, batch: jax.Array) -> ScoreStep:

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.files import first_free, writing
-from daad_jax.method.state import TrainState, shapes
+from daad_jax.files import explain_write_errors, first_free
+from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.training.workdir import CHECKPOINTS
 
@@ -36,7 +36,7 @@ class Checkpoints:
         step = int(state.step)
         about = {
             "format": FORMAT,
-            "config": configs.to_json(config),
+            "config": config_lib.to_json(config),
             "calibration": calibration.to_json(),
         }
         saved = self._manager.save(
@@ -77,7 +77,7 @@ class Checkpoints:
         for damaged in (newer for newer in self.steps if newer > step):
             path = self.folder / str(damaged)
             aside = first_free(path.with_name(f"{damaged}.damaged"))
-            with writing(path, "mend its rights, or remove it"):
+            with explain_write_errors(path, "mend its rights, or remove it"):
                 path.rename(aside)
             print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
 
@@ -89,9 +89,9 @@ class Checkpoints:
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if about.get("format") != FORMAT:
             raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
-        config = configs.from_json(about["config"])
+        config = config_lib.from_json(about["config"])
         # Its shapes are enough: making the values would compile both networks.
-        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes(config))
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_state(config))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(_to_tree(template))),

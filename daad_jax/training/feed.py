@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.config import DataConfig
-from daad_jax.data.batches import Order
+from daad_jax.data.batches import BatchPlan
 
 
-def take(images: jax.Array, order: Order, config: DataConfig) -> jax.Array:
+def take(images: jax.Array, order: BatchPlan, config: DataConfig) -> jax.Array:
     """The batch that `batches.augment` makes of `images[order.chosen]`, to the bit.
 
     Args:

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.data.batches import grouped, orders, prefetch, train_batches
+from daad_jax.data.batches import batch_plans, group_batches, prefetch, train_batches
 from daad_jax.data.samples import Split, Splits
 from daad_jax.errors import UserError
-from daad_jax.method.state import TrainState, filled, shapes
+from daad_jax.method.state import TrainState, abstract_state, init_state
 from daad_jax.method.step import make_train_step, several
 from daad_jax.runtime import devices as parallel
 from daad_jax.runtime import processes
@@ -42,14 +42,14 @@ def train(config: Config, workdir: Path) -> None:
     """
     _print(f"workdir: {workdir}")
     with ExitStack() as held:
-        with processes.together():
+        with processes.errors_end_all():
             mapped = parallel.choose(config.train.devices, config.train.batch_size)
-            expected = shapes(config)
+            expected = abstract_state(config)
             if processes.is_first():
-                held.enter_context(workdirs.claimed(workdir, config))
+                held.enter_context(workdirs.claim_workdir(workdir, config))
             splits = datasets.load(config)
-        with processes.together():
-            workdirs.require_claimed(workdir)
+        with processes.errors_end_all():
+            workdirs.require_claim(workdir)
         for note in splits.notes:
             _print(note)
         _print(
@@ -64,39 +64,39 @@ def train(config: Config, workdir: Path) -> None:
 
 
 def _trained(
-    config: Config, workdir: Path, mapped: parallel.Mapped, expected: TrainState, splits: Splits
+    config: Config, workdir: Path, mapped: parallel.DeviceGroup, expected: TrainState, splits: Splits
 ) -> int:
     """Trains what is left, and returns the step of the newest checkpoint."""
     with (
-        processes.signals_noted() as noted,
+        processes.deferred_signals() as noted,
         closing(Checkpoints(workdir, config.train.max_to_keep, create=True)) as checkpoints,
     ):
         initial = None
-        with processes.together():
+        with processes.errors_end_all():
             if checkpoints.steps:
                 initial, _, _ = checkpoints.restore()
                 _print(f"resumed from step {int(initial.step)}")
         first_step = int(initial.step) if initial else 0
-        digest = hashlib.sha256(configs.to_json(config).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(config_lib.to_json(config).encode()).hexdigest()[:12]
         processes.require_same(f"step {first_step} of configuration {digest}")
-        with processes.together():
+        with processes.errors_end_all():
             if processes.is_first():
                 checkpoints.set_aside_after(first_step)
-        with processes.together():
+        with processes.errors_end_all():
             checkpoints.reload()
         processes.require_same(f"checkpoints {checkpoints.steps}")
         if first_step >= config.train.steps:
             return first_step
         step_fn = _compiled(config, mapped, expected)
         batches = fed(config, mapped, splits.train, first_step)
-        with processes.together():
+        with processes.errors_end_all():
             log = (
                 Log(workdir, first_step, config.train.steps, config.train.batch_size)
                 if processes.is_first()
                 else NoLog()
             )
         with closing(log), closing(batches) as ready:  # type: ignore[type-var]
-            state = mapped.replicate(initial or filled(expected, config.seed))
+            state = mapped.replicate(initial or init_state(expected, config.seed))
             initial = None  # as large as what trains: parameters and moments
             held_out = splits.calibration.images
             _loop(config, mapped, step_fn, state, first_step, ready, checkpoints, log, held_out, noted)
@@ -104,7 +104,7 @@ def _trained(
 
 
 def _compiled(
-    config: Config, mapped: parallel.Mapped, expected: TrainState
+    config: Config, mapped: parallel.DeviceGroup, expected: TrainState
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """What takes `steps_per_call` steps: it is being compiled when this returns."""
     step, at_once = make_train_step(config, mapped.axis_name), config.train.steps_per_call
@@ -115,23 +115,23 @@ def _compiled(
     return mapped.compile_ahead(several(step), expected, mapped.put_several(np.stack([batch] * at_once)))
 
 
-def fed(config: Config, mapped: parallel.Mapped, split: Split, first_step: int) -> Iterator[Any]:
+def fed(config: Config, mapped: parallel.DeviceGroup, split: Split, first_step: int) -> Iterator[Any]:
     """The batches of every call from `first_step` on, on their devices."""
     at_once, process = config.train.steps_per_call, (jax.process_index(), jax.process_count())
     data, seed, batch_size = config.data, config.seed, config.train.batch_size
     put: Callable[[Any], Any] = mapped.put if at_once == 1 else mapped.put_several
     batches: Iterator[Any] = train_batches(split, data, seed, batch_size, first_step, process)
-    if mapped.holds(len(split) * data.height * data.width * data.channels):
-        put = mapped.keep(
+    if mapped.fits_resident(len(split) * data.height * data.width * data.channels):
+        put = mapped.put_resident(
             np.asarray(split.images[:]), functools.partial(take, config=data), several=at_once > 1
         )
-        batches = orders(len(split), data, seed, batch_size, first_step)
-    return prefetch(batches if at_once == 1 else grouped(batches, at_once), put)
+        batches = batch_plans(len(split), data, seed, batch_size, first_step)
+    return prefetch(batches if at_once == 1 else group_batches(batches, at_once), put)
 
 
 def _loop(
     config: Config,
-    mapped: parallel.Mapped,
+    mapped: parallel.DeviceGroup,
     step_fn: Callable[[Any, Any], Any],
     state: Any,
     first_step: int,
@@ -153,7 +153,7 @@ def _loop(
         saving = step % config.train.checkpoint_every == 0 or step == last
         logging = step % config.train.log_every == 0 or saving
         # Asked once a step: a signal that comes later than this is the next step's.
-        stop = processes.stop(noted, meeting=logging)
+        stop = processes.agreed_signal(noted, meeting=logging)
         saving = saving or bool(stop)
         if logging or stop:
             values = [one for m in pending for one in _each(mapped.first(m), at_once)]

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from daad_jax.files import alone, write_text, writing
+from daad_jax.files import exclusive, explain_write_errors, write_text
 
 LOCK = ".training"
 CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
@@ -32,7 +32,7 @@ def saved_step(workdir: Path) -> int:
 
 
 @contextmanager
-def claimed(workdir: Path, config: Config) -> Iterator[None]:
+def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
     """The workdir is this configuration's, and until the end of the block this process' alone.
 
     Versions and devices are recorded. A command that ended before it trained, because of a mistake in its
@@ -42,35 +42,35 @@ def claimed(workdir: Path, config: Config) -> Iterator[None]:
         UserError: it cannot be written, is being trained, or belongs to another configuration (names the
             first key).
     """
-    with writing(workdir, "give another --workdir"):
+    with explain_write_errors(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK).touch()
     busy = (
         f"{workdir}: another process trains here; give another --workdir, or, if its machine is lost, remove"
     )
-    with alone(workdir / LOCK, f"{busy} {workdir / LOCK}"):
+    with exclusive(workdir / LOCK, f"{busy} {workdir / LOCK}"):
         _record(workdir, config)
         yield
 
 
 def _record(workdir: Path, config: Config) -> None:
     stored, checkpoints = workdir / "config.json", workdir / CHECKPOINTS
-    with writing(workdir, "give another --workdir"):
+    with explain_write_errors(workdir, "give another --workdir"):
         if checkpoints.is_dir():
             step = saved_step(workdir)
             if stored.is_file():
-                _compare(workdir, step, configs.from_json(stored.read_text()), config)
+                _compare(workdir, step, config_lib.from_json(stored.read_text()), config)
             elif step:
                 raise UserError(
                     f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or "
                     "give another --workdir"
                 )
-        write_text(stored, configs.to_json(config))
+        write_text(stored, config_lib.to_json(config))
         write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
 
 
-def require_claimed(workdir: Path) -> None:
-    """Raises UserError where what process 0 wrote in `claimed` is not seen from this process."""
+def require_claim(workdir: Path) -> None:
+    """Raises UserError where what process 0 wrote in `claim_workdir` is not seen from this process."""
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir}: not the folder that process 0 writes; give a --workdir that all share")
 
@@ -94,7 +94,7 @@ def environment() -> dict[str, Any]:
 
 
 def _compare(workdir: Path, step: int, stored: Config, config: Config) -> None:
-    old, new = (configs.flat(dataclasses.asdict(c)) for c in (stored, config))
+    old, new = (config_lib.flat(dataclasses.asdict(c)) for c in (stored, config))
     for key, value in new.items():
         if old[key] != value and (why := _why_not(key, step, config)):
             raise UserError(

@@ -29,7 +29,7 @@ def assert_close(actual, expected):
 def pair(**loss):
     config = small(**loss)
     config.model.shrink = 0.1
-    ours = state.create(config)
+    ours = state.create_state(config)
     twin = Twin(config)
     twin.load(ours.generator.variables, ours.discriminator.variables if ours.discriminator else None)
     return config, ours, twin

@@ -14,7 +14,7 @@ from daad_jax.data import tfds_builders as builders
 from daad_jax.data.catalogue import CLASSES
 from daad_jax.data.samples import GOOD, Rows, Sample, Samples
 from daad_jax.errors import UserError
-from daad_jax.files import alone
+from daad_jax.files import exclusive
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_what_killed_processes_left_in_the_cache_is_removed(config, tmp_path):
         (root / name / cache.LOCK).touch()
     for name in names[:2]:
         os.utime(root / name / cache.LOCK, (0, 0))
-    with alone(root / ".filling-used" / cache.LOCK, "") as known:
+    with exclusive(root / ".filling-used" / cache.LOCK, "") as known:
         assert known
         cache.decoded(source(), config.data)
     assert sorted(path.name for path in root.glob(".*")) == [".filling-new", ".filling-used"]

@@ -34,7 +34,7 @@ def striped(count):
 @pytest.fixture(scope="module")
 def trained():
     config = small()
-    current = state.create(config)
+    current = state.create_state(config)
     step = jax.jit(make_train_step(config))
     for _ in range(30):
         current, _ = step(current, striped(8))

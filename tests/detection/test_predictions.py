@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3,) * 4
     workdir = tmp_path_factory.mktemp("run")
-    current = state.create(config)
+    current = state.create_state(config)
     held_out = RNG.integers(0, 256, (30, 32, 32, 3), np.uint8)
     checkpoints = Checkpoints(workdir, 1, create=True)
     checkpoints.save(current, config, Scorer(config).calibrate(variables_of(current), held_out))

@@ -40,7 +40,7 @@ def found():
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3, 5, 0, 7)
     config.score.batch_size = 8
-    made = state.create(config)
+    made = state.create_state(config)
     detector = Detector(made, config, Scorer(config).calibrate(variables_of(made), pictures(12)))
     images = pictures(NORMAL + 2 * EACH)
     masks = np.zeros(images.shape[:3], np.uint8)

@@ -64,7 +64,7 @@ def images_of(config, count):
 
 @functools.cache
 def begun(case):
-    return state.create(CASES[case])
+    return state.create_state(CASES[case])
 
 
 def trained(case="DAAD+, l2", **changes):
@@ -159,7 +159,7 @@ def test_200_real_images(tmp_path):
         data__normal_class="8", data__limit_train=200, data__limit_test=100, score__distance="cosine",
     )  # fmt: skip
     splits = datasets.load(config)
-    networks = state.create(config)
+    networks = state.create_state(config)
     run = networks, config, Scorer(config).calibrate(variables_of(networks), splits.train.images)
     images = splits.test.images[:]
     assert len(images) == 200

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.method import state
@@ -52,7 +52,7 @@ def test_the_score_is_the_mean_over_turns():
     """R(x) is the mean of the distances from x to what is restored of each turn of x."""
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     plain, turned = small(""), small("turns")
-    variables = variables_of(state.create(plain))
+    variables = variables_of(state.create_state(plain))
     got = jax.jit(make_measure(turned))(variables, images)
     rebuilt = [make_measure(plain)(variables, np.rot90(images, k, (1, 2))) for k in range(4)]
     expected = [
@@ -67,4 +67,4 @@ def test_turns_need_squares():
     config = small("turns")
     config.data.width = 64
     with pytest.raises(UserError, match=r"config\.train\.restore = 'turns': turns need square"):
-        configs.validate(config)
+        config_lib.validate(config)

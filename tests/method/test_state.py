@@ -5,22 +5,22 @@ import numpy as np
 
 from daad_jax.config import TrainConfig
 from daad_jax.method import state
-from daad_jax.runtime.devices import Mapped
+from daad_jax.runtime.devices import DeviceGroup
 from tests.method.test_step import small
 
 
 def test_shapes_are_those_of_what_is_created():
     for loss in ({}, {"adversarial": 0.0, "alignment": 0.0}):
         config = small(**loss)
-        created = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.create(config))
-        assert created == state.shapes(config)
+        created = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.create_state(config))
+        assert created == state.abstract_state(config)
 
 
 def test_moments_begin_as_the_optimiser_says():
     config = small()
     config.train.schedule = "cosine"
     optimizer = state.build_optimizer(config.train)
-    created = state.create(config)
+    created = state.create_state(config)
     for network in (created.generator, created.discriminator):
         expected = optimizer.init(network.params)
         assert jax.tree.structure(network.opt_state) == jax.tree.structure(expected)
@@ -32,7 +32,7 @@ def test_a_discriminator_of_one_layer_has_no_batch_statistics():
     config.data.height = config.data.width = 8
     config.model.levels, config.model.skips = 1, ()
     config.model.memory_items, config.model.division = (5,), ((1, 1, 1),)
-    discriminator = state.create(config).discriminator
+    discriminator = state.create_state(config).discriminator
     assert discriminator.params.keys() == {"down0", "classifier"}
     assert discriminator.batch_stats == {}
 
@@ -42,7 +42,7 @@ def test_a_device_owns_what_it_is_given():
     raw = np.ones(1024 + 64, np.uint8)
     start = -raw.ctypes.data % 64
     aligned = raw[start : start + 1024].view(np.float32)
-    copy = Mapped(jax.devices()[:1]).replicate(aligned)
+    copy = DeviceGroup(jax.devices()[:1]).replicate(aligned)
     aligned[:] = 0
     np.testing.assert_array_equal(copy, np.full(256, np.frombuffer(b"\1\1\1\1", np.float32)[0]))
 
@@ -68,5 +68,5 @@ def test_the_optimiser_is_adam_as_configured():
 def test_another_seed_is_another_network():
     one, other = small(), small()
     other.seed = 1
-    before, after = (state.create(config).generator.params["stem"]["kernel"] for config in (one, other))
+    before, after = (state.create_state(config).generator.params["stem"]["kernel"] for config in (one, other))
     assert not np.array_equal(before, after)

@@ -11,7 +11,7 @@ from daad_jax.config import Config
 from daad_jax.method import losses, restoration, state
 from daad_jax.method.restoration import to_unit
 from daad_jax.method.step import make_train_step, several
-from daad_jax.runtime.devices import Mapped
+from daad_jax.runtime.devices import DeviceGroup
 
 
 def small(**loss) -> Config:
@@ -33,11 +33,11 @@ def batches(count):
 
 
 def run(config, devices):
-    mapped = Mapped(jax.devices()[:devices])
-    shapes = state.shapes(config)
+    mapped = DeviceGroup(jax.devices()[:devices])
+    shapes = state.abstract_state(config)
     example = mapped.put(batches(1)[0])
     step = mapped.compile_ahead(make_train_step(config, mapped.axis_name), shapes, example)
-    train_state = mapped.replicate(state.filled(shapes, config.seed))
+    train_state = mapped.replicate(state.init_state(shapes, config.seed))
     for batch in batches(3):
         train_state, metrics = step(train_state, mapped.put(batch))
     return mapped.first(train_state), mapped.first(metrics)
@@ -62,7 +62,7 @@ def test_losses_are_the_papers():
 def test_metrics_have_the_gradients_lengths():
     """Adam's first moment after one step is the gradient times 1 - beta1."""
     config = small()
-    after, metrics = jax.jit(make_train_step(config))(state.create(config), batches(1)[0])
+    after, metrics = jax.jit(make_train_step(config))(state.create_state(config), batches(1)[0])
     for name, network in (("", after.generator), ("discriminator_", after.discriminator)):
         leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(network.opt_state[0].mu)]
         length = np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)) / (1 - config.train.beta1)
@@ -89,7 +89,7 @@ def test_many_devices_give_what_one_gives(devices, restore):
 
 def test_gradients_reach_every_parameter():
     config = small()
-    before = state.create(config)
+    before = state.create_state(config)
     after, metrics = jax.jit(make_train_step(config))(before, batches(1)[0])
     for old, new in zip(
         jax.tree.leaves((before.generator.params, before.discriminator.params)),
@@ -109,7 +109,7 @@ def moment(network, config):
 def test_gradients_are_those_of_the_losses_written_down(distance, kind):
     """The step pulls back by hand, once for all; here each loss is a function of one network's parameters."""
     config = small(reconstruction=3.0, adversarial=5.0, alignment=7.0, distance=distance, generator=kind)
-    before, batch = state.create(config), batches(1)[0]
+    before, batch = state.create_state(config), batches(1)[0]
     after, _ = jax.jit(make_train_step(config))(before, batch)
     images = to_unit(batch)
 
@@ -154,7 +154,7 @@ def test_gradients_are_those_of_the_losses_written_down(distance, kind):
 def test_what_was_lost_is_what_must_come_back():
     config = small()
     config.train.restore = "grey_turns"
-    before, batch = state.create(config), batches(1)[0] // 8
+    before, batch = state.create_state(config), batches(1)[0] // 8
     batch[..., 0] += 14 * np.arange(16, dtype=np.uint8)  # a colour, and a direction
     batch[:, :4, :, 1] += 200
     _, metrics = jax.jit(make_train_step(config))(before, batch)
@@ -175,7 +175,7 @@ def test_what_was_lost_is_what_must_come_back():
 
 def test_daad_without_plus_has_no_discriminator():
     config = small(adversarial=0.0, alignment=0.0)
-    before = state.create(config)
+    before = state.create_state(config)
     assert before.discriminator is None
     after, metrics = jax.jit(make_train_step(config))(before, batches(1)[0])
     assert after.discriminator is None
@@ -187,7 +187,7 @@ def test_training_descends():
     config.train.learning_rate = 3e-3
     step = jax.jit(make_train_step(config))
     batch = batches(1)[0] // 8 + 100
-    current, first = step(state.create(config), batch)
+    current, first = step(state.create_state(config), batch)
     for _ in range(60):
         current, last = step(current, batch)
     assert last["reconstruction"] < 0.5 * first["reconstruction"]
@@ -197,9 +197,9 @@ def test_training_descends():
 def test_several_steps_of_one_call_are_the_same_steps(devices):
     config = small()
     one, one_metrics = run(config, devices)
-    mapped = Mapped(jax.devices()[:devices])
+    mapped = DeviceGroup(jax.devices()[:devices])
     call = mapped.compile_step(several(make_train_step(config, mapped.axis_name)))
-    after, metrics = call(mapped.replicate(state.create(config)), mapped.put_several(batches(3)))
+    after, metrics = call(mapped.replicate(state.create_state(config)), mapped.put_several(batches(3)))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, mapped.first(after)
     )
@@ -211,8 +211,8 @@ def test_several_steps_of_one_call_are_the_same_steps(devices):
 def test_nothing_is_copied_to_be_updated_in_place():
     """Where XLA:CPU cannot order an update after all that reads the old value, it copies the old value."""
     config = small()
-    shapes = state.shapes(config)
-    step = Mapped(jax.devices()[:1]).compile_step(make_train_step(config))
+    shapes = state.abstract_state(config)
+    step = DeviceGroup(jax.devices()[:1]).compile_step(make_train_step(config))
     text = step.lower(shapes, batches(1)[0]).compile().as_text()
     assert text is not None
     entry = text[text.index("\nENTRY") :]
@@ -228,7 +228,7 @@ def test_bfloat16_is_of_the_convolutions_alone():
     config = small()
     exact, _ = run(config, 1)
     config.train.precision = "bfloat16"
-    text = jax.jit(make_train_step(config)).lower(state.create(config), batches(1)[0]).as_text()
+    text = jax.jit(make_train_step(config)).lower(state.create_state(config), batches(1)[0]).as_text()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert any("bf16" not in line for line in products)  # the memories
     assert all("xbf16>" in line for line in text.splitlines() if "stablehlo.convolution" in line)

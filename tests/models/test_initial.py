@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from daad_jax.method import state
-from daad_jax.models.initial import initial
+from daad_jax.models.initial import init_variables
 from tests.method.test_step import small
 
 
@@ -15,7 +15,7 @@ def leaves(tree):
 
 
 def of_both(config):
-    created = state.create(config)
+    created = state.create_state(config)
     return {"generator": created.generator.variables, "discriminator": created.discriminator.variables}
 
 
@@ -59,6 +59,6 @@ def test_no_two_leaves_are_alike_and_what_is_named_alike_is_shared():
 
     shapes = {"down1": {"kernel": jax.ShapeDtypeStruct((4, 4, 3, 5), np.float32)}}
     more = shapes | {"down2": {"kernel": jax.ShapeDtypeStruct((4, 4, 5, 5), np.float32)}}
-    one, two = initial(shapes, 3), initial(more, 3)
+    one, two = init_variables(shapes, 3), init_variables(more, 3)
     np.testing.assert_array_equal(one["down1"]["kernel"], two["down1"]["kernel"])
-    assert (initial(shapes, 4)["down1"]["kernel"] != one["down1"]["kernel"]).all()
+    assert (init_variables(shapes, 4)["down1"]["kernel"] != one["down1"]["kernel"]).all()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from daad_jax.models.layers import Conv, ConvTranspose, choose_form
+from daad_jax.models.layers import Conv, ConvTranspose, choose_implementation
 
 CASES = [
     (Conv, nn.Conv, (3, 3), (1, 1), (2, 7, 6, 3)),
@@ -62,8 +62,8 @@ def test_equals_flax(ours, flax, kernel, strides, shape, use_bias):
 @pytest.mark.parametrize("layer", [Conv, ConvTranspose])
 def test_the_same_under_vmap_and_pmap(layer):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 3))
-    native = layer(5, (4, 4), (2, 2), form="native")
-    fast = layer(5, (4, 4), (2, 2), form="split")
+    native = layer(5, (4, 4), (2, 2), implementation="native")
+    fast = layer(5, (4, 4), (2, 2), implementation="split")
     params = jax.vmap(fast.init)(jax.random.split(jax.random.key(1)), x)
 
     def gradients(module):
@@ -79,8 +79,8 @@ def test_the_fast_form_never_dilates_an_input(layer):
     """That is what XLA:CPU is slow at, so this holds the speed without a clock."""
     x = jnp.ones((2, 4, 4, 3))
 
-    def program(form):
-        module = layer(5, (4, 4), (2, 2), form=form)
+    def program(implementation):
+        module = layer(5, (4, 4), (2, 2), implementation=implementation)
         params = module.init(jax.random.key(0), x)
         gradients = jax.grad(lambda params, x: module.apply(params, x).sum(), (0, 1))
         return jax.jit(gradients).lower(params, x).as_text()
@@ -93,7 +93,7 @@ def test_the_fast_form_never_dilates_an_input(layer):
 @pytest.mark.parametrize(("pixels", "copied"), [(2, False), (3, True)])
 def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
     """A single small image is scored in the time that it takes to read the weights."""
-    layer = ConvTranspose(5, (4, 4), (2, 2), form="split")
+    layer = ConvTranspose(5, (4, 4), (2, 2), implementation="split")
     x = jnp.ones((1, 1, pixels, 64))
     params = layer.init(jax.random.key(0), x)
     lines = jax.jit(layer.apply).lower(params, x).as_text().splitlines()
@@ -102,18 +102,18 @@ def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
 
 def test_choose_form():
     for features in (1, 3, 512):
-        assert choose_form((4, 4), (2, 2), features, "cpu") == "split"
+        assert choose_implementation((4, 4), (2, 2), features, "cpu") == "split"
         for kernel, strides in (((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
-            assert choose_form(kernel, strides, features, "cpu") == "native"
+            assert choose_implementation(kernel, strides, features, "cpu") == "native"
         for backend in ("tpu", "gpu"):
-            assert choose_form((4, 4), (2, 2), features, backend) == "native"
-            assert choose_form((3, 3), (1, 1), features, backend) == "native"
-    assert choose_form((3, 3), (1, 1), 3, "cpu") == "split"
-    assert choose_form((3, 3), (1, 1), 16, "cpu") == "native"
-    assert choose_form((4, 4), (2, 2), None, "cpu") == "split"
-    assert choose_form((3, 3), (1, 1), None, "cpu") == "native"  # transposed
+            assert choose_implementation((4, 4), (2, 2), features, backend) == "native"
+            assert choose_implementation((3, 3), (1, 1), features, backend) == "native"
+    assert choose_implementation((3, 3), (1, 1), 3, "cpu") == "split"
+    assert choose_implementation((3, 3), (1, 1), 16, "cpu") == "native"
+    assert choose_implementation((4, 4), (2, 2), None, "cpu") == "split"
+    assert choose_implementation((3, 3), (1, 1), None, "cpu") == "native"  # transposed
 
 
 def test_split_is_refused_where_it_is_not_written():
     with pytest.raises(ValueError, match="split"):
-        Conv(16, (3, 3), (1, 1), form="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+        Conv(16, (3, 3), (1, 1), implementation="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))

@@ -41,7 +41,7 @@ def turned(kernel):
 def test_down(arrays):
     x, _, kernel = arrays
     assert_close(winograd.down(x, kernel), direct(x, kernel))
-    assert_close(winograd.down(x, turned(kernel), of_up=True), direct(x, kernel))
+    assert_close(winograd.down(x, turned(kernel), transposed=True), direct(x, kernel))
 
 
 def test_up_is_the_transpose(arrays):
@@ -50,7 +50,7 @@ def test_up_is_the_transpose(arrays):
     basis = np.eye(x[0].size, dtype=np.float32).reshape(-1, *x.shape[1:])
     through = direct(basis, kernel)
     expected = np.einsum("nhwf,bhwf->bn", through, y).reshape(x.shape)
-    assert_close(winograd.up(y, kernel, of_up=False), expected)
+    assert_close(winograd.up(y, kernel, transposed=False), expected)
     assert_close(winograd.up(y, turned(kernel)), expected)
 
 
@@ -58,21 +58,21 @@ def test_kernel_gradient(arrays):
     x, y, kernel = arrays
     basis = np.eye(16 * x.shape[-1], dtype=np.float32).reshape(4, 4, x.shape[-1], -1)
     expected = np.einsum("bhwn,bhwf->nf", direct(x, basis), y).reshape(kernel.shape)
-    assert_close(winograd.kernel_gradient(x, y, of_up=False), expected)
-    assert_close(winograd.kernel_gradient(x, y, of_up=True), turned(expected))
+    assert_close(winograd.kernel_gradient(x, y, transposed=False), expected)
+    assert_close(winograd.kernel_gradient(x, y, transposed=True), turned(expected))
 
 
 def test_pays():
-    def pays(*fine, coarse=512, dtype=jnp.float32):
-        return winograd.pays(fine, coarse, dtype)
+    def is_faster(*fine, coarse=512, dtype=jnp.float32):
+        return winograd.is_faster(fine, coarse, dtype)
 
-    assert pays(8, 16, 16, 128)
-    assert not pays(8, 16, 16, 128, dtype=jnp.bfloat16)
-    assert not pays(7, 16, 16, 128)  # too few pixels
-    assert not pays(8, 18, 16, 128)
-    assert not pays(8, 16, 18, 128)
-    assert not pays(8, 16, 16, 64, coarse=256)  # too few channels
-    assert winograd.pays((8, 16, 16, 64), 256, jnp.float32, only_up=True)
+    assert is_faster(8, 16, 16, 128)
+    assert not is_faster(8, 16, 16, 128, dtype=jnp.bfloat16)
+    assert not is_faster(7, 16, 16, 128)  # too few pixels
+    assert not is_faster(8, 18, 16, 128)
+    assert not is_faster(8, 16, 18, 128)
+    assert not is_faster(8, 16, 16, 64, coarse=256)  # too few channels
+    assert winograd.is_faster((8, 16, 16, 64), 256, jnp.float32, only_up=True)
 
 
 LAYERS = [
@@ -84,7 +84,7 @@ LAYERS = [
 @pytest.mark.parametrize(("ours", "flax", "features", "shape"), LAYERS)
 def test_layers_take_it_and_equal_flax(ours, flax, features, shape):
     x = jax.random.normal(jax.random.key(1), shape)
-    mine = ours(features, (4, 4), (2, 2), form="split")
+    mine = ours(features, (4, 4), (2, 2), implementation="split")
     theirs = flax(features, (4, 4), (2, 2), padding="SAME")
     params = mine.init(jax.random.key(0), x)
     gradient = jax.grad(lambda params, x: mine.apply(params, x).sum(), (0, 1))

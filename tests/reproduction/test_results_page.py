@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import config as configs
+from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from reproduction import pictures, results
@@ -188,7 +188,7 @@ def test_recipes_are_said(mvtec):
     plain, other = Config(), Config()
     plain.loss.adversarial = plain.loss.alignment = 0.0
     other.model.temperature, other.model.skips = 0.05, (True, False, True)
-    made = [json.loads(configs.to_json(config)) for config in (plain, other)]
+    made = [json.loads(config_lib.to_json(config)) for config in (plain, other)]
 
     def row(*recipes):
         found = [dataclasses.replace(mvtec.of("daad")[i], recipe=str(i)) for i in range(len(recipes))]
@@ -202,7 +202,7 @@ def test_recipes_are_said(mvtec):
     assert row(made[0]) == f"| DAAD | 32 x 32 x 3 | 64 | – | {memory} | {weights} |"
     assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {weights} / {heat} |"
     other.model.memory_items = (500, 0, 0, 500)  # no division where there is no memory
-    assert "| 500, 0, 0, 500 | 1x1x1, –, –, 4x4x1 |" in row(json.loads(configs.to_json(other)))
+    assert "| 500, 0, 0, 500 | 1x1x1, –, –, 4x4x1 |" in row(json.loads(config_lib.to_json(other)))
 
 
 def test_every_table_has_its_section(mvtec, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 from daad_jax import variants
 from daad_jax.errors import UserError
 from daad_jax.evaluation.outputs import evaluate
-from daad_jax.files import alone
+from daad_jax.files import exclusive
 from daad_jax.training import logs
 from reproduction import cells, experiment, results, run
 from reproduction import results_page as page
@@ -200,7 +200,7 @@ def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatc
     cell = chosen(["tile"], ["nearest_l2"])[0]
     folder = cell.folder(small.out)
     folder.mkdir(parents=True)
-    with alone(folder / ".lock", "ours"):
+    with exclusive(folder / ".lock", "ours"):
         failed = run.reproduce(TABLE, chosen(["tile"], rows), small)
     assert len(failed) == 3
     defect, locked, impossible = failed

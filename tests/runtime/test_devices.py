@@ -11,7 +11,7 @@ from daad_jax.runtime import devices as parallel
 
 @dataclass
 class Device:
-    """What `holds` asks of one."""
+    """What `fits_resident` asks of one."""
 
     platform: str
     limit: int | None
@@ -31,7 +31,7 @@ class Device:
     ],
 )
 def test_what_an_accelerator_keeps(platform, limits, held):
-    assert parallel.Mapped([Device(platform, limit) for limit in limits]).holds(100) is held
+    assert parallel.DeviceGroup([Device(platform, limit) for limit in limits]).fits_resident(100) is held
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -41,6 +41,8 @@ def test_a_batch_that_is_kept_is_one_that_is_put(devices, several):
     images = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 1), np.uint8)
     chosen = np.random.default_rng(1).integers(0, 5, (3, 8) if several else (8,))
     put = mapped.put_several if several else mapped.put
-    kept = mapped.keep(images, lambda images, order: images[order["chosen"]], several)({"chosen": chosen})
+    kept = mapped.put_resident(images, lambda images, order: images[order["chosen"]], several)(
+        {"chosen": chosen}
+    )
     np.testing.assert_array_equal(kept, put(images[chosen]))
     assert kept.devices() == set(jax.local_devices()[:devices])

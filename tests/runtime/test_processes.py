@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax.method.state import create
+from daad_jax.method.state import create_state
 from daad_jax.training import checkpoint
 from tests import test_main_job as job
 
@@ -100,7 +100,7 @@ def test_two_processes_train_as_one_and_resume(folder):
         for key in expected.keys() - {"images_per_s"}:
             assert found[key] == pytest.approx(expected[key], rel=1e-4), key
     ends = [parameters(checkpoint.load(path)[0]) for path in (alone, shared)]
-    moved = ends[0] - parameters(create(checkpoint.load(alone)[1]))
+    moved = ends[0] - parameters(create_state(checkpoint.load(alone)[1]))
     assert np.linalg.norm(ends[1] - ends[0]) < 0.1 * np.linalg.norm(moved)
 
 

@@ -90,7 +90,7 @@ def test_r_is_what_its_map_sums_to(distance):
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3,) * 4
     config.score.heat_smoothing, config.score.distance = 0.0, distance
-    variables = variables_of(state.create(config))
+    variables = variables_of(state.create_state(config))
     images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
     got = jax.jit(make_measure(config))(variables, images)
     square = np.mean(np.square(got.reconstruction_map), axis=(1, 2))
@@ -105,7 +105,7 @@ def test_maps_are_smoothed_as_squares():
     config = Config()
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3,) * 4
-    variables = variables_of(state.create(config))
+    variables = variables_of(state.create_state(config))
     images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
     sharp, smoothed = [], []
     for found, share in ((sharp, 0.0), (smoothed, 0.05)):
@@ -123,6 +123,6 @@ def test_l_of_all_layers_is_what_its_map_sums_to():
     config.model.memory_items = (3,) * 4
     config.score.heat_smoothing, config.score.alignment = 0.0, "layers"
     images = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
-    got = jax.jit(make_measure(config))(variables_of(state.create(config)), images)
+    got = jax.jit(make_measure(config))(variables_of(state.create_state(config)), images)
     np.testing.assert_allclose(got.alignment, np.mean(np.square(got.alignment_map), (1, 2)), rtol=1e-5)
     assert got.alignment.min() > 0

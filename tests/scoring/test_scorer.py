@@ -25,7 +25,7 @@ def test_maps_of_some_held_out_images_are_kept(monkeypatch):
     """Of every `every`-th over all batches, and only those: they calibrate as the whole list cut would."""
     config = small()
     held_out = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
-    variables, measuring = variables_of(state.create(config)), Scorer(config, 1)
+    variables, measuring = variables_of(state.create_state(config)), Scorer(config, 1)
     monkeypatch.setattr(scorer, "FEWEST_HEATS", 4)
     monkeypatch.setattr(scorer, "HEAT_PIXELS", 20 * 16 * 16)  # every third
     seen = [m for _, m in measuring.measure(measuring.place(variables), measuring.cut(held_out))]

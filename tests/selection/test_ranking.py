@@ -46,7 +46,7 @@ def test_separation_is_the_auroc():
 @pytest.mark.parametrize(("alignment", "pooling"), [("l2", 1), ("layers", 4)])
 def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config, held_out = small(), bars(20)
-    trained = state.create(config)
+    trained = state.create_state(config)
     found = selection.choices(trained, config, held_out)
     separations = [choice.separation for choice in found]
     assert separations == sorted(separations, reverse=True)
@@ -71,7 +71,7 @@ def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
 def test_training_is_seen():
     config, images = small(adversarial=0.0), bars(160)
     config.train.learning_rate = 3e-3
-    step, current = jax.jit(make_train_step(config)), state.create(config)
+    step, current = jax.jit(make_train_step(config)), state.create_state(config)
     before = selection.choices(current, config, images[:40])[0]
     for _ in range(200):
         current, _ = step(current, images[40:])

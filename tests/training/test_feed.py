@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daad_jax.config import DataConfig
-from daad_jax.data.batches import Order, grouped, orders, train_batches
+from daad_jax.data.batches import BatchPlan, batch_plans, group_batches, train_batches
 from daad_jax.data.samples import Split
 from daad_jax.training.feed import take
 
@@ -27,7 +27,7 @@ SPLIT = Split(IMAGES, np.zeros(7, np.int8), ["good"] * 7, list("abcdefg"))
 )
 def test_the_same_batches_to_the_bit(config):
     on_device = jax.jit(functools.partial(take, config=config))
-    made = [on_device(IMAGES, order) for order in itertools.islice(orders(7, config, 5, 4, 3), 20)]
+    made = [on_device(IMAGES, order) for order in itertools.islice(batch_plans(7, config, 5, 4, 3), 20)]
     expected = list(itertools.islice(train_batches(SPLIT, config, 5, 4, 3), 20))
     np.testing.assert_array_equal(made, expected)
     assert made[0].dtype == np.uint8
@@ -35,7 +35,7 @@ def test_the_same_batches_to_the_bit(config):
 
 def test_several_at_once():
     config = DataConfig(flip_horizontal=True, shift=1)
-    order = next(grouped(orders(7, config, 5, 4), 3))
-    assert isinstance(order, Order)
-    expected = next(grouped(train_batches(SPLIT, config, 5, 4), 3))
+    order = next(group_batches(batch_plans(7, config, 5, 4), 3))
+    assert isinstance(order, BatchPlan)
+    expected = next(group_batches(train_batches(SPLIT, config, 5, 4), 3))
     np.testing.assert_array_equal(take(IMAGES, order, config), expected)

@@ -89,7 +89,7 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
 
 def begun(config, run):
     """A workdir with a checkpoint of its last step, as far as its claim can tell."""
-    with workdirs.claimed(run, config):
+    with workdirs.claim_workdir(run, config):
         (run / "checkpoints" / str(config.train.steps)).mkdir(parents=True)
 
 
@@ -156,12 +156,12 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
     config.train.devices = 1
     kernels, names, batches = [], [], []
     for config.seed in (0, 1):
-        kernels.append(state.create(config).generator.params["stem"]["kernel"])
+        kernels.append(state.create_state(config).generator.params["stem"]["kernel"])
         splits = datasets.load(config)
         names.append(splits.calibration.names)
         numbered = np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1)
         split = dataclasses.replace(splits.train, images=np.broadcast_to(numbered, (36, 16, 16, 3)))
-        with closing(fed(config, parallel.Mapped(jax.devices()[:1]), split, 0)) as ready:
+        with closing(fed(config, parallel.DeviceGroup(jax.devices()[:1]), split, 0)) as ready:
             batches.append(np.asarray(next(ready)))
     assert not np.array_equal(*kernels)
     assert names[0] != names[1]
@@ -173,9 +173,9 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
 
 def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_path, monkeypatch):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
-    split, mapped, found = datasets.load(config).train, parallel.Mapped(jax.devices()[:1]), []
+    split, mapped, found = datasets.load(config).train, parallel.DeviceGroup(jax.devices()[:1]), []
     for holds in (False, True):
-        monkeypatch.setattr(parallel.Mapped, "holds", lambda self, size, holds=holds: holds)
+        monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size, holds=holds: holds)
         with closing(fed(config, mapped, split, 3)) as ready:
             found.append([np.asarray(next(ready)) for _ in range(2)])
     np.testing.assert_array_equal(*found)
@@ -215,7 +215,10 @@ def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
     config.train.devices = 1
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 1
-    with workdirs.claimed(run, config), pytest.raises(UserError, match=f"{run}: another process trains here"):
+    with (
+        workdirs.claim_workdir(run, config),
+        pytest.raises(UserError, match=f"{run}: another process trains here"),
+    ):
         train(config, run)
     assert not (run / "checkpoints").exists()
     train(config, run)
@@ -272,7 +275,7 @@ def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monk
     config.train.devices, config.train.steps_per_call, config.train.steps = devices, at_once, 4
     config.train.log_every = config.train.checkpoint_every = 2
     train(config, tmp_path / "host")
-    monkeypatch.setattr(parallel.Mapped, "holds", lambda self, size: size == 18 * 16 * 16 * 3)
+    monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size: size == 18 * 16 * 16 * 3)
     traced = []
     monkeypatch.setattr("daad_jax.training.loop.take", lambda *a, **k: traced.append(1) or take(*a, **k))
     train(config, tmp_path / "device")
