@@ -1,4 +1,4 @@
-"""The methods that the paper compares, as changes of one configuration, and the words after `--config FILE:`."""
+"""The methods that the paper compares, as changes of one configuration; the words after `--config NAME:`."""
 
 import re
 from collections.abc import Callable

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs import cifar10, mnist, mvtec_ad, solar_cells
 from daad_jax import config as config_lib
 from daad_jax.config import Config, ModelConfig
 from daad_jax.data.catalogue import CATEGORIES, CELL_TYPES, DIGITS, OBJECTS, SOLAR_CELLS
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.recipes import load_recipe
 from daad_jax.variants import VARIANTS
 
 # Scores without a network, that a figure of ours has to beat: see baselines.py.
@@ -49,6 +49,7 @@ class Table:
     """
 
     name: str
+    recipe_name: str
     title: str
     noun: str
     subjects: tuple[str, ...]
@@ -65,11 +66,11 @@ class Table:
 TABLES = {
     table.name: table
     for table in (
-        Table("mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
-        Table("cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
-        Table("mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
-        Table("solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),
-        Table("granularity", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
+        Table("mnist", "mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
+        Table("cifar10", "cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
+        Table("mvtec_ad", "mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
+        Table("solar_cells", "solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),
+        Table("granularity", "mnist", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
     )
 }  # fmt: skip
 
@@ -144,8 +145,7 @@ def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: boo
     """A cell as its file in configs/ has it; a division of the granularity table is of variant daad."""
     variant = row if row in VARIANTS else "daad"
     words = ",".join([subject, variant] + ["smoke"] * smoke)
-    source = {"cifar10": cifar10, "mvtec_ad": mvtec_ad, "solar_cells": solar_cells}.get(table.name, mnist)
-    config = source.get_config(words)
+    config = load_recipe(f"{table.recipe_name}:{words}")
     if row in DIVISIONS:
         config.model.division = divided(config, DIVISIONS[row])
     config.seed = seed or 0
