@@ -24,8 +24,7 @@ from benchmarks.contender import ENGINES, LARGE, Contender, Job, Task
 from benchmarks.workload import configuration, images, timed
 from daad_jax import files, variants
 from daad_jax.config import Config
-from daad_jax.runtime import pages
-from daad_jax.runtime import startup as programs
+from daad_jax.runtime import startup
 
 WIDTH = 64
 SIZES = {32: 64, 128: 8, 256: 8}  # pixels: images of a batch
@@ -195,8 +194,8 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
 
 
 def main() -> None:
-    programs.compile_quickly(trains=True)  # this process's; engines have their own
-    pages.use_large()
+    startup.compile_quickly(trains=True)  # this process's; engines have their own
+    startup.restart_with_large_pages("benchmarks")
     # A GPU's memory is everybody's: this process's, which measures products, and the engines'. XLA would
     # otherwise try kernels with all the scratch memory there is, and keep it.
     os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}

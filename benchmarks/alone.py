@@ -15,9 +15,10 @@ from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.method.restoration import to_unit
 from daad_jax.method.state import abstract_state, build_generator, create_state, init_state
-from daad_jax.method.step import make_train_step, several
+from daad_jax.method.step import make_train_step, scan_steps
 from daad_jax.runtime import compilation
 from daad_jax.runtime import devices as parallel
+from daad_jax.training.feed import device_batches
 from daad_jax.variants import apply
 
 Record = dict[str, Any]
@@ -32,7 +33,8 @@ def step_of(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[Call, 
     put: Callable[[np.ndarray], jax.Array] = mapped.put
     step, what = make_train_step(config, mapped.axis_name), batch
     if at_once > 1:
-        step, put, what = several(step), mapped.put_several, np.stack([batch] * at_once)
+        put = functools.partial(mapped.put, batch_axis=1)
+        step, what = scan_steps(step), np.stack([batch] * at_once)
     compiled = mapped.compile_ahead(step, expected, put(what))
     last = mapped.replicate(init_state(expected, config.seed)), None
 
@@ -129,9 +131,6 @@ def calls(rounds: int) -> Record:
 
 def input_wait(steps: int) -> Record:
     """Share of a run that the step waits for its batch, by the number of images in the data set."""
-    from daad_jax.training.loop import (
-        fed,  # imports what a step, whose start is timed with this file, does without
-    )
 
     config = configuration(32, 32, 100)
     config.data.flip_horizontal, config.data.shift = True, 2
@@ -143,7 +142,7 @@ def input_wait(steps: int) -> Record:
         state = mapped.replicate(create_state(config))
         waits: list[float] = []
         start = 0.0
-        with closing(fed(config, mapped, split, 0)) as batches:  # type: ignore[type-var]
+        with closing(device_batches(config, mapped, split, 0)) as batches:  # type: ignore[type-var]
             for i in range(steps + 2):
                 asked = time.perf_counter()
                 batch = next(batches)

@@ -15,8 +15,7 @@ from unittest import mock
 
 from benchmarks.workload import images, timed
 from daad_jax.config import Config
-from daad_jax.runtime import pages
-from daad_jax.runtime import startup as programs
+from daad_jax.runtime import startup
 
 PAUSE = 0.3  # seconds, in which the threads of the engine before stop spinning
 ENGINES = ("daad_jax", "torch", "torch.compile")
@@ -54,9 +53,10 @@ class Contender:
         with mock.patch.dict(os.environ):
             os.environ.pop("GLIBC_TUNABLES", None)
             os.environ["XLA_FLAGS"] = FLAGS
-            # Our commands ask for large pages by themselves (`daad_jax/pages.py`), PyTorch's user has to.
+            # Our commands turn large pages on themselves (`daad_jax/runtime/startup.py`); for PyTorch the
+            # user does.
             if job.engine == "daad_jax" or LARGE in job.engine:
-                os.environ["GLIBC_TUNABLES"] = pages.SETTING
+                os.environ["GLIBC_TUNABLES"] = startup.LARGE_PAGES
             self._process.start()
         theirs.close()
         self._connection.recv()
@@ -110,8 +110,8 @@ Prepared = tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, fl
 
 
 def _ours(job: Job) -> Prepared:
-    programs.compile_quickly(trains=job.task == "step")  # as our commands do
-    programs.trace_quickly()
+    startup.compile_quickly(trains=job.task == "step")  # as our commands do
+    startup.trace_quickly()
     import jax
 
     from benchmarks.alone import step_of
@@ -127,7 +127,7 @@ def _ours(job: Job) -> Prepared:
         return *step_of(job.config, batch), count
     scorer = Scorer(job.config, job.chunk)
     placed = scorer.place(variables_of(create_state(job.config)))
-    return lambda: [*scorer.measure(placed, scorer.cut(batch))], lambda: None, count
+    return lambda: [*scorer.distances(placed, scorer.split(batch))], lambda: None, count
 
 
 def _twin(job: Job) -> Prepared:

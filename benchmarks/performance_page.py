@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from daad_jax import files
-from daad_jax.runtime import startup as programs
+from daad_jax.runtime import startup
 
 mpl.use("Agg")
 
@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 def _vectors() -> str:
     """The widest vectors of an x86 processor, which decide its speed most; "" where nothing says."""
-    can = programs.abilities().split()
+    can = startup.instruction_sets().split()
     return " with AVX-512" if "avx512f" in can else " with AVX2" if "avx2" in can else ""
 
 
@@ -83,7 +83,7 @@ def write(records: Record, docs: Path) -> None:
         "Ours beside PyTorch's own best: the same networks, losses and step (`benchmarks/torch_daad.py`), "
         "channels_last, fused Adam, eager and `torch.compile`. Engines take turns in one run, and medians "
         "count: compare within a row, not with another machine. Width 64, float32.",
-        "Ours has large memory pages, as our commands ask for them by themselves (`daad_jax/pages.py`). "
+        "Ours has large memory pages, as our commands ask for them by themselves (`daad_jax/runtime/`). "
         "PyTorch runs as it comes, and gains by them too where its user asks: `--large_pages` gives them to "
         "both.",
         "    pip install -r requirements-bench.txt\n    python -m benchmarks",

@@ -1,3 +1,44 @@
-"""Image anomaly detection with block-wise memories (DAAD, ICCV 2021) in JAX."""
+"""Image anomaly detection in JAX with block-wise memories of normality (DAAD, ICCV 2021).
+
+    from daad_jax import Detector, load_recipe, train
+
+    train(load_recipe("folder:path/to/good/images"), "runs/parts")
+    detections = Detector.load("runs/parts").score(["a.png", "b.jpg"])
+
+`__all__` names the public interface. It stays; everything else in the package may change.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daad_jax.config import Config
+    from daad_jax.detection.detector import Detections, Detector
+    from daad_jax.errors import UserError
+    from daad_jax.recipes import load_recipe
+    from daad_jax.training.loop import train
 
 __version__ = "0.1.0"
+__all__ = ["Config", "Detections", "Detector", "UserError", "load_recipe", "train"]
+
+# The modules are imported on first use: our commands set JAX's flags before JAX is imported.
+_MODULES = {
+    "Config": "daad_jax.config",
+    "Detections": "daad_jax.detection.detector",
+    "Detector": "daad_jax.detection.detector",
+    "UserError": "daad_jax.errors",
+    "load_recipe": "daad_jax.recipes",
+    "train": "daad_jax.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,4 +1,4 @@
-"""What the scripts share: flags, and bad input as one line with exit status 2."""
+"""Runs a command of the terminal. A mistake that the user can mend is one line and exit status 2."""
 
 import contextlib
 import io
@@ -6,169 +6,173 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from daad_jax import config as config_lib
+from daad_jax import recipes
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError
-from daad_jax.runtime import pages
-from daad_jax.runtime import startup as programs
+from daad_jax.runtime import startup
 
-flags.disclaim_key_flags()  # what is defined here counts as an option of the script that asks for it
-
-
-class _Help(flags.BooleanFlag):
-    """--help and -h: what the script does and its own options, and exit status 0."""
-
-    def __init__(self) -> None:
-        super().__init__("help", False, "show this help", short_name="h")
-
-    def parse(self, argument: str | bool) -> None:
-        from absl import app  # only here: it imports a debugger
-
-        if self._parse(argument):
-            app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+HELP = ("-h", "--help")
+LINE_WIDTH = 100  # characters of the help text
+RETRY_SIGNAL_S = 0.05
 
 
-flags.DEFINE_flag(_Help())
+@dataclass(frozen=True)
+class Invocation:
+    """A command as somebody called it: its options, the words that are no options, and the program's name."""
+
+    options: flags.FlagValues
+    words: tuple[str, ...]
+    program: str
+
+    def spell(self, command: str) -> str:
+        """Another command, spelled as this one was: `python evaluate.py` or `daad-jax evaluate`."""
+        if self.program.endswith(".py"):
+            return f"python {command.replace('-', '_')}.py"
+        return f"{self.program.rpartition(' ')[0]} {command}"
+
+    def workdir(self) -> Path:
+        """The option --workdir.
+
+        Raises:
+            UserError: the option is missing.
+        """
+        if not self.options.workdir:
+            raise UserError("--workdir is missing; give the folder that the training printed")
+        return Path(self.options.workdir)
 
 
-def define_workdir(help_text: str) -> flags.FlagHolder:
-    holder = flags.DEFINE_string("workdir", None, help_text)
+@dataclass(frozen=True)
+class Command:
+    """A command: `usage` shows what follows its name, `summary` says in full sentences what it does.
+
+    `define` adds the options to a `FlagValues`, given the arguments. `takes_words` allows words that are no
+    options. `trains` is for `startup.compile_quickly`.
+    """
+
+    usage: str
+    summary: str
+    define: Callable[[flags.FlagValues, Sequence[str]], None]
+    main: Callable[[Invocation], None]
+    takes_words: bool = False
+    trains: bool = False
+
+
+def define_workdir(options: flags.FlagValues, help_text: str) -> None:
+    flags.DEFINE_string("workdir", None, help_text, flag_values=options)
     flags.register_validator(
-        holder,
+        "workdir",
         lambda value: "://" not in (value or ""),
         "must be a folder of a mounted file system, not a URL",
+        flag_values=options,
     )
-    return holder
 
 
-def define_config() -> flags.FlagHolder:
-    help_text = "configs/NAME.py[:argument]; --config.a.b=value overrides, keys are in daad_jax/config.py"
-    return config_flags.DEFINE_config_file("config", None, help_text, lock_config=True)
+def define_config(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    help_text = (
+        f"the recipe, NAME[:words] or FILE.py[:words]; NAME is one of {', '.join(recipes.names())}. "
+        "--config.a.b=VALUE changes a value of the recipe; daad_jax/config.py explains every value"
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, help_text, options, lock_config=True, sys_argv=["", *arguments]
+    )
 
 
-def checked(config: Config | None) -> Config:
-    """The configuration from the flags, validated.
+def run(command: Command, program: str | None = None, arguments: Sequence[str] | None = None) -> None:
+    """Runs a command.
+
+    Input that the user can mend ends in one line and exit status 2. SIGTERM, Ctrl-C and a closed pipe
+    (`| head`) end in one line and 128 + the signal's number, after every `finally` on the way.
+
+    Args:
+        command: the command.
+        program: its name in messages; None: the name of the script that runs.
+        arguments: the words after its name; None: those of this process.
 
     Raises:
-        UserError: none was given, or a value is impossible.
+        SystemExit: the command ended early; the code is its exit status.
     """
-    if config is None:
-        raise UserError("--config is missing; for instance --config configs/cifar10.py")
-    try:
-        config.name  # noqa: B018 - config_flags keeps a failure to load until the first access
-    except OSError as error:
-        reason = str(error)
-        if "[Errno 2]" in reason:
-            reason = f"{reason.rsplit(':', 1)[-1].strip()}: no such config file; see configs/"
-        raise UserError(f"--config: {reason}") from error
-    config_lib.validate(config)
-    return config
-
-
-def run(main: Callable[..., None], positional: bool = False, trains: bool = False) -> None:
-    """Parses the flags and runs `main`.
-
-    Whatever the user can mend is one line and exit status 2; SIGTERM, Ctrl-C and a closed pipe
-    (`| head`) are one line and 128 + the signal's number, after every `finally` on the way. `main` gets
-    the words that are not flags where `positional` is set; elsewhere there may be none. `trains`: see
-    `programs.compile_quickly`.
-    """
-    pages.use_large()
-    signal.signal(signal.SIGTERM, _stop)
-    sys.unraisablehook = _stop_later
-    programs.trace_quickly()
-    programs.compile_quickly(trains)
-    programs.enable_compilation_cache()
+    program = Path(sys.argv[0]).name if program is None else program
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    startup.restart_with_large_pages()
+    startup.trace_quickly()
+    startup.compile_quickly(command.trains)
+    startup.enable_compilation_cache()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    try:
-        rest = flags.FLAGS(sys.argv)[1:]
-        if rest and not positional:
-            raise UserError(f"unexpected argument {rest[0]!r}; options begin with --")
-        main(*rest)
+    with _sigterm_raises(), _errors_in_one_line(program, arguments):
+        if any(word in HELP for word in arguments):
+            print(_help(command, program, arguments))
+        else:
+            command.main(_parse(command, program, arguments))
         sys.stdout.flush()
-    except UserError as error:
-        _fail(str(error))
-    except flags.Error as error:
-        _fail(f"{error}")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-        _say("stopped: nobody reads its output any more")
-        sys.exit(128 + signal.SIGPIPE)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        if flags.FLAGS.is_parsed():
-            raise  # not about the flags: a defect of ours, with its traceback
-        _fail(_explain(error))
-    except (AssertionError, RuntimeError) as error:
-        said = _of_jax(error)
-        if not said:
-            raise
-        _fail(said)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(128 + signal.SIGINT)
-    except Stopped as stopped:
-        _say(f"stopped by {signal.Signals(stopped.number).name}")
-        sys.exit(128 + stopped.number)
 
 
-def _stop(number: int, _: object) -> None:
-    raise Stopped(number)
+def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocation:
+    """The options and words of a command line.
 
-
-def _stop_later(lost: "sys.UnraisableHookArgs") -> None:
-    """Sends a signal once more whose exception Python ignored.
-
-    Handlers run between any two lines of the main thread, also in a callback of the garbage collector
-    or a `__del__`, and nothing that is raised there arrives anywhere.
+    Raises:
+        UserError: an unknown option, recipe, key or value.
     """
-    if not isinstance(lost.exc_value, KeyboardInterrupt | Stopped):
-        return sys.__unraisablehook__(lost)
-    number = getattr(lost.exc_value, "number", signal.SIGINT)
-    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    arguments = _with_recipe_file(arguments)
+    options = flags.FlagValues()
+    command.define(options, arguments)
+    try:
+        words = options([program, *arguments])[1:]
+        if "config" in options and options.config is not None:
+            options.config.name  # noqa: B018 - config_flags keeps a failed import until the first access
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        raise UserError(_explain_config_error(error, arguments)) from error
+    if words and not command.takes_words:
+        raise UserError(f"unexpected argument {words[0]!r}; options begin with --")
+    return Invocation(options, tuple(words), program)
 
 
-def _explain(error: Exception) -> str:
-    """What config_flags met, in a line: it lets whatever happened inside it escape."""
-    override = re.compile(r"^--(config\.[^=]+)")
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename or error}: no such config file; see configs/"
-    for argument in sys.argv[1:]:
+def _with_recipe_file(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the path of the recipe's file in place of its name: `--config mnist:8`."""
+    changed = list(arguments)
+    for i, word in enumerate(changed):
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-config"):
+            continue
+        if not equals and i + 1 < len(changed):
+            changed[i + 1] = _recipe_file(changed[i + 1])
+        elif equals:
+            changed[i] = f"{option}={_recipe_file(value)}"
+    return changed
+
+
+def _recipe_file(recipe: str) -> str:
+    name, colon, words = recipe.partition(":")
+    return f"{recipes.find(name)}{colon}{words}"
+
+
+def _explain_config_error(error: Exception, arguments: Sequence[str]) -> str:
+    """One line for what config_flags raised: it lets every error inside a recipe or a value escape."""
+    override = re.compile(r"^--?(?:no)?(config\.[^=]+)")
+    for argument in arguments:
         match = override.match(argument)
-        if match and not _known(match[1]):
+        if match and not _is_key(match[1]):
             near = config_lib.nearest_key(match[1].removeprefix("config."))
             hint = f"; did you mean config.{near}?" if near else ""
             return f"{match[1]}: no such key{hint}"
-    return f"{type(error).__name__}: {error}"
+    return f"--config: {type(error).__name__}: {error}"
 
 
-def _of_jax(error: Exception) -> str:
-    """What is wrong with the devices, where that is what JAX says, and '' elsewhere."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
-            "evaluate.py's or predict.py's --batch_size, config.data.height and width, or model.base_width"
-        )
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals.get("__name__") != "jax._src.xla_bridge":
-        return ""
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    return (
-        f"JAX finds no device (JAX_PLATFORMS={wanted!r}): {str(error) or 'its plug-in is missing'}; unset it "
-        "or install what the device needs (jax[cuda13], jax[tpu])"
-    )
-
-
-def _known(key: str) -> bool:
+def _is_key(key: str) -> bool:
     node: object = Config()
     for part in key.split(".")[1:]:
         if not hasattr(node, part):
@@ -177,11 +181,96 @@ def _known(key: str) -> bool:
     return True
 
 
-def _fail(message: str) -> None:
-    _say("error: " + " ".join(message.split()))
-    sys.exit(2)
+def _help(command: Command, program: str, arguments: Sequence[str]) -> str:
+    """The help text: usage, what the command does, its options in the order of their definition."""
+    options = flags.FlagValues()
+    command.define(options, arguments)
+    shown = f"python {program}" if program.endswith(".py") else program
+    lines = [f"{shown} {command.usage}", "", *textwrap.wrap(command.summary, LINE_WIDTH), ""]
+    for name in options:
+        flag = options[name]
+        spelled = f"  --[no]{name}: " if flag.boolean else f"  --{name}: "
+        text = flag.help or ""
+        if flag.default not in (None, [], False):
+            text += f" (default: {str(flag.default_as_str).strip(chr(39))})"
+        lines += textwrap.wrap(text, LINE_WIDTH, initial_indent=spelled, subsequent_indent=" " * 6)
+    lines.append("  -h, --help: show this help")
+    return "\n".join(lines)
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: the exit status is all that arrives
-        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises `Stopped` for the block; outside the main thread, signals stay as they are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler, hook = signal.signal(signal.SIGTERM, _stop), sys.unraisablehook
+    sys.unraisablehook = _send_again
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        sys.unraisablehook = hook
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
+def _send_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Sends a signal once more if Python ignored its exception.
+
+    Handlers run between any two lines of the main thread, also in a callback of the garbage collector
+    or a `__del__`. An exception that is raised there is printed and lost.
+    """
+    if not isinstance(lost.exc_value, KeyboardInterrupt | Stopped):
+        return sys.__unraisablehook__(lost)
+    number = getattr(lost.exc_value, "number", signal.SIGINT)
+    threading.Timer(RETRY_SIGNAL_S, os.kill, (os.getpid(), number)).start()
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(program: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Errors of users, devices and memory, and signals, as one line on standard error and an exit status."""
+
+    def end(line: str, status: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: only the exit status arrives
+            print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
+        sys.exit(status)
+
+    try:
+        yield
+    except UserError as error:
+        end(f"error: {error}", 2)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for output that is still to be flushed
+        end("stopped: nobody reads the output any more", 128 + signal.SIGPIPE)
+    except (AssertionError, RuntimeError) as error:
+        explanation = _explain_jax_error(error)
+        if not explanation:
+            raise
+        end(f"error: {explanation}", 2)
+    except KeyboardInterrupt:
+        end("interrupted", 128 + signal.SIGINT)
+    except Stopped as stopped:
+        end(f"stopped by {signal.Signals(stopped.number).name}", 128 + stopped.number)
+
+
+def _explain_jax_error(error: Exception) -> str:
+    """One line if JAX ran out of memory or found no device, "" for every other error."""
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
+            "a smaller --batch_size of evaluate or predict, a smaller config.data.height and width, or a "
+            "smaller config.model.base_width"
+        )
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") != "jax._src.xla_bridge":
+        return ""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX finds no device (JAX_PLATFORMS={wanted!r}): {str(error) or 'its plug-in is missing'}; unset "
+        "JAX_PLATFORMS, or install the packages of the device (jax[cuda13], jax[tpu])"
+    )

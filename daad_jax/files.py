@@ -30,36 +30,38 @@ def write_text(path: Path, text: str) -> None:
 
 
 def first_free(path: Path) -> Path:
-    """`path` itself, or with -2, -3, ... behind its name, whichever is the first that does not exist."""
+    """The first path that does not exist, of `path`, and `path` with -2, -3, ... behind its name."""
     names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
     return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 @contextmanager
 def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
-    """A part that writes into `place`.
+    """For a block that writes into `place`.
 
     Raises:
-        UserError: the system refuses (no right, no space, no folder); `remedy` is what to do then.
+        UserError: the system refuses to write (no right, no space, no folder); the message ends in `remedy`.
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # nobody reads the printed lines: not about `place`
         raise
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 @contextmanager
-def exclusive(file: Path, otherwise: str) -> Iterator[bool]:
-    """Nobody else is in this block for `file`, which is made. The lock ends with its process, at the latest
-    (on NFS, where a machine is lost, when its server says so).
+def exclusive(file: Path, busy_message: str) -> Iterator[bool]:
+    """Holds an exclusive lock on `file` (created if missing) for the block.
+
+    The system releases the lock when the process dies; on NFS, after a machine is lost, when the server gives
+    up.
 
     Yields:
-        False where the system knows no such locks, and others may be in the block.
+        False if the system has no such locks: others may then be in the block too.
 
     Raises:
-        UserError: somebody is in it; it says `otherwise`.
+        UserError: another process holds the lock; the message is `busy_message`.
     """
     try:
         import fcntl
@@ -67,11 +69,11 @@ def exclusive(file: Path, otherwise: str) -> Iterator[bool]:
         yield False
         return
     with file.open("a") as opened:
-        known = True
+        has_locks = True
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(otherwise) from error
+            raise UserError(busy_message) from error
         except OSError:
-            known = False
-        yield known
+            has_locks = False
+        yield has_locks

@@ -13,6 +13,7 @@ from daad_jax.config import Config, ModelConfig
 from daad_jax.data.catalogue import CATEGORIES, CELL_TYPES, DIGITS, OBJECTS, SOLAR_CELLS
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.recipes import load_recipe
+from daad_jax.validation import validate
 from daad_jax.variants import VARIANTS
 
 # Scores without a network, that a figure of ours has to beat: see baselines.py.
@@ -69,7 +70,7 @@ TABLES = {
         Table("mnist", "mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
         Table("cifar10", "cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
         Table("mvtec_ad", "mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
-        Table("solar_cells", "solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),
+        Table("solar_cells", "solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),  # noqa: E501
         Table("granularity", "mnist", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
     )
 }  # fmt: skip
@@ -149,7 +150,7 @@ def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: boo
     if row in DIVISIONS:
         config.model.division = divided(config, DIVISIONS[row])
     config.seed = seed or 0
-    config_lib.validate(config)
+    validate(config)
     return Cell(table, subject, row, seed, config)
 
 

@@ -10,9 +10,9 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-from daad_jax.runtime import startup as programs  # imports no JAX
+from daad_jax.runtime import startup  # imports no JAX
 
-programs.compile_quickly(trains=True)
+startup.compile_quickly(trains=True)
 
 import jax  # noqa: E402
 

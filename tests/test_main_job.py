@@ -176,13 +176,13 @@ def test_a_signal_saves(folder, number):
 # Runs a script, and has SIGTERM come between a step's numbers and the question whether to save it.
 AFTER_THE_LOG = """
 import os, runpy, signal, sys
-from daad_jax import logs
-write = logs.Log.write
+from daad_jax.training import logs
+write = logs.FileLog.write
 def write_and_signal(self, step, metrics):
     write(self, step, metrics)
     if step == 4:
         os.kill(os.getpid(), signal.SIGTERM)
-logs.Log.write = write_and_signal
+logs.FileLog.write = write_and_signal
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -218,7 +218,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(folder, number, says):
 IN_A_COLLECTION = """
 import gc, os, sys, time
 from daad_jax import cli
-def command():
+def command(call):
     number = int(rest.pop())
     gc.callbacks.append(lambda phase, info: phase == "stop" and os.kill(os.getpid(), number))
     gc.collect()
@@ -226,7 +226,7 @@ def command():
     time.sleep(100)
 rest = sys.argv[1:]
 sys.argv = ["command"]
-cli.run(command)
+cli.run(cli.Command('', '', lambda *_: None, command))
 """
 
 

@@ -36,17 +36,41 @@ def decode(source: Path | bytes, channels: int, name: str = "") -> np.ndarray:
     shown = name or (source if isinstance(source, Path) else "image")
     try:
         with _opened(source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{shown}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS} "
-                    "that are read; scale the image down"
-                )
-            return _convert(ImageOps.exif_transpose(image), channels)
+            return from_pillow(image, channels, str(shown))
     except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise many kinds for broken files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{shown}: unreadable image ({reason}); remove or replace it") from error
+        raise _unreadable(str(shown), error) from error
+
+
+def from_pillow(image: Image.Image, channels: int, name: str) -> np.ndarray:
+    """The pixels that `decode` gives for a file that holds this image.
+
+    Args:
+        image: a Pillow image, loaded or not.
+        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        name: the image's name in errors.
+
+    Returns:
+        uint8 `[H, W, channels]`.
+
+    Raises:
+        UserError: the image is truncated, or larger than MAX_PIXELS.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"{name}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS} "
+            "that are read; scale the image down"
+        )
+    try:
+        return _convert(ImageOps.exif_transpose(image), channels)
+    except Exception as error:  # Pillow's plug-ins raise many kinds for broken files
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{name}: unreadable image ({reason}); remove or replace it")
 
 
 def from_array(image: np.ndarray, channels: int, name: str) -> np.ndarray:

@@ -1,36 +1,45 @@
-"""The public way to a verdict: load a run, give it images."""
+"""The detector: loads a trained run and scores images."""
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.images import decode, fit, from_array
+from daad_jax.data.images import decode, fit, from_array, from_pillow
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.scoring.distances import Measured
+from daad_jax.scoring.distances import Distances
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
 
-Image = str | Path | np.ndarray
+# What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
+Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
+ACCEPTED = "a path, the bytes of an image file, a NumPy or JAX array, a Pillow image, or several of these"
 Entry = tuple[Path, UserError | None]
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What is said of N images: arrays of one row an image, in the order they came.
+    """The results of N images, in the order of the images.
 
-    `scores` A(x) (1: the average normal image), `anomalous` (score >
-    threshold), `p_values` (how often a normal image scores as high), `reconstruction` R and
-    `alignment` L, `heat` `[N, H, W]` (below 1: as normal images are), and the uint8 `[N, H, W, C]`
-    `images` and `reconstructions`, as the model saw and rebuilt them.
+    Attributes:
+        scores: the anomaly score A(x), `[N]`; 1 is the average normal image, 0 a perfect reconstruction.
+        anomalous: the verdict, `score > threshold`, bool `[N]`.
+        p_values: how often a normal image scores as high or higher, in (0, 1], `[N]`.
+        reconstruction: the reconstruction distance R, `[N]`.
+        alignment: the alignment distance L, `[N]`; 0 without a discriminator.
+        heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
+        images: the images as the model got them, uint8 `[N, H, W, C]`.
+        reconstructions: the images as the model reconstructed them, uint8 `[N, H, W, C]`.
     """
 
     scores: np.ndarray
@@ -47,19 +56,21 @@ class Detections:
 
 
 class Detector:
-    """A trained run that scores images.
+    """Scores images with a trained run.
 
         detector = Detector.load("runs/solar_cells-mono")
-        found = detector.score(["a.png", "b.jpg"])
-        found.scores, found.anomalous, found.heat
+        detections = detector.score(["a.png", "b.jpg"])
+        detections.scores, detections.anomalous, detections.heat
 
-    A score depends on the image alone, not on what it comes with; its place in a batch can change the
-    last digit. `threshold` may be set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
+    A score depends on the image alone, not on the other images of the call; the place in a batch can change
+    the last digit. `threshold` may be set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
 
     Args:
-        state, config, calibration: as `checkpoint.load` gives them.
-        batch_size: images a device scores at once, instead of `config.score.batch_size`. 1 answers a
-            single image fastest, more score many fastest; another value may change a score's last digits.
+        state: the training state, as `checkpoint.load` returns it.
+        config: the configuration of the run.
+        calibration: the calibration of the run.
+        batch_size: how many images a device scores at once; None: `config.score.batch_size`. 1 is fastest
+            for a single image. Another value may change the last digits of a score.
     """
 
     def __init__(
@@ -73,7 +84,11 @@ class Detector:
 
     @classmethod
     def load(cls, workdir: str | Path, batch_size: int | None = None) -> "Detector":
-        """The newest readable checkpoint of a run; `batch_size` as above.
+        """Loads the newest readable checkpoint of a run.
+
+        Args:
+            workdir: the folder of the run.
+            batch_size: see `Detector`.
 
         Raises:
             UserError: no such workdir, or no readable checkpoint in it.
@@ -86,38 +101,46 @@ class Detector:
         return self._scorer.batch_size
 
     def prepare(self, image: Image, name: str = "image") -> np.ndarray:
-        """An image as the model sees it, by the same way as in training.
+        """Brings an image to the size and the channels of the model, as in training.
 
         Args:
-            image: a file, or pixels: uint8 or uint16 `[h, w]` or `[h, w, 1, 3 or 4]`.
-            name: of pixels, for the error.
+            image: a path, the bytes of an image file, a Pillow image, or pixels in a NumPy or JAX array:
+                uint8 or uint16 `[h, w]` or `[h, w, 1, 3 or 4]`.
+            name: the image's name in errors; a path names itself.
 
         Returns:
             uint8 `[H, W, C]`.
 
         Raises:
-            UserError: it cannot be read, or has another size where `config.data.fit` is "exact".
+            UserError: the image cannot be read, is of another type, or has another size than the model while
+                `config.data.fit` is "exact".
         """
         data = self.config.data
-        if isinstance(image, np.ndarray):
-            pixels = from_array(image, data.channels, name)
+        if isinstance(image, (str, os.PathLike)):
+            name = str(image)
+            pixels = decode(Path(image), data.channels)
+        elif isinstance(image, (bytes, bytearray, memoryview)):
+            pixels = decode(bytes(image), data.channels, name)
+        elif isinstance(image, pillow.Image):
+            pixels = from_pillow(image, data.channels, name)
+        elif isinstance(image, (np.ndarray, jax.Array)):
+            pixels = from_array(np.asarray(image), data.channels, name)
         else:
-            name, pixels = str(image), decode(Path(image), data.channels)
+            raise UserError(f"{name}: a {type(image).__name__} is not an image; give {ACCEPTED}")
         return fit(pixels, data.height, data.width, data.fit, name)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
-        """Scores images, with all results in memory; for many files there is `stream`.
+        """Scores images. All results are in memory; for very many files there is `stream`.
 
         Args:
-            images: one of what `prepare` takes, several of them, or a batch `[N, h, w, C]`.
+            images: one image, or several: a list, another iterable, or an array `[N, h, w, C]`. An image is
+                anything that `prepare` takes.
 
         Raises:
-            UserError: none were given, or one cannot be used; it is named.
+            UserError: there is no image, or an image cannot be used; the message names the image.
         """
-        is_one = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-        several: Any = [images] if is_one else images
-        prepared = (self.prepare(image, f"image {i}") for i, image in enumerate(several))
-        parts = list(self.judge(_chunks(prepared, self._scorer.batch_size)))
+        prepared = (self.prepare(image, f"image {i}") for i, image in enumerate(_several(images)))
+        parts = list(self.judge(_batches(prepared, self._scorer.batch_size)))
         if not parts:
             raise UserError("no images were given to score")
         names = Detections.__dataclass_fields__
@@ -125,14 +148,14 @@ class Detector:
 
     def score_prepared(self, images: Any) -> Iterator[Detections]:
         """Scores uint8 images `[N, H, W, C]` of the model's size (anything that slices into arrays)."""
-        return self.judge(self._scorer.cut(images))
+        return self.judge(self._scorer.split(images))
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[list[Entry], Detections | None]]:
-        """Scores any number of files in constant memory (but for names of the unreadable), decoding ahead.
+        """Scores any number of files in constant memory (plus the names of unreadable files), decoding ahead.
 
         Yields:
-            Per batch: the files in their order, each with its error or None, and what is said of those
-            without (None where all have one).
+            For each batch: the files in their order, each with its error or None, and the detections of the
+            files without an error (None if every file has one).
         """
         waiting: deque[list[Entry]] = deque()
 
@@ -154,18 +177,18 @@ class Detector:
             if images:
                 yield np.stack(images)
 
-        for found in self.judge(batches()):
-            yield waiting.popleft(), found
+        for detections in self.judge(batches()):
+            yield waiting.popleft(), detections
         for entries in waiting:
             yield entries, None
 
     def judge(self, batches: Iterable[np.ndarray]) -> Iterator[Detections]:
-        """What is said of every batch of prepared images, uint8 `[b, H, W, C]`."""
-        for images, measured in self._scorer.measure(self._variables, batches):
-            yield self._detections(images, measured)
+        """Yields the detections of every batch of prepared images, uint8 `[b, H, W, C]`."""
+        for images, distances in self._scorer.distances(self._variables, batches):
+            yield self._detections(images, distances)
 
-    def _detections(self, images: np.ndarray, measured: Measured) -> Detections:
-        r, alignment = (np.asarray(v, np.float64) for v in measured[:2])
+    def _detections(self, images: np.ndarray, distances: Distances) -> Detections:
+        r, alignment = (np.asarray(v, np.float64) for v in distances[:2])
         scores = self.calibration.score(r, alignment)
         return Detections(
             scores=scores,
@@ -173,9 +196,9 @@ class Detector:
             p_values=self.calibration.p_value(scores),
             reconstruction=r,
             alignment=alignment,
-            heat=self.calibration.heat(measured.reconstruction_map, measured.alignment_map),
+            heat=self.calibration.heat(distances.reconstruction_map, distances.alignment_map),
             images=images,
-            reconstructions=np.asarray(measured.rebuilt),
+            reconstructions=np.asarray(distances.reconstructed),
         )
 
     def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray | UserError]]:
@@ -196,12 +219,24 @@ class Detector:
                 yield path, future.result()
 
 
-def _chunks(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    chunk: list[np.ndarray] = []
+def _several(images: Any) -> Iterable[Any]:
+    """The images of a call, of which one may be given without a list."""
+    if isinstance(images, (np.ndarray, jax.Array)):
+        array = np.asarray(images)
+        return array if array.ndim == 4 else [array]
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, pillow.Image)):
+        return [images]
+    if isinstance(images, Iterable) and not isinstance(images, Mapping):
+        return images
+    raise UserError(f"a {type(images).__name__} is not an image; give {ACCEPTED}")
+
+
+def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    batch: list[np.ndarray] = []
     for image in images:
-        chunk.append(image)
-        if len(chunk) == size:
-            yield np.stack(chunk)
-            chunk = []
-    if chunk:
-        yield np.stack(chunk)
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)

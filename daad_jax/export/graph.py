@@ -13,7 +13,7 @@ from daad_jax.errors import UserError
 from daad_jax.export.pillow_scaling import bilinear, can_scale
 from daad_jax.models.layers import Implementation
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.scoring.distances import Variables, make_measure
+from daad_jax.scoring.distances import Variables, make_distances
 
 OUTPUTS = ("score", "heat", "anomalous", "reconstruction")
 Size = tuple[int, int]  # (height, width)
@@ -29,19 +29,22 @@ def make_graph(
 ) -> Graph:
     """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
 
-    `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` uint8
-    `[b, H, W, C]`; everything else that it needs is inside as constants.
+    The outputs are `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and
+    `reconstruction` uint8 `[b, H, W, C]`. Variables and calibration are constants of the graph.
     """
-    measure, fitted = make_measure(config, implementation), make_fit(config, size or model_size(config))
+    distances_of, fitted = (
+        make_distances(config, implementation),
+        make_fit(config, size or model_size(config)),
+    )
 
     def graph(images: jax.Array) -> dict[str, jax.Array]:
-        found = measure(variables, fitted(images))
-        score = calibration.score(found.reconstruction, found.alignment)
+        distances = distances_of(variables, fitted(images))
+        score = calibration.score(distances.reconstruction, distances.alignment)
         return {
             "score": score,
-            "heat": calibration.heat(found.reconstruction_map, found.alignment_map),
+            "heat": calibration.heat(distances.reconstruction_map, distances.alignment_map),
             "anomalous": score > calibration.threshold,
-            "reconstruction": found.rebuilt,
+            "reconstruction": distances.reconstructed,
         }
 
     return graph

@@ -1,5 +1,7 @@
 """The three losses of the paper, as pure functions of arrays."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,33 +15,42 @@ def norm(difference: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(squares, EPSILON))
 
 
+# `config.loss.distance`: the plain norm of the paper, its mean over examples, or the mean square over
+# examples and entries.
+DISTANCES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "squared": lambda difference: jnp.mean(jnp.square(difference)),
+    "l2": lambda difference: jnp.mean(norm(difference)),
+}
+
+
 def distance(a: jax.Array, b: jax.Array, kind: str) -> jax.Array:
     """E||a - b|| over a batch.
 
     Args:
         a: `[B, ...]`.
         b: as `a`.
-        kind: "l2", the paper's plain norm (mean over examples of the Euclidean length), or
-            "squared", the mean square over examples and entries.
+        kind: a name of `DISTANCES`.
 
     Returns:
         Scalar.
     """
     chex.assert_equal_shape([a, b])
-    return jnp.mean(norm(a - b)) if kind == "l2" else jnp.mean(jnp.square(a - b))
+    return DISTANCES[kind](a - b)
 
 
 def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """-(E log D(x) + E log(1 - D(x^))): what the discriminator descends. Logits `[B]` -> scalar."""
+    """The discriminator's loss, -(E log D(x) + E log(1 - D(x^))). Logits `[B]` -> scalar."""
     return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(fake_logits))
 
 
-def adversarial_loss(fake_logits: jax.Array, kind: str) -> jax.Array:
-    """What the generator descends. Logits `[B]` -> scalar.
+# `config.loss.generator`: the paper's E log(1 - D(x^)), and -E log D(x^), which has the same fixed point and
+# a gradient where the discriminator is sure. The second is the default.
+GENERATOR_LOSSES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "non_saturating": lambda fake_logits: jnp.mean(jax.nn.softplus(-fake_logits)),
+    "minimax": lambda fake_logits: -jnp.mean(jax.nn.softplus(fake_logits)),
+}
 
-    "minimax" is the paper's E log(1 - D(x^)). "non_saturating", -E log D(x^), has the same fixed
-    point, and a gradient where the discriminator is sure; it is the default.
-    """
-    if kind == "minimax":
-        return -jnp.mean(jax.nn.softplus(fake_logits))
-    return jnp.mean(jax.nn.softplus(-fake_logits))
+
+def adversarial_loss(fake_logits: jax.Array, kind: str) -> jax.Array:
+    """The generator's adversarial loss, `kind` of `GENERATOR_LOSSES`. Logits `[B]` -> scalar."""
+    return GENERATOR_LOSSES[kind](fake_logits)

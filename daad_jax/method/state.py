@@ -1,4 +1,4 @@
-"""What training changes: parameters, batch statistics and optimiser states of both networks."""
+"""The training state: parameters, batch statistics and optimiser states of both networks."""
 
 import functools
 from typing import Any
@@ -69,8 +69,8 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 def build_optimizer(
     config: TrainConfig, beta1: float | jax.Array | None = None
 ) -> optax.GradientTransformation:
-    """`beta1`: in place of `config.beta1`, for a step that computes it."""
-    chosen: Any = config.beta1 if beta1 is None else beta1  # optax takes arrays, and says float
+    """Adam with the configured learning rate. `beta1` replaces `config.beta1` in a step that computes it."""
+    chosen: Any = config.beta1 if beta1 is None else beta1  # optax takes arrays, but its type says float
     return optax.adam(learning_rate(config), b1=chosen, b2=config.beta2)
 
 
@@ -84,7 +84,11 @@ def create_state(config: Config) -> TrainState:
 
 
 def abstract_state(config: Config) -> TrainState:
-    """As `create_state`, with shapes and types in place of arrays."""
+    """The shapes and types of the state before the first step; nothing is computed.
+
+    Raises:
+        UserError: division rates that do not divide a feature map.
+    """
     data, key = config.data, jax.eval_shape(jax.random.key, 0)
     images = jax.ShapeDtypeStruct((1, data.height, data.width, data.channels), jnp.float32)
     optimizer = build_optimizer(config.train)
@@ -103,15 +107,22 @@ def abstract_state(config: Config) -> TrainState:
 
 
 def init_state(abstract: TrainState, seed: int) -> TrainState:
-    """The state before the first step, from what `abstract_state` gives: numpy arrays."""
+    """The state before the first step, as numpy arrays, a function of `seed` and the shapes alone.
+
+    Args:
+        abstract: what `abstract_state` returned.
+        seed: not negative.
+    """
     networks = {"generator": abstract.generator, "discriminator": abstract.discriminator}
-    variables = init_variables({name: of and of.variables for name, of in networks.items()}, seed)
+    variables = init_variables(
+        {name: network and network.variables for name, network in networks.items()}, seed
+    )
 
     def network(name: str) -> NetworkState | None:
-        if (of := networks[name]) is None:
+        if (shapes := networks[name]) is None:
             return None
-        # Moments begin at zero, as optax has them. A broadcast zero takes no memory.
-        moments = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), of.opt_state)
+        # optax begins with moments of zero. A broadcast zero takes no memory.
+        moments = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes.opt_state)
         return NetworkState(variables[name]["params"], variables[name]["batch_stats"], moments)
 
     return TrainState(np.zeros((), np.int32), *map(network, networks))  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def make_train_step(
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
     def places(step: jax.Array, count: int) -> jax.Array:
-        """The numbers of this device's images in the global batch, one further every step."""
+        """The positions of this device's images in the global batch, plus the step."""
         first = jax.lax.axis_index(axis_name) * count if axis_name else 0
         return step + first + jnp.arange(count)
 
@@ -64,6 +64,7 @@ def make_train_step(
         return (logits, maps[-1]), new.get("batch_stats", {})
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        # The generator's forward pass, and the reconstruction loss.
         images = restoration.to_unit(batch)
         inputs = restoration.for_training(images, config.train.restore, places(state.step, len(images)))
         fake, pull_generator, (usage, generator_stats) = jax.vjp(
@@ -75,6 +76,7 @@ def make_train_step(
         metrics = {"reconstruction": reconstruction}
         fake_grad = loss.reconstruction * fake_grad
 
+        # The discriminator's two passes, with the other losses and their gradients.
         if state.discriminator is not None:
             before = state.discriminator
             (real_logits, real_features), pull_real, after_real = jax.vjp(
@@ -85,8 +87,8 @@ def make_train_step(
             (fake_logits, fake_features), pull_fake, after_fake = jax.vjp(
                 lambda params, x: judge(params, after_real, x), before.params, fake, has_aux=True
             )
-            # The fake pass is pulled back twice: into the discriminator's parameters by its own
-            # loss, and into the reconstruction by the generator's.
+            # The fake pass is pulled back twice: into the discriminator's parameters by the discriminator's
+            # loss, and into the reconstruction by the generator's losses.
             d_loss, (d_real, d_fake) = jax.value_and_grad(discriminator_loss, (0, 1))(
                 real_logits, fake_logits
             )
@@ -103,15 +105,17 @@ def make_train_step(
                 "discriminator_grad_norm": optax.tree.norm(d_grads),
             }
 
+        # The generator's gradients, and the metrics.
         grads = average(pull_generator(fake_grad)[0])
         weights = {k: getattr(loss, k) for k in ("reconstruction", "adversarial", "alignment")}
         metrics["loss"] = sum(w * metrics[k] for k, w in weights.items() if k in metrics)
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics = average(metrics | _usage_metrics(average(usage)))
 
-        # XLA:CPU copies every parameter before it updates it in place, unless that provably follows all that
-        # reads it. So the update depends on all gradients, by a sum that is never negative. That beta1 is no
-        # constant matters too: 1/2 would be folded with 1 - 1/2, and the moments read twice.
+        # The updates of both networks. XLA:CPU copies a parameter before an update in place, unless the
+        # update provably comes after every read. So the update depends on all gradients, by a sum that is
+        # never negative. beta1 is not a constant, because XLA would fold 1/2 with 1 - 1/2 and read the
+        # moments twice.
         norms = metrics["grad_norm"] + metrics.get("discriminator_grad_norm", 0.0)
         beta1 = jnp.where(norms < 0, 0.0, config.train.beta1)
         generator_state = update(state.generator, grads, generator_stats, beta1)
@@ -123,12 +127,12 @@ def make_train_step(
     return train_step
 
 
-def several(
+def scan_steps(
     step: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
-    """A function of (state, images `[K, B, H, W, C]`) that takes K steps, and gives metrics `[K]`.
+    """A function of (state, images `[K, B, H, W, C]`) that takes K steps and returns metrics `[K]`.
 
-    One call of the device instead of K: a small model then does not wait for Python.
+    The device is called once instead of K times, so a small model does not wait for Python.
     """
     return lambda state, batches: jax.lax.scan(step, state, batches)
 
@@ -137,10 +141,10 @@ def _usage_metrics(usage: Any) -> Metrics:
     """Per memory: entropy, mean top weight, and the share of items on top for some query."""
     return {
         f"{name}/{key}": value
-        for name, of in usage.items()
+        for name, statistics in usage.items()
         for key, value in {
-            "entropy": of["entropy"],
-            "top_weight": of["top_weight"],
-            "items_in_use": jnp.mean((of["hits"] > 0).astype(jnp.float32)),
+            "entropy": statistics["entropy"],
+            "top_weight": statistics["top_weight"],
+            "items_in_use": jnp.mean((statistics["hits"] > 0).astype(jnp.float32)),
         }.items()
     }

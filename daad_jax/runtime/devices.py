@@ -1,4 +1,7 @@
-"""The only file that knows devices: jit on one, pmap on many, the same code for several processes."""
+"""Places arrays on devices and compiles functions for them: jit on one device, pmap on many.
+
+The same code serves several processes.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +19,23 @@ AXIS = "devices"
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """A function of (replicated tree, batch) compiled for some devices."""
+    """The devices of this process that train together, with those of the run's other processes."""
 
-    devices: Sequence[jax.Device]  # of this process
+    devices: Sequence[jax.Device]
 
     @property
     def axis_name(self) -> str | None:
-        """Of the mapped axis; None on one device."""
-        return AXIS if self.many else None
+        """The name of the mapped axis; None on one device."""
+        return AXIS if self.is_parallel else None
 
     @property
-    def many(self) -> bool:
+    def is_parallel(self) -> bool:
+        """True if a step runs on more than one device, over all processes."""
         return len(self.devices) * jax.process_count() > 1
 
     def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> jax.stages.Wrapped:
-        """`step(state, batch) -> (state, metrics)` with the state donated."""
-        if not self.many:
+        """Compiles `step(state, batch) -> (state, metrics)` on its first call. The state is donated."""
+        if not self.is_parallel:
             return jax.jit(step, donate_argnums=0, compiler_options=options(self.devices[0].platform))
         devices = None if jax.process_count() > 1 else self.devices
         return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
@@ -39,17 +43,17 @@ class DeviceGroup:
     def compile_ahead(
         self, step: Callable[[Any, jax.Array], Any], state: Any, batch: jax.Array
     ) -> Callable[[Any, Any], Any]:
-        """`compile_step`, begun at once beside what else is to be done; the first call waits for it.
+        """Compiles `step` in a thread that starts at once; the first call waits for the thread.
 
         Args:
             step: see `compile_step`.
-            state: shapes and types of its state, on no device.
-            batch: a batch where `put` or `put_several` puts it.
+            state: the shapes and types of its state, on no device.
+            batch: a batch as `put` returns it.
         """
         compiled = self.compile_step(step)
-        if jax.process_count() > 1:  # which may have to compile in the same order
+        if jax.process_count() > 1:  # processes may have to compile in the same order
             return compiled
-        if self.many:
+        if self.is_parallel:
             count = len(self.devices)
             state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), state)
         pool = ThreadPoolExecutor(1, "compile")
@@ -59,7 +63,7 @@ class DeviceGroup:
 
     def replicate(self, tree: Any) -> Any:
         """A copy of `tree` on every device, owned by the caller (it may be donated)."""
-        if self.many:
+        if self.is_parallel:
             return _replicate(tree, self.devices)
         (device,) = self.devices
 
@@ -74,52 +78,57 @@ class DeviceGroup:
 
         return jax.tree.map(owned, tree)
 
-    def first(self, tree: Any) -> Any:
+    def fetch(self, tree: Any) -> Any:
         """One device's copy of a replicated tree, as numpy arrays."""
-        if not self.many:
+        if not self.is_parallel:
             return jax.device_get(tree)
         # Other processes' copies cannot be read from here; ours can, without a gather.
         return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
-    def put(self, batch: np.ndarray) -> jax.Array:
-        """This process' part of a global batch, cut over its devices: `[b, ...]` -> `[n, b/n, ...]`."""
-        if not self.many:
-            return jax.device_put(batch, self.devices[0])
-        return jax.device_put(_cut(batch, len(self.devices)), _sharding(self.devices))
+    def put(self, batch: np.ndarray, batch_axis: int = 0) -> jax.Array:
+        """Puts this process's part of a global batch on its n devices, each an equal share.
 
-    def put_several(self, batches: np.ndarray) -> jax.Array:
-        """`put` for K batches: `[K, b, ...]` -> `[n, K, b/n, ...]`, or as they are on one device."""
-        if not self.many:
-            return self.put(batches)
-        return jax.device_put(_cut_several(batches, len(self.devices)), _sharding(self.devices))
+        Args:
+            batch: `[b, ...]`, or `[K, b, ...]` with `batch_axis` 1.
+            batch_axis: the axis of the examples.
+
+        Returns:
+            `[n, b/n, ...]` or `[n, K, b/n, ...]`; on one device `batch` as it is.
+        """
+        if not self.is_parallel:
+            return jax.device_put(batch, self.devices[0])
+        return jax.device_put(_cut(batch, len(self.devices), batch_axis), _sharding(self.devices))
 
     def fits_resident(self, size: int) -> bool:
-        """Whether `size` bytes are better kept on every device than brought there piece by piece: on an
-        accelerator, in an eighth of its memory at most. A processor has them already, and what several
-        processes hold is not all there is."""
+        """True if `size` bytes should be copied to every device once.
+
+        On an accelerator, if they fit in an eighth of its memory. Not on a CPU, whose memory is the host's,
+        nor with several processes, since each of them has only its part.
+        """
         limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in self.devices]
         return self.devices[0].platform != "cpu" and jax.process_count() == 1 and 8 * size <= min(limits)
 
     def put_resident(
-        self, images: np.ndarray, take: Callable[[jax.Array, Any], jax.Array], several: bool
+        self, images: np.ndarray, gather: Callable[[jax.Array, Any], jax.Array], batch_axis: int = 0
     ) -> Callable[[Any], jax.Array]:
-        """Puts all images on every device, for what stands for `put`, or for `put_several`.
+        """Puts all images on every device, and returns a function that replaces `put`.
 
         Args:
             images: `[N, ...]`.
-            take: from them and a tree of `[b, ...]` (or `[K, b, ...]`) to a batch, or K.
-            several: of K.
+            gather: a function of the images and a plan, a tree of arrays `[b, ...]` (or `[K, b, ...]`), that
+                returns the batch.
+            batch_axis: see `put`.
         """
-        if not self.many:
-            placed, taking = self.put(images), jax.jit(take)
-            return lambda order: taking(placed, self.put(order))
-        placed, mapped = _replicate(images, self.devices), jax.pmap(take, devices=self.devices)
-        cut = _cut_several if several else _cut
-        return lambda order: mapped(placed, jax.tree.map(lambda x: cut(x, len(self.devices)), order))
+        if not self.is_parallel:
+            placed, gathering = self.put(images), jax.jit(gather)
+            return lambda plan: gathering(placed, self.put(plan))
+        placed, mapped = _replicate(images, self.devices), jax.pmap(gather, devices=self.devices)
+        parts = len(self.devices)
+        return lambda plan: mapped(placed, jax.tree.map(lambda x: _cut(x, parts, batch_axis), plan))
 
 
 def choose(requested: int, batch_size: int) -> DeviceGroup:
-    """Devices of this process for a global batch.
+    """Chooses the devices of this process for a global batch.
 
     Args:
         requested: local devices to use; 0: all.
@@ -147,44 +156,45 @@ def choose(requested: int, batch_size: int) -> DeviceGroup:
     return DeviceGroup(devices)
 
 
-class Scoring:
+class ParallelFunction:
     """A function of (variables, batch) without a state, compiled for all devices of this process."""
 
     def __init__(self, function: Callable[[Any, jax.Array], Any]) -> None:
         self._devices = jax.local_devices()
-        self._run = (
+        self._compiled = (
             jax.jit(function, compiler_options=options(self._devices[0].platform))
-            if self.devices == 1
+            if self.device_count == 1
             else jax.pmap(function, devices=self._devices)
         )
 
     @property
-    def devices(self) -> int:
-        """Their number; batches must be a multiple of it."""
+    def device_count(self) -> int:
+        """Batches must be a multiple of this number."""
         return len(self._devices)
 
     def place(self, variables: Any) -> Any:
-        """`variables` as `__call__` takes them, put on every device once."""
-        if self.devices == 1:
+        """Puts `variables` on every device once, as `__call__` takes them."""
+        if self.device_count == 1:
             return jax.device_put(variables, self._devices[0])
         return _replicate(variables, self._devices)
 
     def __call__(self, placed: Any, batch: np.ndarray) -> Any:
         """Starts on a numpy batch `[b, ...]`, and returns before the results are there."""
-        return self._run(placed, batch if self.devices == 1 else _cut(batch, self.devices))
+        return self._compiled(placed, batch if self.device_count == 1 else _cut(batch, self.device_count))
 
     def fetch(self, outputs: Any) -> Any:
         """The results of a call as numpy arrays `[b, ...]`."""
         arrays = jax.device_get(outputs)
-        return arrays if self.devices == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+        if self.device_count == 1:
+            return arrays
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
 
 
-def _cut(batch: np.ndarray, parts: int) -> np.ndarray:
-    return batch.reshape(parts, -1, *batch.shape[1:])
-
-
-def _cut_several(batches: np.ndarray, parts: int) -> np.ndarray:
-    return np.stack(np.split(batches, parts, axis=1))
+def _cut(batch: np.ndarray, parts: int, axis: int = 0) -> np.ndarray:
+    """Cuts an axis into equal parts: `[b, ...]` -> `[parts, b / parts, ...]`."""
+    if axis == 0:  # without a copy
+        return batch.reshape(parts, -1, *batch.shape[1:])
+    return np.stack(np.split(batch, parts, axis=axis))
 
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -1,6 +1,7 @@
-"""Several processes of one run: how they start, agree and stop together. Alone, nothing waits."""
+"""Several processes of one run: how they start, agree and stop together. A single process never waits."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,49 +11,51 @@ from jax.experimental import multihost_utils
 
 from daad_jax.errors import Stopped, UserError
 
-LONGEST = 1024  # bytes of a message to the other processes
-FAREWELL = 60  # seconds that a process which ends waits for the others, before it ends them
+MESSAGE_BYTES = 1024  # size of a message to the other processes
+SHUTDOWN_TIMEOUT_S = 60  # how long a process that ends waits for the others before it ends them
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes of the run; to be called before any computation.
+    """Joins the other processes of the run. Call it before any computation.
 
     Args:
-        coordinator: host:port of process 0; None where a TPU pod, SLURM, Kubernetes or MPI says it.
-        count: processes of the run, or None as above.
-        index: of this process, or None as above.
+        coordinator: host:port of process 0; None if a TPU pod, SLURM, Kubernetes or MPI tells it.
+        count: how many processes the run has, or None as above.
+        index: the number of this process, or None as above.
 
     Raises:
         UserError: no cluster was found, or it could not be joined.
     """
-    # SIGTERM is ours: `deferred_signals` and `agreed_signal` agree on the step, also for Ctrl-C.
+    # We handle SIGTERM ourselves: `deferred_signals` and `agreed_signal` agree on the step, also for Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, count, index, shutdown_timeout_seconds=FAREWELL)
-        # The first collective of a set of devices may have a deadline (on CPUs 30 s): it is met now,
-        # while no process decodes or compiles, for the sets that the run will use.
+        jax.distributed.initialize(coordinator, count, index, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S)
+        # The first collective of a set of devices may have a deadline (30 s on CPUs). So run one now for each
+        # set that the run will use, while no process decodes or compiles.
         jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count()))
         _exchange("")
-    except Exception as error:  # every kind of cluster raises its own
+    except Exception as error:  # every kind of cluster raises errors of its own
         raise UserError(
-            f"--distributed: the processes did not meet ({str(error)[:300]}); away from TPU pods, SLURM, "
-            "Kubernetes and MPI give every process --coordinator=HOST:PORT of process 0, "
+            f"--distributed: the processes did not meet ({str(error)[:300]}); without a TPU pod, "
+            "SLURM, Kubernetes or MPI give every process --coordinator=HOST:PORT of process 0, "
             "--num_processes=N and --process_id=0 to N-1"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this process prints and writes the run's files."""
+    """True if this process prints, and writes the files of the run."""
     return jax.process_index() == 0
 
 
 @contextmanager
 def errors_end_all() -> Iterator[None]:
-    """A part that every process does by itself. What ends it in one ends all, once all are through.
+    """For a part that every process does on its own: an error in one process ends all of them.
+
+    The processes exchange their errors at the end of the block.
 
     Raises:
-        UserError: another process met an error (names it).
-        Stopped: another process was told to end.
+        UserError: another process had an error; the message names the process and the error.
+        Stopped: another process got a signal.
     """
     if jax.process_count() == 1:
         yield
@@ -68,15 +71,15 @@ def errors_end_all() -> Iterator[None]:
     endings = [message.split(" ", 1) for message in _exchange(f"{number:d} {text}")]
     if ending is not None:
         raise ending
-    for process, (told, problem) in enumerate(endings):
-        if told != "0":
-            raise Stopped(int(told))
+    for process, (other_number, problem) in enumerate(endings):
+        if other_number != "0":
+            raise Stopped(int(other_number))
         if problem:
             raise UserError(f"process {process} of this run stopped: {problem}")
 
 
 def require_same(value: str) -> None:
-    """Raises UserError, in all processes, where they come with different values."""
+    """Raises UserError in all processes if they call with different values."""
     values = _exchange(value)
     if len(set(values)) > 1:
         each = "; ".join(f"process {i}: {v}" for i, v in enumerate(values))
@@ -88,39 +91,47 @@ def require_same(value: str) -> None:
 
 @contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """SIGTERM (a preempted machine) and Ctrl-C only fill the list; a second Ctrl-C acts at once."""
-    noted: list[int] = []
+    """Collects SIGTERM (a preempted machine) and Ctrl-C in a list; a second Ctrl-C raises at once.
 
-    def note(number: int, _: object) -> None:
-        if number == signal.SIGINT and number in noted:
+    Python handles signals in the main thread only. In another thread the list stays empty, and signals do
+    what they did before.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
-        noted.append(number)
+        received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def agreed_signal(noted: list[int], meeting: bool) -> int:
+def agreed_signal(received: list[int], meeting: bool) -> int:
     """The signal that ends the run after this step, 0 for none: the same in every process.
 
-    One process stops at any step; several only at those that all of them call a `meeting`.
+    A single process may stop after any step. Several stop only after steps that all of them call with
+    `meeting`.
     """
-    number = max(noted, default=0)
+    number = max(received, default=0)
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number)))) if meeting else 0
 
 
 def _exchange(text: str) -> list[str]:
-    """Every process' text, in their order."""
+    """The texts of all processes, in the order of their numbers."""
     if jax.process_count() == 1:
         return [text]
-    message = np.zeros(LONGEST, np.uint8)
-    data = text.encode("utf-8", "replace")[:LONGEST]
+    message = np.zeros(MESSAGE_BYTES, np.uint8)
+    data = text.encode("utf-8", "replace")[:MESSAGE_BYTES]
     message[: len(data)] = np.frombuffer(data, np.uint8)
     rows = multihost_utils.process_allgather(message)
     return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in np.asarray(rows)]

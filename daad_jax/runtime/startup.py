@@ -1,6 +1,6 @@
-"""What programs take to trace and compile: less than by default, and once, since they are kept between runs.
+"""What our commands set before JAX starts: memory pages, compiler options, the cache of compiled programs.
 
-To be called before JAX is used.
+This file imports no JAX, since JAX reads these settings when it starts.
 """
 
 import gc
@@ -9,52 +9,122 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import sys
+import threading
 from pathlib import Path
 
 from daad_jax.config import DataConfig
 
-# LLVM need not unroll XLA:CPU's loops, which are vectors already. For all programs, since one cannot be
-# given these options.
-QUICK = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
-# Nor, for train.py, search for cheaper ways to count in them (loop strength reduction): a step takes as long
-# without. Scoring small images takes a tenth longer, and that is what the other commands' time goes into.
-QUICK_STEP = f"{QUICK},-disable-lsr"
-# LLVM ends a process whose options it does not know: no longer than it was tried.
-TRIED_BEFORE = (0, 13)  # jaxlib
+# XLA:CPU asks for a step's memory anew in every step. In pages of 4 KiB that costs a fifth of the step.
+LARGE_PAGES = "glibc.malloc.hugetlb=1"
+LARGE_PAGES_OF_THE_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# XLA:CPU's loops are vectors already, so LLVM need not unroll them. The option holds for all programs of a
+# process: XLA has no option for one program.
+FAST_COMPILATION = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
+# Training also leaves out LLVM's loop strength reduction: a step is as fast without. Scoring small images
+# would be a tenth slower, so the other commands keep it.
+FAST_COMPILATION_OF_STEP = f"{FAST_COMPILATION},-disable-lsr"
+# LLVM aborts the process on an option that it does not know, so later versions do not get these options.
+FIRST_UNTESTED_JAXLIB = (0, 13)
+# Interpreter options that take the next word as their value.
+OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
+
+
+def restart_with_large_pages(module: str = "daad_jax") -> None:
+    """Replaces this process by itself, with the same number and arguments, so that malloc uses large pages.
+
+    glibc reads this setting only when a process starts. Nothing happens if the setting is there already, if
+    the system has no large pages, or if this process does not belong to our command: a notebook, a debugger
+    or another program that runs our script goes on as it is. Call it before slow imports.
+
+    Args:
+        module: the module of our command, where `python -m` started it.
+    """
+    settings = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.hugetlb" in settings or not belongs_to_our_command(module) or not _has_large_pages():
+        return
+    environment = os.environ | {"GLIBC_TUNABLES": f"{settings}:{LARGE_PAGES}".strip(":")}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def belongs_to_our_command(module: str) -> bool:
+    """True if the interpreter was started for the script that runs as `__main__`, or by `-m` for `module`.
+
+    False in a notebook (`%run train.py`), under `runpy`, `pdb` or a profiler, and in a worker thread: the
+    process then has state of somebody else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    is_module, program = _started_program()
+    if is_module:
+        return program == module
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        return bool(program and file) and os.path.samefile(program, str(file))
+    except OSError:
+        return False
+
+
+def _started_program() -> tuple[bool, str]:
+    """Whether the interpreter was started with `-m`, and the module or the path that it was started for."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            return True, next(words, "")
+        if word in ("-", "-c"):
+            return False, ""
+        if word in OPTIONS_WITH_VALUE:
+            next(words, "")
+        elif not word.startswith("-"):
+            return False, word
+    return False, ""
+
+
+def _has_large_pages() -> bool:
+    """True on Linux with glibc 2.35 or later if the kernel gives large pages to programs that ask."""
+    try:
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
+        allowed = "[never]" not in LARGE_PAGES_OF_THE_KERNEL.read_text(encoding="ascii")
+        return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35) and allowed
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def compile_quickly(trains: bool = False) -> None:
-    """Leaves out what costs a processor's programs time to compile and gives none back; more for training.
+    """Leaves out compiler passes that cost time and make no program faster; one more if `trains`.
 
-    Only where JAX has no other device, whose compiler these options would reach too.
+    Only where the CPU is JAX's only device, because the options would reach another device's compiler too.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     others = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
     version = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
-    if "xla_backend_extra_options" not in flags and not others and version < TRIED_BEFORE:
-        os.environ["XLA_FLAGS"] = f"{flags} {QUICK_STEP if trains else QUICK}".strip()
+    if "xla_backend_extra_options" not in flags and not others and version < FIRST_UNTESTED_JAXLIB:
+        option = FAST_COMPILATION_OF_STEP if trains else FAST_COMPILATION
+        os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
 
 
 def trace_quickly() -> None:
-    """Has Python look for garbage less often: tracing makes many objects, hardly any of them garbage."""
+    """Lets Python search for garbage less often: tracing makes many objects, and hardly any is garbage."""
     gc.set_threshold(50_000)
 
 
 def enable_compilation_cache() -> None:
-    """Has JAX keep them beside the decoded images, unless the environment says where or whether.
+    """Turns on JAX's compilation cache in our cache folder, unless JAX_COMPILATION_CACHE_DIR is set.
 
-    Before JAX is imported. JAX itself keys them by program, flags, devices and versions.
+    Call it before JAX is imported. JAX names the entries by program, flags, devices and versions.
     """
-    folder = DataConfig().cache_directory / f"programs-{_processor()}"
+    folder = DataConfig().cache_directory / f"programs-{_processor_digest()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
-def _processor() -> str:
-    """What this processor can do: a home folder may be shared by machines of several generations."""
-    return hashlib.sha256(f"{platform.machine()} {abilities()}".encode()).hexdigest()[:12]
+def _processor_digest() -> str:
+    """A digest of the instruction sets: machines of several generations may share a home folder."""
+    return hashlib.sha256(f"{platform.machine()} {instruction_sets()}".encode()).hexdigest()[:12]
 
 
-def abilities() -> str:
+def instruction_sets() -> str:
     """The instruction sets of this processor, as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

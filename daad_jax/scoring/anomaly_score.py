@@ -1,4 +1,4 @@
-"""What held-out normal images say: the units of R, L and their maps, and the threshold on A(x)."""
+"""The anomaly score A(x), its threshold and the heat map, calibrated on held-out normal images."""
 
 import json
 import math
@@ -22,71 +22,88 @@ class Unit:
     std: float
 
     @staticmethod
-    def of(values: np.ndarray) -> "Unit":
-        """Of `values` of any shape; a constant has the spread 1, as nothing is known of it."""
+    def measure(values: np.ndarray) -> "Unit":
+        """The unit of `values` of any shape. The spread of a constant is set to 1."""
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         return Unit(mean, std if std > SMALLEST_SPREAD * max(1.0, abs(mean)) else 1.0)
 
-    def of_normal(self, values: Any) -> Any:
-        """Standard deviations from normal."""
+    def standardise(self, values: Any) -> Any:
+        """How many standard deviations `values` are above the mean."""
         return (values - self.mean) / self.std
+
+
+def anomaly_score(
+    reconstruction: Any, alignment: Any, reconstruction_unit: Unit, alignment_unit: Unit, gamma: float
+) -> Any:
+    """A(x) = (g R + (1 - g) L) / (the same of the average normal image), R and L in standard deviations.
+
+    So 1 is the average normal image and 0 a perfect reconstruction. No mean is subtracted, which would cancel
+    digits: a score is as exact, relatively, as R and L are, in whatever batch or program they were computed.
+
+    Args:
+        reconstruction: R, `[N]`.
+        alignment: L, `[N]`.
+        reconstruction_unit: of R over held-out normal images.
+        alignment_unit: of L over held-out normal images.
+        gamma: g, in [0, 1].
+
+    Returns:
+        `[N]`.
+    """
+    r = reconstruction / reconstruction_unit.std
+    average = reconstruction_unit.mean / reconstruction_unit.std
+    if gamma == 1:
+        return r / average
+    a = alignment / alignment_unit.std
+    both = gamma * average + (1 - gamma) * alignment_unit.mean / alignment_unit.std
+    return (gamma * r + (1 - gamma) * a) / both
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Everything that turns distances into scores, verdicts and heat maps; stored in the checkpoint.
 
-    `scores` are those of the held-out normal images themselves, ascending: any threshold, false-alarm
-    rate or p-value comes from them.
+    `scores` are the anomaly scores of the held-out normal images, ascending. All thresholds, false-alarm
+    rates and p-values come from these scores.
     """
 
     reconstruction: Unit
     alignment: Unit
     reconstruction_map: Unit
     alignment_map: Unit
-    heat_peak: float  # of the fused maps: what the brightest place of a normal image stays below
+    heat_peak: float  # the hottest place of most normal images is below this value of the combined map
     gamma: float
     false_alarm_rate: float
     scores: tuple[float, ...]
 
     def score(self, reconstruction: Any, alignment: Any) -> Any:
-        """A = g R + (1 - g) L, each in its standard deviations, over what the average normal image has.
-
-        So 1 is the average normal image and 0 a perfect reconstruction. No mean is subtracted: a score
-        is as exact, relatively, as R and L are, in whatever batch or program they were computed.
-        `[N]`, `[N]` -> `[N]`.
-        """
-        r, average = (
-            reconstruction / self.reconstruction.std,
-            self.reconstruction.mean / self.reconstruction.std,
-        )
-        if self.gamma == 1:
-            return r / average
-        a = alignment / self.alignment.std
-        both = self.gamma * average + (1 - self.gamma) * self.alignment.mean / self.alignment.std
-        return (self.gamma * r + (1 - self.gamma) * a) / both
+        """A(x) of R and L, both `[N]` -> `[N]`; see `anomaly_score`."""
+        return anomaly_score(reconstruction, alignment, self.reconstruction, self.alignment, self.gamma)
 
     def heat(self, reconstruction_map: Any, alignment_map: Any) -> Any:
-        """The heat map `[N, H, W]`: at every place, how far above the average place of normal images.
+        """The heat map `[N, H, W]`: how far each place is above the average place of normal images.
 
-        R's and L's maps are fused as A fuses R and L. At 1 lies the (1 - false-alarm rate) quantile of
-        the brightest places of held-out images, so below 1 is what normal images show.
+        The maps of R and L are combined as A(x) combines R and L. The value 1 is the (1 - false-alarm rate)
+        quantile of the hottest places of held-out images, so normal images stay mostly below 1.
         """
-        fused = self.reconstruction_map.of_normal(reconstruction_map)
+        combined = self.reconstruction_map.standardise(reconstruction_map)
         if self.gamma < 1:
-            fused = self.gamma * fused + (1 - self.gamma) * self.alignment_map.of_normal(alignment_map)
-        return fused / self.heat_peak
+            combined = self.gamma * combined + (1 - self.gamma) * self.alignment_map.standardise(
+                alignment_map
+            )
+        return combined / self.heat_peak
 
     @property
     def threshold(self) -> float:
-        """The one at the configured false-alarm rate. `score > threshold` is anomalous, everywhere."""
+        """The threshold at the configured false-alarm rate; `score > threshold` is anomalous."""
         return self.threshold_at(self.false_alarm_rate)
 
     def threshold_at(self, rate: float) -> float:
-        """The threshold that a new normal image passes with probability `rate` at most.
+        """The threshold that flags a new normal image with a probability of at most `rate`.
 
-        It is the split-conformal quantile: of n held-out scores the ceil((n + 1)(1 - rate))-th. With
-        fewer than 1 / rate - 1 of them it is their maximum, and `promised_rate` is the honest rate.
+        It is the split-conformal quantile: of n held-out scores in ascending order, the score of rank
+        ceil((n + 1)(1 - rate)). With fewer than 1 / rate - 1 held-out scores the threshold is the largest of
+        them, and only `promised_rate` can be promised.
 
         Raises:
             UserError: a rate outside (0, 1).
@@ -98,11 +115,14 @@ class Calibration:
         return self.scores[min(rank, count) - 1]
 
     def promised_rate(self, rate: float) -> float:
-        """The bound on false alarms that `threshold_at(rate)` can keep, at least 1 / (n + 1)."""
+        """The false-alarm rate that `threshold_at(rate)` can promise: `rate`, but at least 1 / (n + 1)."""
         return max(rate, 1 / (len(self.scores) + 1))
 
     def p_value(self, scores: np.ndarray) -> np.ndarray:
-        """How often a normal image scores as high: (1 + held-out scores at or above) / (n + 1). `[N]`."""
+        """The conformal p-value, how often a normal image scores as high or higher: `[N]` -> `[N]`.
+
+        It is (1 + the number of held-out scores at or above the score) / (n + 1).
+        """
         held_out = np.asarray(self.scores)
         above = len(held_out) - np.searchsorted(held_out, scores, side="left")
         return (1 + above) / (len(held_out) + 1)
@@ -126,17 +146,18 @@ class Calibration:
 
 
 def held_out_needed(rate: float) -> int:
-    """Held-out images from which a false-alarm rate can be promised."""
+    """How many held-out images are needed to promise a false-alarm rate."""
     return math.ceil(1 / rate) - 1
 
 
 def shortage(held_out: int, rate: float) -> str:
-    """What to say where so few held-out images cannot promise `rate`; nothing where they can."""
+    """The warning that so few held-out images cannot promise `rate`; "" if they can."""
     if held_out >= held_out_needed(rate):
         return ""
     return (
-        f"a false-alarm rate of {rate:g} needs {held_out_needed(rate)} held-out normal images; {held_out} "
-        f"promise {1 / (held_out + 1):.3g} (more images, or a larger config.data.calibration_fraction, help)"
+        f"a false-alarm rate of {rate:.3g} needs {held_out_needed(rate)} held-out normal images; with "
+        f"{held_out} the threshold may flag {1 / (held_out + 1):.3g} of normal images (add images, or raise "
+        "config.data.calibration_fraction)"
     )
 
 
@@ -150,10 +171,10 @@ def calibrate(
 ) -> Calibration:
     """The calibration from R and L `[N]` of held-out normal images and the maps `[M, H, W]` of some."""
     raw = Calibration(
-        reconstruction=Unit.of(reconstruction),
-        alignment=Unit.of(alignment),
-        reconstruction_map=Unit.of(reconstruction_maps),
-        alignment_map=Unit.of(alignment_maps),
+        reconstruction=Unit.measure(reconstruction),
+        alignment=Unit.measure(alignment),
+        reconstruction_map=Unit.measure(reconstruction_maps),
+        alignment_map=Unit.measure(alignment_maps),
         heat_peak=1.0,
         gamma=gamma,
         false_alarm_rate=false_alarm_rate,

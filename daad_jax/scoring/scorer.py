@@ -1,7 +1,7 @@
-"""The one way from uint8 images to R, L and their maps, on all devices of this process."""
+"""Scores uint8 images on all devices of this process, in batches of one size."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -11,81 +11,124 @@ from daad_jax.config import Config
 from daad_jax.method import restoration
 from daad_jax.method.state import TrainState
 from daad_jax.models.memory import with_inverse_lengths
-from daad_jax.runtime.devices import Scoring
+from daad_jax.runtime.devices import ParallelFunction
 from daad_jax.scoring.anomaly_score import Calibration, calibrate
-from daad_jax.scoring.distances import Measured, Variables, make_measure
+from daad_jax.scoring.distances import Distances, Variables, make_distances
 
-HEAT_PIXELS = 2**24  # of held-out images whose maps are kept at once to calibrate the heat map
-FEWEST_HEATS = 16
+CALIBRATION_MAP_PIXELS = 2**24  # pixels of the held-out maps that calibrate the heat map, all together
+MIN_CALIBRATION_MAPS = 16
+PIXELS_AT_ONCE_CPU, PIXELS_AT_ONCE_ACCELERATOR = 2**16, 2**18
+MIN_IMAGES_AT_ONCE, MAX_IMAGES_AT_ONCE = 8, 1024
 
 
 def variables_of(state: TrainState) -> Variables:
-    """What scoring needs of a training state."""
+    """The variables of both networks that scoring needs."""
     generator = with_inverse_lengths(state.generator.variables)
     return generator, state.discriminator.variables if state.discriminator else None
 
 
 def images_at_once(pixels: int, backend: str) -> int:
-    """How many images of so many pixels, in all of their turns, a device scores best at once.
+    """How many images of so many pixels, with all their degraded copies, a device should score at once.
 
-    Few read all weights for little, many only make a single image wait, and take memory. An accelerator works
-    on more at once than a processor.
+    Small batches waste the cost of reading all weights. Large batches delay single images and take memory.
+    An accelerator works on more pixels at once than a CPU.
     """
-    enough = 2**16 if backend == "cpu" else 2**18
-    return min(max(8, enough // pixels), 1024)
+    enough = PIXELS_AT_ONCE_CPU if backend == "cpu" else PIXELS_AT_ONCE_ACCELERATOR
+    return min(max(MIN_IMAGES_AT_ONCE, enough // pixels), MAX_IMAGES_AT_ONCE)
 
 
-class Scorer:
-    """Compiled for a configuration, for any variables.
+class BatchedFunction:
+    """A function of (variables, uint8 images), compiled for batches of one size on all devices.
 
-    There is one program, for one number of images a device; fewer are filled up. A program for
-    another number would sum in another order, and the last digits of a score would depend on the
-    images that it came with.
+    There is one program, for one number of images a device; smaller batches are filled up. A program for
+    another number would sum in another order, and the last digits of a score would depend on the other images
+    of its batch.
+
+    Args:
+        function: of variables and images `[B, H, W, C]`; returns a tree of arrays `[B, ...]`.
+        images_per_device: how many images a device gets at once.
     """
 
-    def __init__(self, config: Config, batch_size: int | None = None) -> None:
-        self._config = config
-        self._scoring = Scoring(make_measure(config))
-        pixels = config.data.height * config.data.width * restoration.turns(config.train.restore)
-        at_once = batch_size or config.score.batch_size or images_at_once(pixels, jax.default_backend())
-        self.batch_size = at_once * self._scoring.devices
+    def __init__(self, function: Callable[[Any, jax.Array], Any], images_per_device: int) -> None:
+        self._function = ParallelFunction(function)
+        self.batch_size = images_per_device * self._function.device_count
 
     def place(self, variables: Variables) -> Any:
-        """`variables` on the devices, as `measure` takes them."""
-        return self._scoring.place(variables)
+        """Puts `variables` on the devices, as `run` takes them."""
+        return self._function.place(variables)
 
-    def measure(self, placed: Any, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Measured]]:
-        """Every batch, uint8 `[b, H, W, C]` with 1 to `batch_size` images, and what it shows (numpy).
+    def run(self, placed: Any, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yields every batch with its outputs as numpy arrays.
 
-        The next batch is taken and started before one is fetched, so that nobody waits.
+        The next batch is taken and started before the outputs of one are fetched, so that neither the device
+        nor the reader of the images waits.
+
+        Args:
+            placed: what `place` returned.
+            batches: uint8 `[b, H, W, C]`, b from 1 to `batch_size`.
         """
         started: deque[tuple[np.ndarray, Any]] = deque()
         for batch in batches:
-            fill = self.batch_size - len(batch)
-            padded = np.concatenate([batch, np.repeat(batch[-1:], fill, axis=0)]) if fill else batch
-            started.append((batch, self._scoring(placed, padded)))
+            missing = self.batch_size - len(batch)
+            padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+            started.append((batch, self._function(placed, padded)))
             if len(started) > 1:
                 yield self._fetch(*started.popleft())
         while started:
             yield self._fetch(*started.popleft())
 
-    def cut(self, images: Any) -> Iterator[np.ndarray]:
-        """Batches for `measure` from images `[N, H, W, C]` (anything that slices into arrays)."""
+    def split(self, images: Any) -> Iterator[np.ndarray]:
+        """Batches for `run` from images `[N, H, W, C]` (anything that slices into arrays)."""
         for start in range(0, len(images), self.batch_size):
             yield np.asarray(images[start : start + self.batch_size])
 
+    def _fetch(self, batch: np.ndarray, outputs: Any) -> tuple[np.ndarray, Any]:
+        return batch, jax.tree.map(lambda x: x[: len(batch)], self._function.fetch(outputs))
+
+
+class Scorer:
+    """The distances of images, compiled for a configuration and for any variables.
+
+    Args:
+        config: of the run.
+        batch_size: how many images a device scores at once; None: `config.score.batch_size`.
+    """
+
+    def __init__(self, config: Config, batch_size: int | None = None) -> None:
+        self._config = config
+        pixels = config.data.height * config.data.width * restoration.copy_count(config.train.restore)
+        per_device = batch_size or config.score.batch_size or images_at_once(pixels, jax.default_backend())
+        self._distances = BatchedFunction(make_distances(config), per_device)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are scored at once, over all devices."""
+        return self._distances.batch_size
+
+    def place(self, variables: Variables) -> Any:
+        """Puts `variables` on the devices, as `distances` takes them."""
+        return self._distances.place(variables)
+
+    def distances(self, placed: Any, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Distances]]:
+        """Yields every batch, uint8 `[b, H, W, C]` with 1 <= b <= `batch_size`, and its distances (numpy)."""
+        return self._distances.run(placed, batches)
+
+    def split(self, images: Any) -> Iterator[np.ndarray]:
+        """Batches for `distances` from images `[N, H, W, C]` (anything that slices into arrays)."""
+        return self._distances.split(images)
+
     def calibrate(self, variables: Variables, held_out: Any) -> Calibration:
         """The calibration from held-out normal images, uint8 `[N, H, W, C]`."""
-        size = self._config.data.height * self._config.data.width
-        every = -(-len(held_out) // max(FEWEST_HEATS, HEAT_PIXELS // size))
+        pixels = self._config.data.height * self._config.data.width
+        stride = -(-len(held_out) // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))
         r, alignment, r_maps, l_maps = [], [], [], []
         first = 0
-        for batch, measured in self.measure(self.place(variables), self.cut(held_out)):
-            r.append(measured.reconstruction)
-            alignment.append(measured.alignment)
-            kept = slice(-first % every, None, every)  # of all held-out images every `every`-th
-            r_maps.append(measured.reconstruction_map[kept].copy())  # a view would keep all of them
-            l_maps.append(measured.alignment_map[kept].copy())
+        for batch, distances in self.distances(self.place(variables), self.split(held_out)):
+            r.append(distances.reconstruction)
+            alignment.append(distances.alignment)
+            chosen = slice(-first % stride, None, stride)  # every `stride`-th of all held-out images
+            r_maps.append(distances.reconstruction_map[chosen].copy())  # a view would keep all maps
+            l_maps.append(distances.alignment_map[chosen].copy())
             first += len(batch)
         return calibrate(
             np.concatenate(r).astype(np.float64),
@@ -95,6 +138,3 @@ class Scorer:
             self._config.score.gamma,
             self._config.score.false_alarm_rate,
         )
-
-    def _fetch(self, batch: np.ndarray, outputs: Any) -> tuple[np.ndarray, Measured]:
-        return batch, Measured(*(x[: len(batch)] for x in self._scoring.fetch(outputs)))

@@ -1,9 +1,12 @@
-"""Anomalies made of normal images, to choose a recipe without real ones: pure functions of (image, seed).
+"""Corruptions of normal images, which stand for anomalies when a recipe is chosen.
 
-In a soft-edged ellipse at a random place an image becomes something else. None is used to train.
+A corruption is a pure function of (image, seed).
+
+Each corruption changes a soft-edged ellipse at a random place. No corrupted image is used to train.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -12,9 +15,9 @@ Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 Radii = tuple[float, float]  # of the ellipse, as shares of height and width, smallest and largest
 
-EDGE = 0.15  # of the radius, over which the change fades
-LEAST_CHANGE = 0.1  # root mean square of a change, in standard deviations of the image
-TRIES = 10  # places; the emptiest ones (a change of black by black) are passed over
+EDGE_SHARE = 0.15  # share of the radius over which the change fades out
+MIN_CHANGE = 0.1  # root mean square of a change, in standard deviations of the image
+MAX_TRIES = 10  # places that are tried until one changes enough (black for black changes nothing)
 
 
 def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarray:
@@ -31,17 +34,17 @@ def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarra
     """
     out = np.empty_like(images)
     for index in range(len(images)):
-        rng = np.random.default_rng([seed, list(KINDS).index(kind), index])
+        rng = np.random.default_rng([seed, KINDS[kind].stream, index])
         donor = images[(index + rng.integers(1, len(images))) % len(images)]
-        out[index] = _corrupted(images[index], donor, KINDS[kind], radii, rng)
+        out[index] = _corrupt_one(images[index], donor, KINDS[kind].change, radii, rng)
     return out
 
 
 def anomalies_of(protocol: str) -> tuple[tuple[str, ...], Radii]:
-    """The kinds and sizes that stand for what `config.data.protocol` calls anomalous.
+    """The kinds and sizes of corruptions that stand for the anomalies of `config.data.protocol`.
 
-    Another class is made of what images are made of, most of it in another arrangement: very large, and no
-    strange value. A defect may be small, and may be of anything.
+    An image of another class has usual parts in another arrangement, so these corruptions are very large and
+    have no strange values. A defect may be small, and may look like anything.
     """
     return (tuple(KINDS), (0.06, 0.4)) if protocol == "inspection" else (ARRANGEMENTS, (0.4, 0.7))
 
@@ -58,16 +61,16 @@ def ellipse(height: int, width: int, radii: Radii, rng: np.random.Generator) -> 
     )
     u, v = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
     from_edge = 1 - np.hypot(u / axes[0], v / axes[1])
-    return np.clip(from_edge / EDGE, 0, 1)[..., None]
+    return np.clip(from_edge / EDGE_SHARE, 0, 1)[..., None]
 
 
-def _corrupted(
+def _corrupt_one(
     image: np.ndarray, donor: np.ndarray, change: Change, radii: Radii, rng: np.random.Generator
 ) -> np.ndarray:
     x, other = image / 255.0, donor / 255.0
-    least = LEAST_CHANGE * x.std()
+    least = MIN_CHANGE * x.std()
     best, most = x, -1.0
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         mask = ellipse(x.shape[0], x.shape[1], radii, rng)
         changed = np.clip(x + mask * (change(x, other, rng) - x), 0, 1)
         size = float(np.sqrt(np.mean(np.square(changed - x))))
@@ -136,14 +139,23 @@ def _blend(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.nda
     return 0.5 * (x + np.flip(other, 0))
 
 
-KINDS: dict[str, Change] = {
-    "paste": _paste,
-    "move": _move,
-    "turn": _turn,
-    "erase": _erase,
-    "warp": _warp,
-    "noise": _noise,
-    "shade": _shade,
-    "blend": _blend,
+@dataclass(frozen=True)
+class Corruption:
+    """A kind of corruption. `stream` is part of the random seed, so it must stay the kind's own for ever."""
+
+    stream: int
+    change: Change
+
+
+# Another kind is another entry here, with the next free stream.
+KINDS = {
+    "paste": Corruption(0, _paste),
+    "move": Corruption(1, _move),
+    "turn": Corruption(2, _turn),
+    "erase": Corruption(3, _erase),
+    "warp": Corruption(4, _warp),
+    "noise": Corruption(5, _noise),
+    "shade": Corruption(6, _shade),
+    "blend": Corruption(7, _blend),
 }
 ARRANGEMENTS = ("paste", "move", "erase", "turn")

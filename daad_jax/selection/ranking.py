@@ -1,51 +1,48 @@
-"""Which recipe is best, asked of normal images alone: held-out ones against corruptions of them.
+"""Ranks trained runs, and ways to score with them, by held-out normal images and corrupted copies of them.
 
-A recipe that tells normal images from what was broken on purpose knows what is normal. docs/recipes.md
-says how well that ranks recipes where the truth is known.
+A run that separates normal images from copies that were corrupted on purpose knows how normal images look.
+docs/recipes.md says how well this ranks runs where the truth is known. No test image is read.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from daad_jax.config import ALIGNMENTS, Config
+from daad_jax.config import Config, ScoreConfig
+from daad_jax.data import datasets
+from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
-from daad_jax.runtime.devices import Scoring
-from daad_jax.scoring.anomaly_score import Unit
-from daad_jax.scoring.distances import (
-    Variables,
-    alignment_distance,
-    alignment_map,
-    make_score_step,
-    reconstruction_distance,
-    residual,
-)
-from daad_jax.scoring.filters import smooth
-from daad_jax.scoring.scorer import variables_of
+from daad_jax.scoring.anomaly_score import Unit, anomaly_score
+from daad_jax.scoring.distances import ALIGNMENTS, DISTANCES, Variables, compare, make_network_pass
+from daad_jax.scoring.scorer import BatchedFunction, variables_of
 from daad_jax.selection.corruptions import anomalies_of, corrupt
+from daad_jax.training import checkpoint
 
-DISTANCES = ("squared", "cosine", "correlation")  # "l2" ranks as "squared" does
+RANKED_DISTANCES = tuple(name for name in DISTANCES if name != "l2")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)
 POOLINGS = (1, 4, 8)
-GAMMAS = (0.9, 0.5, 0.0)  # beside 1, where L does not count
-MOST, ENOUGH = 300, 300  # held-out images in use; corrupted ones of a kind (few images serve repeatedly)
-BATCH = 32  # images a device
+GAMMAS = (0.9, 0.5, 0.0)  # besides 1, where L does not count
+MAX_HELD_OUT = 300  # images
+MIN_CORRUPTED = 300  # images of each kind; if there are few held-out images, each is corrupted several times
+IMAGES_PER_DEVICE = 32
+FURTHER_LINES = 10  # of other ways to score
 
 Setting = tuple[str, float, int]  # distance, smoothing and pooling
-SETTINGS: list[Setting] = [*itertools.product(DISTANCES, SMOOTHINGS, POOLINGS)]
-Distances = dict[Setting | str, np.ndarray]  # R of every setting, L of every kind of alignment: `[N]`
+SETTINGS: list[Setting] = [*itertools.product(RANKED_DISTANCES, SMOOTHINGS, POOLINGS)]
+AllDistances = dict[Setting | str, np.ndarray]  # R of every setting and L of every alignment, each `[N]`
 
 
 @dataclass(frozen=True)
 class Choice:
     """A way to score with a trained run, and how well it finds corruptions.
 
-    `separations`: AUROC of every kind of corruption against the same held-out images untouched.
+    `separations`: for every kind of corruption, the AUROC of corrupted copies against the held-out images.
     """
 
     distance: str
@@ -60,33 +57,71 @@ class Choice:
         return float(np.mean(list(self.separations.values())))
 
 
-def choices(state: TrainState, config: Config, held_out: np.ndarray) -> list[Choice]:
+def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
+    """Ranks the ways to score of all runs, prints the best, and returns all, the best first.
+
+    Raises:
+        UserError: a run has no readable checkpoint, fewer than two held-out images, or another protocol than
+            the first run: other protocols have other corruptions, so the numbers would not compare.
+    """
+    ranked: list[tuple[Path, Choice]] = []
+    protocol = ""
+    for run in runs:
+        state, config, _ = checkpoint.load(run)
+        protocol = protocol or config.data.protocol
+        if config.data.protocol != protocol:
+            raise UserError(
+                f"{run}: config.data.protocol = {config.data.protocol!r}, but {runs[0]} has {protocol!r}; "
+                "their separations cannot be compared"
+            )
+        held_out = np.asarray(datasets.load(config).calibration.images[:])
+        if len(held_out) < 2:
+            raise UserError(
+                f"{run}: only 1 image was held out, at least 2 are needed; raise data.calibration_fraction"
+            )
+        ranked += [(run, choice) for choice in rank_choices(state, config, held_out)]
+    ranked.sort(key=lambda pair: -pair[1].separation)
+    kinds = list(ranked[0][1].separations)
+    print(f"separation of held-out normal images from corrupted copies of them ({', '.join(kinds)})")
+    by_run = dict.fromkeys(run for run, _ in ranked)
+    best = [next(pair for pair in ranked if pair[0] == run) for run in by_run]
+    further = [pair for pair in ranked if pair not in best][:FURTHER_LINES]
+    print("\n".join(["the best way to score of every run:", *(_line(*pair) for pair in best)]))
+    print("\n".join(["further ways, the best first:", *(_line(*pair) for pair in further)]))
+    return ranked
+
+
+def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> list[Choice]:
     """All ways to score with this state, the best first.
 
     Args:
-        state: trained.
+        state: of the trained run.
         config: of the run.
         held_out: normal images that did not train, uint8 `[N, H, W, C]`, N at least 2.
     """
-    held_out = held_out[:MOST]
+    held_out = held_out[:MAX_HELD_OUT]
     kinds, radii = anomalies_of(config.data.protocol)
-    measure = _make_measure(config, variables_of(state))
-    normal, rounds = measure(held_out), -(-ENOUGH // len(held_out))
-    corrupted = {
-        kind: measure(np.concatenate([corrupt(held_out, kind, radii, seed) for seed in range(rounds)]))
-        for kind in kinds
-    }
-    weights = [(ALIGNMENTS[0], 1.0)]
+    function = _make_function(config)
+    placed = function.place(variables_of(state))
+    # The distances of the held-out images, and of corrupted copies of each kind.
+    normal, rounds = _all_distances(function, placed, held_out), -(-MIN_CORRUPTED // len(held_out))
+    corrupted = {}
+    for kind in kinds:
+        copies = np.concatenate([corrupt(held_out, kind, radii, seed) for seed in range(rounds)])
+        corrupted[kind] = _all_distances(function, placed, copies)
+    # Every way to score, and what it separates.
+    weights = [(next(iter(ALIGNMENTS)), 1.0)]  # at gamma 1 the alignment does not matter
     if state.discriminator:
         weights += [(alignment, gamma) for alignment in ALIGNMENTS for gamma in GAMMAS]
-    found = []
+    choices = []
     for setting in SETTINGS:
         for alignment, gamma in weights:
-            fused = {k: _fused(normal, of, setting, alignment, gamma) for k, of in corrupted.items()}
-            found.append(
-                Choice(*setting, alignment, gamma, {k: separation(*pair) for k, pair in fused.items()})
-            )
-    return sorted(found, key=lambda choice: -choice.separation)
+            separations = {
+                kind: separation(*_scores(normal, distances, setting, alignment, gamma))
+                for kind, distances in corrupted.items()
+            }
+            choices.append(Choice(*setting, alignment, gamma, separations))
+    return sorted(choices, key=lambda choice: -choice.separation)
 
 
 def separation(normal: np.ndarray, corrupted: np.ndarray) -> float:
@@ -95,54 +130,53 @@ def separation(normal: np.ndarray, corrupted: np.ndarray) -> float:
     return float(roc_auc_score(truth, np.concatenate([normal, corrupted])))
 
 
-def _fused(
-    normal: Distances, corrupted: Distances, setting: Setting, alignment: str, gamma: float
+def _scores(
+    normal: AllDistances, corrupted: AllDistances, setting: Setting, alignment: str, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A = g R + (1 - g) L of both, in units of the normal ones. `[N]` and `[M]`."""
-    if gamma == 1:
+    """A(x) of normal images `[N]` and of corrupted ones `[M]`, calibrated on the normal ones."""
+    if gamma == 1:  # without a discriminator there is no L
         return normal[setting], corrupted[setting]
-    r, a = Unit.of(normal[setting]).std, Unit.of(normal[alignment]).std
-    one, other = (gamma * of[setting] / r + (1 - gamma) * of[alignment] / a for of in (normal, corrupted))
-    return one, other
+    units = Unit.measure(normal[setting]), Unit.measure(normal[alignment])
+    a, b = (anomaly_score(x[setting], x[alignment], *units, gamma) for x in (normal, corrupted))
+    return a, b
 
 
-def _make_measure(config: Config, variables: Variables) -> Callable[[np.ndarray], Distances]:
-    """The function from uint8 images `[N, H, W, C]` to all their distances, by one pass of the networks."""
-    score_step = make_score_step(config)
-    height, width = config.data.height, config.data.width
-    sigma = config.score.heat_smoothing * min(height, width)
+def _make_function(config: Config) -> BatchedFunction:
+    """R of all settings and L of all alignments by one pass of the networks, under text keys."""
+    network_pass = make_network_pass(config)
 
-    def distances(variables: Variables, batch: jax.Array) -> dict[str, jax.Array]:
-        images, rebuilt, real, fake = score_step(*variables, batch)
-        turns = range(len(rebuilt))
+    def scored(**changes: Any) -> ScoreConfig:
+        return dataclasses.replace(config.score, **changes)
 
-        def mean(values: Iterable[jax.Array]) -> jax.Array:
-            return jnp.mean(jnp.stack([*values]), axis=0)
+    def all_distances(variables: Variables, batch: jax.Array) -> dict[str, jax.Array]:
+        outputs = network_pass(variables, batch)
+        distances = {}
+        for distance, smoothing, pooling in SETTINGS:
+            score = scored(distance=distance, smoothing=smoothing, pooling=pooling)
+            distances[str((distance, smoothing, pooling))] = compare(outputs, score).reconstruction
+        if outputs.real_maps:
+            for alignment in ALIGNMENTS:
+                distances[alignment] = compare(outputs, scored(alignment=alignment)).alignment
+        return distances
 
-        def r(turn: int, distance: str, smoothing: float, pooling: int) -> jax.Array:
-            x, y = smooth(images, smoothing), smooth(rebuilt[turn], smoothing)
-            return reconstruction_distance(residual(x, y, distance), distance, pooling, sigma)
+    return BatchedFunction(all_distances, IMAGES_PER_DEVICE)
 
-        def layers(turn: int) -> jax.Array:
-            return jnp.mean(alignment_map(real, [m[turn] for m in fake], height, width), axis=(1, 2))
 
-        found = {str(setting): mean(r(turn, *setting) for turn in turns) for setting in SETTINGS}
-        if real:
-            found["l2"] = mean(alignment_distance(real[-1], fake[-1][turn]) for turn in turns)
-            found["layers"] = mean(layers(turn) for turn in turns)
-        return found
+def _all_distances(function: BatchedFunction, placed: Any, images: np.ndarray) -> AllDistances:
+    """All distances of uint8 images `[N, H, W, C]`."""
+    parts = [outputs for _, outputs in function.run(placed, function.split(images))]
+    settings = {str(setting): setting for setting in SETTINGS}
+    return {
+        settings.get(key, key): np.concatenate([part[key] for part in parts]).astype(np.float64)
+        for key in parts[0]
+    }
 
-    scoring = Scoring(distances)
-    placed, size = scoring.place(variables), BATCH * scoring.devices
-    keys = {str(setting): setting for setting in SETTINGS} | {kind: kind for kind in ALIGNMENTS}
 
-    def measure(images: np.ndarray) -> Distances:
-        parts = []
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            fill = np.repeat(batch[-1:], size - len(batch), axis=0)
-            found = scoring.fetch(scoring(placed, np.concatenate([batch, fill])))
-            parts.append({key: value[: len(batch)].astype(np.float64) for key, value in found.items()})
-        return {keys[key]: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-    return measure
+def _line(run: Path, choice: Choice) -> str:
+    each = " ".join(f"{value:.3f}" for value in choice.separations.values())
+    return (
+        f"{choice.separation:.4f}  {run}  --config.score.distance={choice.distance} "
+        f"--config.score.smoothing={choice.smoothing:g} --config.score.pooling={choice.pooling} "
+        f"--config.score.alignment={choice.alignment} "
+        f"--config.score.gamma={choice.gamma:g}  ({each})"
+    )

@@ -1,4 +1,4 @@
-"""Orbax checkpoints: state, configuration and calibration. The only file that imports orbax."""
+"""Orbax checkpoints: state, configuration and calibration. No other file imports orbax."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ from daad_jax.files import explain_write_errors, first_free
 from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.training.workdir import CHECKPOINTS
+from daad_jax.validation import validate
 
 FORMAT = 2
 
@@ -82,7 +83,7 @@ class Checkpoints:
             print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
 
     def reload(self) -> None:
-        """Looks again which checkpoints there are."""
+        """Reads the list of checkpoints again."""
         self._manager.reload()
 
     def _restore(self, step: int) -> tuple[TrainState, Config, Calibration]:
@@ -90,7 +91,8 @@ class Checkpoints:
         if about.get("format") != FORMAT:
             raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
         config = config_lib.from_json(about["config"])
-        # Its shapes are enough: making the values would compile both networks.
+        validate(config)
+        # Shapes are enough for the template: values would take time to make.
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_state(config))
         restored = self._manager.restore(
             step,
@@ -115,7 +117,9 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
         UserError: no such workdir, or no readable checkpoint in it.
     """
     if not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir}: no checkpoints here; give --workdir the folder that train.py printed")
+        raise UserError(
+            f"{workdir}: no checkpoints here; give --workdir the folder that the training printed"
+        )
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.restore()
@@ -124,5 +128,5 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
 
 
 def _to_tree(state: TrainState) -> Any:
-    """Nested lists and dictionaries of arrays, in the order of the state's own leaves."""
+    """A flat dictionary: the leaves of the state under their numbers "00000", "00001", ..."""
     return {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}

@@ -1,9 +1,10 @@
-"""Where a run's numbers go: progress on the terminal, JSON lines, TensorBoard events."""
+"""The log of a run: progress on the terminal, metrics as JSON lines, TensorBoard events."""
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -11,27 +12,47 @@ from tqdm import tqdm
 from daad_jax import files
 
 
-class NoLog:
-    """The log of every process but the first."""
+class RunLog(Protocol):
+    """What the training loop asks of a log."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of the steps since the last call, up to `step`."""
+        """Logs the mean metrics of the steps since the last call, up to `step`."""
 
     def pause(self) -> None:
-        """Time from here to the next `resume` is not the steps'."""
+        """Stops the clock of `images_per_s` until `resume`."""
 
     def resume(self) -> None:
         """Ends a `pause`."""
 
     def say(self, text: str) -> None:
-        """A line beside the progress bar."""
+        """Prints a line beside the progress bar."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the rest, and closes the files."""
 
 
-class Log(NoLog):
-    """A run's log from `first_step` on; what an interrupted run wrote past it is dropped."""
+class SilentLog:
+    """The log of every process except the first: it writes nothing."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        pass
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FileLog:
+    """The log of the first process, from `first_step` on. Lines of later steps, which an interrupted run has
+    left, are dropped."""
 
     def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
         self._path = workdir / "metrics.jsonl"
@@ -71,7 +92,7 @@ class Log(NoLog):
         self._since, self._done = now, step
 
     def _time_left(self, step: int) -> str:
-        """By the pace of all intervals but the first, which had the compilation in it."""
+        """The time left, by the pace of all intervals except the first, which includes the compilation."""
         steps, seconds = map(sum, zip(*(self._intervals[1:] or self._intervals)))
         return tqdm.format_interval((self._steps - step) * seconds / steps)
 
@@ -91,7 +112,7 @@ class Log(NoLog):
 
 
 def _step(line: str) -> float:
-    """A line's step; a line cut short by a kill counts as never written."""
+    """The step of a line; infinite for a line that a kill cut short, so that the line is dropped."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

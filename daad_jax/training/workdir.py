@@ -17,38 +17,39 @@ from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
 
 LOCK = ".training"
-CHECKPOINTS = "checkpoints"  # the folder is there as soon as a run begins to train
-# A run may be made longer and watched differently, and scored differently while it trains.
-MAY_CHANGE = (
+CHECKPOINTS = "checkpoints"  # the folder exists as soon as a run begins to train
+# A resumed run may be longer, log differently, and score differently while it trains.
+CHANGEABLE_KEYS = (
     "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
     "score.", "data.cache_dir", "data.data_dir",
 )  # fmt: skip
 
 
 def saved_step(workdir: Path) -> int:
-    """The newest checkpoint's step; 0 where there is none."""
+    """The step of the newest checkpoint; 0 if there is none."""
     names = [p.name for p in (workdir / CHECKPOINTS).glob("*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 @contextmanager
 def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
-    """The workdir is this configuration's, and until the end of the block this process' alone.
+    """Claims a workdir for a configuration, and for this process until the end of the block.
 
-    Versions and devices are recorded. A command that ended before it trained, because of a mistake in its
-    configuration, say, has no claim.
+    It writes `config.json`, and `environment.json` with versions and devices. A command that ended before it
+    trained, because of a mistake in its configuration, say, leaves no claim.
 
     Raises:
-        UserError: it cannot be written, is being trained, or belongs to another configuration (names the
-            first key).
+        UserError: the workdir cannot be written, another process trains in it, or it belongs to another
+            configuration (the message names the first key that differs).
     """
     with explain_write_errors(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK).touch()
-    busy = (
-        f"{workdir}: another process trains here; give another --workdir, or, if its machine is lost, remove"
+    busy_message = (
+        f"{workdir}: another process trains here; give another --workdir, or, if the machine of that process "
+        f"is lost, remove {workdir / LOCK}"
     )
-    with exclusive(workdir / LOCK, f"{busy} {workdir / LOCK}"):
+    with exclusive(workdir / LOCK, busy_message):
         _record(workdir, config)
         yield
 
@@ -62,21 +63,23 @@ def _record(workdir: Path, config: Config) -> None:
                 _compare(workdir, step, config_lib.from_json(stored.read_text()), config)
             elif step:
                 raise UserError(
-                    f"{workdir}: has checkpoints and no config.json, which says of what; put it back, or "
-                    "give another --workdir"
+                    f"{workdir}: has checkpoints and no config.json, which says how they were trained; put "
+                    "config.json back, or give another --workdir"
                 )
         write_text(stored, config_lib.to_json(config))
         write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
 
 
 def require_claim(workdir: Path) -> None:
-    """Raises UserError where what process 0 wrote in `claim_workdir` is not seen from this process."""
+    """Raises UserError if this process does not see the files that process 0 wrote in `claim_workdir`."""
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir}: not the folder that process 0 writes; give a --workdir that all share")
+        raise UserError(
+            f"{workdir}: process 0 writes another folder; give a --workdir that all processes share"
+        )
 
 
 def environment() -> dict[str, Any]:
-    """Versions and devices that a result depends on."""
+    """The versions and devices that a result depends on."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "daad_jax")
     versions = {}
     for name in packages:
@@ -96,17 +99,17 @@ def environment() -> dict[str, Any]:
 def _compare(workdir: Path, step: int, stored: Config, config: Config) -> None:
     old, new = (config_lib.flat(dataclasses.asdict(c)) for c in (stored, config))
     for key, value in new.items():
-        if old[key] != value and (why := _why_not(key, step, config)):
+        if old[key] != value and (reason := _reason_against(key, step, config)):
             raise UserError(
-                f"{workdir}: {why} (config.{key} is {old[key]!r} there, {value!r} here); give another "
-                "--workdir, or remove it"
+                f"{workdir}: {reason} (config.{key} is {old[key]!r} there, {value!r} here); give another "
+                "--workdir, or remove this one"
             )
 
 
-def _why_not(key: str, step: int, config: Config) -> str:
-    """Why a value cannot change any more, with a checkpoint of `step` (0: none); nothing where it can."""
+def _reason_against(key: str, step: int, config: Config) -> str:
+    """Why a value cannot change after a checkpoint of `step` (0: none); "" if it can."""
     if key.startswith("score.") and step >= config.train.steps:
         return f"is trained to step {step} and calibrated"
     if key == "train.steps" and config.train.schedule == "cosine" and step:
         return "has a learning rate that ends with its last step"
-    return "" if key.startswith(MAY_CHANGE) else "belongs to another configuration"
+    return "" if key.startswith(CHANGEABLE_KEYS) else "belongs to another configuration"

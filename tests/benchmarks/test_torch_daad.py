@@ -6,7 +6,7 @@ import pytest
 
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
-from daad_jax.scoring.distances import make_measure
+from daad_jax.scoring.distances import make_distances
 from tests.method.test_step import batches, small
 
 torch = pytest.importorskip("torch", reason="PyTorch (requirements-bench.txt) is not installed")
@@ -60,11 +60,11 @@ def test_scores_and_reconstructions(name):
     config, ours, twin = pair(**CONFIGS[name])
     batch = batches(1)[0]
     variables = (ours.generator.variables, ours.discriminator.variables if ours.discriminator else None)
-    measured = jax.jit(make_measure(config))(variables, batch)
+    measured = jax.jit(make_distances(config))(variables, batch)
     r, alignment, rebuilt = twin.score(torch.from_numpy(batch))
     assert_close(r, measured.reconstruction)
     assert_close(alignment, measured.alignment)
-    assert np.abs(255 * rebuilt.permute(0, 2, 3, 1).numpy() - measured.rebuilt).max() < 0.51
+    assert np.abs(255 * rebuilt.permute(0, 2, 3, 1).numpy() - measured.reconstructed).max() < 0.51
 
 
 def test_it_goes_on_training_as_ours_does():

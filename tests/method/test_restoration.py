@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.method.restoration import for_scoring, for_training
-from daad_jax.scoring.distances import make_measure, reconstruction_distance, residual
+from daad_jax.scoring.distances import DISTANCES, make_distances, reconstruction_distance
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.validation import validate
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
 GREY = (IMAGES @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].repeat(3, -1)
@@ -53,13 +53,13 @@ def test_the_score_is_the_mean_over_turns():
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     plain, turned = small(""), small("turns")
     variables = variables_of(state.create_state(plain))
-    got = jax.jit(make_measure(turned))(variables, images)
-    rebuilt = [make_measure(plain)(variables, np.rot90(images, k, (1, 2))) for k in range(4)]
+    got = jax.jit(make_distances(turned))(variables, images)
+    rebuilt = [make_distances(plain)(variables, np.rot90(images, k, (1, 2))) for k in range(4)]
     expected = [
-        reconstruction_distance(residual(images / 255.0, of.rebuilt / 255.0, "l2"), "l2") for of in rebuilt
+        reconstruction_distance(images / 255.0 - of.reconstructed / 255.0, DISTANCES["l2"]) for of in rebuilt
     ]
     np.testing.assert_allclose(got.reconstruction, np.mean(expected, axis=0), rtol=2e-3)
-    np.testing.assert_array_equal(got.rebuilt, rebuilt[0].rebuilt)
+    np.testing.assert_array_equal(got.reconstructed, rebuilt[0].reconstructed)
     assert got.alignment.min() > 0
 
 
@@ -67,4 +67,4 @@ def test_turns_need_squares():
     config = small("turns")
     config.data.width = 64
     with pytest.raises(UserError, match=r"config\.train\.restore = 'turns': turns need square"):
-        config_lib.validate(config)
+        validate(config)

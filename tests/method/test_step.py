@@ -10,7 +10,7 @@ import pytest
 from daad_jax.config import Config
 from daad_jax.method import losses, restoration, state
 from daad_jax.method.restoration import to_unit
-from daad_jax.method.step import make_train_step, several
+from daad_jax.method.step import make_train_step, scan_steps
 from daad_jax.runtime.devices import DeviceGroup
 
 
@@ -40,7 +40,7 @@ def run(config, devices):
     train_state = mapped.replicate(state.init_state(shapes, config.seed))
     for batch in batches(3):
         train_state, metrics = step(train_state, mapped.put(batch))
-    return mapped.first(train_state), mapped.first(metrics)
+    return mapped.fetch(train_state), mapped.fetch(metrics)
 
 
 def test_losses_are_the_papers():
@@ -198,12 +198,12 @@ def test_several_steps_of_one_call_are_the_same_steps(devices):
     config = small()
     one, one_metrics = run(config, devices)
     mapped = DeviceGroup(jax.devices()[:devices])
-    call = mapped.compile_step(several(make_train_step(config, mapped.axis_name)))
-    after, metrics = call(mapped.replicate(state.create_state(config)), mapped.put_several(batches(3)))
+    call = mapped.compile_step(scan_steps(make_train_step(config, mapped.axis_name)))
+    after, metrics = call(mapped.replicate(state.create_state(config)), mapped.put(batches(3), batch_axis=1))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, mapped.first(after)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, mapped.fetch(after)
     )
-    for key, values in mapped.first(metrics).items():
+    for key, values in mapped.fetch(metrics).items():
         assert values.shape == (3,)
         np.testing.assert_allclose(values[-1], one_metrics[key], rtol=1e-3, atol=1e-5)
 

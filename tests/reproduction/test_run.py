@@ -80,7 +80,7 @@ def stored_in(places):
 
 
 def test_a_table_cell_by_cell(small, capsys, monkeypatch):
-    write = logs.Log.write
+    write = logs.FileLog.write
 
     def interrupt(self, step, metrics):
         write(self, step, metrics)
@@ -88,7 +88,7 @@ def test_a_table_cell_by_cell(small, capsys, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logs.Log, "write", interrupt)
+        patch.setattr(logs.FileLog, "write", interrupt)
         with pytest.raises(SystemExit) as stopped:
             run.reproduce(TABLE, chosen(["tile"], ROWS), small)
     assert stopped.value.code == 130
@@ -226,7 +226,8 @@ def test_places_that_cannot_be_written(small):
 # The command with configurations of seconds.
 COMMAND = """
 import os, sys
-from daad_jax import logs, variants
+from daad_jax import variants
+from daad_jax.training import logs
 finish = variants.finish
 def shrink(config, *rest):
     config.data.height = config.data.width = 32

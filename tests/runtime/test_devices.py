@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from daad_jax.runtime import devices as parallel
+from daad_jax.runtime import devices as devices_module
 
 
 @dataclass
@@ -31,18 +31,18 @@ class Device:
     ],
 )
 def test_what_an_accelerator_keeps(platform, limits, held):
-    assert parallel.DeviceGroup([Device(platform, limit) for limit in limits]).fits_resident(100) is held
+    assert (
+        devices_module.DeviceGroup([Device(platform, limit) for limit in limits]).fits_resident(100) is held
+    )
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("several", [False, True])
-def test_a_batch_that_is_kept_is_one_that_is_put(devices, several):
-    mapped = parallel.choose(devices, 8)
+@pytest.mark.parametrize("batch_axis", [0, 1])
+def test_a_batch_of_resident_images_is_a_batch_that_is_put(devices, batch_axis):
+    group = devices_module.choose(devices, 8)
     images = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 1), np.uint8)
-    chosen = np.random.default_rng(1).integers(0, 5, (3, 8) if several else (8,))
-    put = mapped.put_several if several else mapped.put
-    kept = mapped.put_resident(images, lambda images, order: images[order["chosen"]], several)(
-        {"chosen": chosen}
-    )
-    np.testing.assert_array_equal(kept, put(images[chosen]))
+    chosen = np.random.default_rng(1).integers(0, 5, (3, 8) if batch_axis else (8,))
+    put = group.put_resident(images, lambda images, plan: images[plan["chosen"]], batch_axis)
+    kept = put({"chosen": chosen})
+    np.testing.assert_array_equal(kept, group.put(images[chosen], batch_axis))
     assert kept.devices() == set(jax.local_devices()[:devices])

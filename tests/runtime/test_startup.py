@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from daad_jax.runtime import startup as programs
+from daad_jax.runtime import startup
 
 
 @pytest.fixture(autouse=True)
@@ -16,18 +16,20 @@ def without_plugins(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
-@pytest.mark.parametrize(("trains", "flag"), [(False, programs.QUICK), (True, programs.QUICK_STEP)])
+@pytest.mark.parametrize(
+    ("trains", "flag"), [(False, startup.FAST_COMPILATION), (True, startup.FAST_COMPILATION_OF_STEP)]
+)
 @pytest.mark.parametrize("before", ["", "--xla_force_host_platform_device_count=2"])
 def test_the_flag_comes_beside_others_and_once(monkeypatch, before, trains, flag):
     monkeypatch.setenv("XLA_FLAGS", before)
     for _ in range(2):
-        programs.compile_quickly(trains)
+        startup.compile_quickly(trains)
     assert os.environ["XLA_FLAGS"].split() == [*before.split(), flag]
 
 
 def test_extra_options_of_the_user_stay(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_extra_options=a=b")
-    programs.compile_quickly()
+    startup.compile_quickly()
     assert os.environ["XLA_FLAGS"] == "--xla_backend_extra_options=a=b"
 
 
@@ -35,7 +37,7 @@ def test_extra_options_of_the_user_stay(monkeypatch):
 def test_not_where_another_compiler_would_hear_it(monkeypatch, plugin):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin)
-    programs.compile_quickly()
+    startup.compile_quickly()
     assert not os.environ["XLA_FLAGS"]
 
 
@@ -45,11 +47,11 @@ def test_not_where_another_compiler_would_hear_it(monkeypatch, plugin):
 def test_not_to_a_compiler_that_may_not_know_it(monkeypatch, version, given):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    programs.compile_quickly()
-    assert os.environ["XLA_FLAGS"] == (programs.QUICK if given else "")
+    startup.compile_quickly()
+    assert os.environ["XLA_FLAGS"] == (startup.FAST_COMPILATION if given else "")
 
 
-@pytest.mark.parametrize("flag", [programs.QUICK, programs.QUICK_STEP])
+@pytest.mark.parametrize("flag", [startup.FAST_COMPILATION, startup.FAST_COMPILATION_OF_STEP])
 def test_this_xla_knows_the_flag(flag):
     """It stops a process whose flags it does not know."""
     code = "import jax; print(jax.jit(lambda x: x + 1)(1))"

@@ -31,7 +31,7 @@ def test_gamma_one_ignores_the_alignment():
     np.testing.assert_allclose(found.score(r, np.nan), r / r.mean())
 
 
-def test_new_normal_images_pass_the_threshold_as_rarely_as_promised():
+def test_new_normal_images_are_flagged_as_rarely_as_promised():
     """Split-conformal: on average over calibration sets, never above the rate, and close below it."""
     for count, rate in ((19, 0.05), (30, 0.1), (200, 0.05)):
         alarms = []
@@ -50,7 +50,10 @@ def test_too_few_images_promise_what_they_can():
     assert found.threshold == found.scores[-1]
     assert found.promised_rate(0.01) == pytest.approx(0.1)
     assert found.promised_rate(0.5) == 0.5
-    assert "0.01 needs 99 held-out normal images; 9 promise 0.1 (" in shortage(9, 0.01)
+    assert (
+        "0.01 needs 99 held-out normal images; with 9 the threshold may flag 0.1 of normal images ("
+        in shortage(9, 0.01)
+    )
     assert shortage(98, 0.01)
     assert not shortage(99, 0.01)
     for rate in (0.0, 1.0, -1.0, float("nan")):
@@ -85,7 +88,7 @@ def test_the_brightest_places_of_normal_images_lie_below_one():
 
 
 def test_a_constant_has_no_spread_to_divide_by():
-    assert Unit.of(np.full(5, 3.0)).of_normal(3.5) == 0.5
+    assert Unit.measure(np.full(5, 3.0)).standardise(3.5) == 0.5
 
 
 def test_json():

@@ -26,9 +26,9 @@ def test_maps_of_some_held_out_images_are_kept(monkeypatch):
     config = small()
     held_out = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
     variables, measuring = variables_of(state.create_state(config)), Scorer(config, 1)
-    monkeypatch.setattr(scorer, "FEWEST_HEATS", 4)
-    monkeypatch.setattr(scorer, "HEAT_PIXELS", 20 * 16 * 16)  # every third
-    seen = [m for _, m in measuring.measure(measuring.place(variables), measuring.cut(held_out))]
+    monkeypatch.setattr(scorer, "MIN_CALIBRATION_MAPS", 4)
+    monkeypatch.setattr(scorer, "CALIBRATION_MAP_PIXELS", 20 * 16 * 16)  # every third
+    seen = [m for _, m in measuring.distances(measuring.place(variables), measuring.split(held_out))]
     r, alignment, r_maps, l_maps = (np.concatenate(part) for part in list(zip(*seen))[:4])
     assert len(held_out) % measuring.batch_size
     assert measuring.batch_size % 3

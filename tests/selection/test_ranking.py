@@ -8,7 +8,7 @@ from daad_jax.config import Config
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
 from daad_jax.scoring.anomaly_score import Unit
-from daad_jax.scoring.distances import make_measure
+from daad_jax.scoring.distances import make_distances
 from daad_jax.scoring.scorer import variables_of
 from daad_jax.selection import ranking as selection
 from daad_jax.selection.corruptions import anomalies_of, corrupt
@@ -47,7 +47,7 @@ def test_separation_is_the_auroc():
 def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config, held_out = small(), bars(20)
     trained = state.create_state(config)
-    found = selection.choices(trained, config, held_out)
+    found = selection.rank_choices(trained, config, held_out)
     separations = [choice.separation for choice in found]
     assert separations == sorted(separations, reverse=True)
     ways = {(c.distance, c.smoothing, c.pooling, c.alignment, c.gamma): c for c in found}
@@ -57,12 +57,12 @@ def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config.score.pooling = pooling
     config.score.distance, config.score.smoothing, config.score.alignment = "cosine", 1.0, alignment
     kinds, radii = anomalies_of(config.data.protocol)
-    rounds = selection.ENOUGH // 20
+    rounds = selection.MIN_CORRUPTED // 20
     broken = np.concatenate([corrupt(held_out, "erase", radii, seed) for seed in range(rounds)])
     normal, corrupted = (
-        jax.device_get(jax.jit(make_measure(config))(variables_of(trained), x)) for x in (held_out, broken)
+        jax.device_get(jax.jit(make_distances(config))(variables_of(trained), x)) for x in (held_out, broken)
     )
-    units = Unit.of(normal.reconstruction).std, Unit.of(normal.alignment).std
+    units = Unit.measure(normal.reconstruction).std, Unit.measure(normal.alignment).std
     a, b = (0.5 * m.reconstruction / units[0] + 0.5 * m.alignment / units[1] for m in (normal, corrupted))
     assert choice.separations["erase"] == pytest.approx(selection.separation(a, b), abs=2e-3)
     assert set(choice.separations) == set(kinds)
@@ -72,9 +72,9 @@ def test_training_is_seen():
     config, images = small(adversarial=0.0), bars(160)
     config.train.learning_rate = 3e-3
     step, current = jax.jit(make_train_step(config)), state.create_state(config)
-    before = selection.choices(current, config, images[:40])[0]
+    before = selection.rank_choices(current, config, images[:40])[0]
     for _ in range(200):
         current, _ = step(current, images[40:])
-    after = selection.choices(current, config, images[:40])[0]
+    after = selection.rank_choices(current, config, images[:40])[0]
     assert after.separation > before.separation + 0.1
     assert after.gamma == 1

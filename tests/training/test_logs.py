@@ -5,7 +5,7 @@ import struct
 
 from tensorboardX.proto.event_pb2 import Event
 
-from daad_jax.training.logs import Log
+from daad_jax.training.logs import FileLog
 
 
 def purged_from(folder):
@@ -23,7 +23,7 @@ def purged_from(folder):
 
 
 def run(workdir, first_step, steps):
-    log = Log(workdir, first_step, 10, 4)
+    log = FileLog(workdir, first_step, 10, 4)
     for step in steps:
         log.write(step, {"loss": 1.0})
     log.close()

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.config import Config, validate
+from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.runtime import devices as parallel
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.selection import select_recipe
+from daad_jax.selection import ranking
 from daad_jax.selection.ranking import Choice
-from daad_jax.training import checkpoint
-from daad_jax.training import loop as training
+from daad_jax.training import checkpoint, loop
 from daad_jax.training import workdir as workdirs
-from daad_jax.training.feed import take
-from daad_jax.training.loop import fed, train
+from daad_jax.training.feed import device_batches, gather_batch
+from daad_jax.training.loop import train
+from daad_jax.training.program import StepProgram
+from daad_jax.validation import validate
 
 CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
 
@@ -72,8 +73,9 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     run, config.train.steps = tmp_path / "run", 1
     train(config, run)
     before = (run / "config.json").read_text()
-    assert "warning: a false-alarm rate of 0.05 needs 19 held-out normal images; 2 promise 0.333" in (
-        capsys.readouterr().out
+    assert (
+        "warning: a false-alarm rate of 0.05 needs 19 held-out normal images; with 2 the threshold may flag "
+        "0.333 of normal images" in (capsys.readouterr().out)
     )
     config.score.smoothing = 1.0
     with pytest.raises(UserError, match=r"trained to step 1 .*score\.smoothing is 0\.0 there, 1\.0 here"):
@@ -84,7 +86,7 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     assert checkpoint.load(run)[1].score.smoothing == 1.0
     config.train.steps = 1
     train(config, run)
-    assert "trained to step 2;" in capsys.readouterr().out
+    assert "trained to step 2\n" in capsys.readouterr().out
 
 
 def begun(config, run):
@@ -143,10 +145,8 @@ def test_what_calibrates_was_held_out(config, tmp_path, monkeypatch):
     # Nor does the choice of a way to score see any other image.
     monkeypatch.setattr(datasets, "load", lambda _: dataclasses.replace(splits, train=None, test=None))
     held = []
-    monkeypatch.setattr(
-        select_recipe, "choices", lambda state, config, images: held.append(images) or CHOICES
-    )
-    select_recipe.select([tmp_path / "run"])
+    monkeypatch.setattr(ranking, "rank_choices", lambda state, config, images: held.append(images) or CHOICES)
+    ranking.select_recipe([tmp_path / "run"])
     np.testing.assert_array_equal(held[0], splits.calibration.images[:])
 
 
@@ -161,7 +161,7 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
         names.append(splits.calibration.names)
         numbered = np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1)
         split = dataclasses.replace(splits.train, images=np.broadcast_to(numbered, (36, 16, 16, 3)))
-        with closing(fed(config, parallel.DeviceGroup(jax.devices()[:1]), split, 0)) as ready:
+        with closing(device_batches(config, parallel.DeviceGroup(jax.devices()[:1]), split, 0)) as ready:
             batches.append(np.asarray(next(ready)))
     assert not np.array_equal(*kernels)
     assert names[0] != names[1]
@@ -176,7 +176,7 @@ def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_pa
     split, mapped, found = datasets.load(config).train, parallel.DeviceGroup(jax.devices()[:1]), []
     for holds in (False, True):
         monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size, holds=holds: holds)
-        with closing(fed(config, mapped, split, 3)) as ready:
+        with closing(device_batches(config, mapped, split, 3)) as ready:
             found.append([np.asarray(next(ready)) for _ in range(2)])
     np.testing.assert_array_equal(*found)
 
@@ -188,24 +188,26 @@ def test_a_signal_need_not_wait_for_many_steps(config, tmp_path, monkeypatch):
     config.model.base_width, config.loss.adversarial, config.loss.alignment = 16, 0.0, 0.0
     config.score.gamma, config.train.devices = 1.0, 1
     config.train.steps = config.train.log_every = config.train.checkpoint_every = 12
-    compiled, started, ahead = training._compiled, [], []
+    started, ahead = [], []
 
-    def recording(*arguments):
-        step = compiled(*arguments)
+    class Recording(StepProgram):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            call = self._call
 
-        def recorded(state, batch):
-            state, metrics = step(state, batch)
-            started.append(metrics["loss"])
-            return state, metrics
+            def recorded(state, batch):
+                state, metrics = call(state, batch)
+                started.append(metrics["loss"])
+                return state, metrics
 
-        return recorded
+            self._call = recorded
 
-    def stop(noted, meeting):
+    def agreed_signal(received, meeting):
         ahead.append(sum(not loss.is_ready() for loss in started))
         return 0
 
-    monkeypatch.setattr(training, "_compiled", recording)
-    monkeypatch.setattr(training.processes, "stop", stop)
+    monkeypatch.setattr(loop, "StepProgram", Recording)
+    monkeypatch.setattr(loop.processes, "agreed_signal", agreed_signal)
     train(config, tmp_path / "run")
     assert len(ahead) == 12
     assert max(ahead) < 3
@@ -277,7 +279,9 @@ def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monk
     train(config, tmp_path / "host")
     monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size: size == 18 * 16 * 16 * 3)
     traced = []
-    monkeypatch.setattr("daad_jax.training.loop.take", lambda *a, **k: traced.append(1) or take(*a, **k))
+    monkeypatch.setattr(
+        "daad_jax.training.feed.gather_batch", lambda *a, **k: traced.append(1) or gather_batch(*a, **k)
+    )
     train(config, tmp_path / "device")
     assert traced
     (host, _, _), (device, _, _) = (checkpoint.load(tmp_path / name) for name in ("host", "device"))

@@ -1,0 +1,242 @@
+"""The commands: `daad-jax NAME ...`, `python -m daad_jax NAME ...`, and the scripts of a checkout.
+
+Each command imports JAX only after its options are known to be good.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+import daad_jax
+from daad_jax import cli
+from daad_jax.cli import Command, Invocation, define_config, define_workdir
+from daad_jax.config import Config
+from daad_jax.errors import UserError, did_you_mean
+
+OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
+
+
+def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_config(options, arguments)
+    define_workdir(options, "the folder of the run (default: runs/NAME, NAME is the value of config.name)")
+    flags.DEFINE_bool(
+        "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; needed where no cluster tells it", flag_values=options
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "how many processes there are, with --coordinator", 1, flag_values=options
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "the number of this process, 0 to num_processes - 1, with --coordinator",
+        0,
+        flag_values=options,
+    )
+
+
+def _train(call: Invocation) -> None:
+    options = call.options
+    config: Config | None = options.config
+    if config is None:
+        raise UserError(
+            "--config is missing; for instance --config cifar10 or --config folder:path/to/images"
+        )
+    cluster = (options.coordinator, options.num_processes, options.process_id)
+    given = [value is not None for value in cluster]
+    if any(given) and not (options.distributed and all(given)):
+        raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
+    from daad_jax.runtime import processes
+    from daad_jax.training.loop import train
+
+    if options.distributed:
+        processes.start(*cluster)
+    workdir = Path(options.workdir or f"runs/{config.name}")
+    train(config, workdir)
+    if processes.is_first():
+        print(f"next: {call.spell('evaluate')} --workdir {workdir}")
+
+
+def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    _define_batch_size(options)
+
+
+def _evaluate(call: Invocation) -> None:
+    workdir = call.workdir()
+    from daad_jax.evaluation.outputs import evaluate
+
+    evaluate(workdir, call.options.batch_size)
+
+
+def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    flags.DEFINE_string(
+        "out", None, "the folder for the results (default: WORKDIR/predictions)", flag_values=options
+    )
+    flags.DEFINE_enum(
+        "overlays",
+        "anomalous",
+        OVERLAYS,
+        f"which images get a picture with their heat map: {', '.join(OVERLAYS)}",
+        flag_values=options,
+    )
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "an image with a higher score is anomalous (default: the threshold of the run)",
+        flag_values=options,
+    )
+    flags.DEFINE_float(
+        "false_alarm_rate",
+        None,
+        "choose the threshold that flags at most this share of normal images, e.g. 0.01 for 1 %",
+        flag_values=options,
+    )
+    _define_batch_size(options)
+
+
+def _predict(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if not call.words:
+        raise UserError("no images were named; give files, folders or a pattern in quotes")
+    if options.threshold is not None and options.false_alarm_rate is not None:
+        raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
+    from daad_jax.detection.detector import Detector
+    from daad_jax.detection.predictions import find, output_folder, predict
+    from daad_jax.scoring.anomaly_score import shortage
+
+    next(find(call.words))  # names a missing image before the model is loaded
+    detector = Detector.load(workdir, options.batch_size)
+    if options.threshold is not None:
+        detector.threshold = options.threshold
+    else:
+        calibration, rate = detector.calibration, options.false_alarm_rate
+        rate = calibration.false_alarm_rate if rate is None else rate
+        detector.threshold = calibration.threshold_at(rate)
+        if warning := shortage(len(calibration.scores), rate):
+            print(f"warning: {warning}", file=sys.stderr)
+    predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
+
+
+def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    flags.DEFINE_list(
+        "formats", "stablehlo,onnx", "the formats to write: stablehlo, onnx or both", flag_values=options
+    )
+    flags.DEFINE_string(
+        "output", None, "the folder for the files (default: WORKDIR/export)", flag_values=options
+    )
+    for name in ("height", "width"):
+        help_text = f"the {name} of the images that the exported model will get (default: the model's {name})"
+        flags.DEFINE_integer(name, None, help_text, 1, 2**16, flag_values=options)
+
+
+def _export(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if (options.height is None) != (options.width is None):
+        raise UserError("--height and --width belong together; give both or neither")
+    from daad_jax.export.exporter import export
+
+    size = (options.height, options.width) if options.height else None
+    export(workdir, options.formats, size, Path(options.output) if options.output else None)
+
+
+def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """The command has no options."""
+
+
+def _select_recipe(call: Invocation) -> None:
+    if not call.words:
+        raise UserError("no runs were named; give one or more folders that the training printed")
+    from daad_jax.selection.ranking import select_recipe
+
+    select_recipe([Path(word) for word in call.words])
+
+
+def _define_batch_size(options: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "batch_size", None, "how many images a device scores at once", 1, flag_values=options
+    )
+
+
+COMMANDS = {
+    "train": Command(
+        "--config NAME[:words] [--workdir DIR] [--config.train.batch_size=256 ...]",
+        "Trains a model on normal images. The same command again resumes from the last checkpoint.",
+        _define_train,
+        _train,
+        trains=True,
+    ),
+    "evaluate": Command(
+        "--workdir DIR",
+        "Scores the labelled test images with the newest checkpoint. Writes figures, scores.csv, pictures "
+        "and report.html into the workdir.",
+        _define_evaluate,
+        _evaluate,
+    ),
+    "predict": Command(
+        "--workdir DIR IMAGE_OR_FOLDER...",
+        "Scores new images: anomaly score, verdict and heat map of each. Folders are searched with all their "
+        "sub-folders.",
+        _define_predict,
+        _predict,
+        takes_words=True,
+    ),
+    "export": Command(
+        "--workdir DIR [--formats stablehlo,onnx]",
+        "Writes the model as StableHLO and ONNX files. They run without this package.",
+        _define_export,
+        _export,
+    ),
+    "select-recipe": Command(
+        "RUN...",
+        "Ranks trained runs, and the ways to score with them. It measures how well each run separates "
+        "held-out normal images from corrupted copies of them, and reads no test image.",
+        _define_nothing,
+        _select_recipe,
+        takes_words=True,
+    ),
+}
+
+
+def run_script(name: str) -> None:
+    """Runs a command as a script of the checkout, with the arguments of this process."""
+    cli.run(COMMANDS[name])
+
+
+def main(program: str = "daad-jax") -> None:
+    """Runs `daad-jax NAME ...` with the arguments of this process.
+
+    Args:
+        program: how the user calls it, for messages.
+
+    Raises:
+        SystemExit: the code is the exit status.
+    """
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        cli.run(COMMANDS[name], f"{program} {name}", arguments)
+    elif name in cli.HELP:
+        print(_help(program))
+    elif name == "--version":
+        print(f"daad_jax {daad_jax.__version__}")
+    else:
+        print(f"{program}: error: {name!r}: no such command; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _help(program: str) -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"{program} COMMAND ...",
+        "",
+        "Finds anomalies in images with a model trained on normal images.",
+        "",
+    ]
+    lines += [f"  {name:{width}}  {command.summary.split('. ')[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", f"{program} COMMAND --help shows the options of a command."])

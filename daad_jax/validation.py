@@ -1,0 +1,168 @@
+"""Refuses impossible configurations, in one line that names the key, the value and the remedy."""
+
+from collections.abc import Callable, Collection
+
+from daad_jax.config import Config, check_types
+from daad_jax.errors import UserError, nearest
+
+SOURCES = ("tfds", "folder")
+PROTOCOLS = ("one_class", "leave_one_out", "inspection")
+FITS = ("exact", "pad", "resize")
+ON_BAD_IMAGE = ("stop", "skip")
+MIXED_CHANNELS = ("convert", "stop")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+MAX_SIDE = 4096  # pixels
+
+Need = Callable[[bool, str, str], None]
+
+
+def validate(config: Config) -> None:
+    """Checks every value, and values against each other.
+
+    Raises:
+        UserError: the first impossible value, with its key and what it can be.
+    """
+
+    def need(ok: bool, key: str, remedy: str) -> None:
+        if not ok:
+            value: object = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise UserError(f"config.{key} = {value!r}: {remedy}")
+
+    check_types(config)
+    need(bool(config.name) and "\0" not in config.name, "name", "must not be empty")
+    need(0 <= config.seed < 2**31, "seed", "must be between 0 and 2^31 - 1")
+    _check_data(config, need)
+    _check_model(config, need)
+    _check_loss(config, need)
+    _check_training(config, need)
+    _check_score(config, need)
+    _check_names(config, need)
+
+
+def _check_data(config: Config, need: Need) -> None:
+    data = config.data
+    _need_one_of(need, "data.source", data.source, SOURCES)
+    _need_one_of(need, "data.protocol", data.protocol, PROTOCOLS)
+    _need_one_of(need, "data.fit", data.fit, FITS)
+    _need_one_of(need, "data.on_bad_image", data.on_bad_image, ON_BAD_IMAGE)
+    _need_one_of(need, "data.mixed_channels", data.mixed_channels, MIXED_CHANNELS)
+    need(data.channels in (1, 3), "data.channels", "must be 1 (grey) or 3 (RGB)")
+    need(0 < data.calibration_fraction <= 0.5, "data.calibration_fraction", "must be in (0, 0.5]")
+    need(data.shift >= 0, "data.shift", "must be 0 or more pixels")
+    need(data.limit_train >= 0, "data.limit_train", "must be 0 (all) or more")
+    need(data.limit_test >= 0, "data.limit_test", "must be 0 (all) or more")
+    need(1 <= config.model.levels <= 8, "model.levels", "must be between 1 and 8")
+    unit = 2**config.model.levels
+    for key in ("height", "width"):
+        value = getattr(data, key)
+        near = max(unit, round(value / unit) * unit)
+        need(
+            0 < value <= MAX_SIDE and value % unit == 0,
+            f"data.{key}",
+            f"must be a multiple of 2^levels = {unit}, at most {MAX_SIDE}; the nearest is {near} "
+            "(data.fit = 'pad' or 'resize' brings images to that size)",
+        )
+
+
+def _check_model(config: Config, need: Need) -> None:
+    model = config.model
+    need(model.base_width >= 1, "model.base_width", "must be at least 1")
+    need(model.max_width >= model.base_width, "model.max_width", "must be at least model.base_width")
+    need(model.discriminator_width >= 1, "model.discriminator_width", "must be at least 1")
+    need(
+        len(model.skips) == model.levels - 1,
+        "model.skips",
+        f"needs levels - 1 = {model.levels - 1} entries, from 1/{2 ** (model.levels - 1)} to 1/2",
+    )
+    for key in ("memory_items", "division"):
+        need(
+            len(getattr(model, key)) == model.levels,
+            f"model.{key}",
+            f"needs levels = {model.levels} entries, bottleneck first",
+        )
+    need(all(n >= 0 for n in model.memory_items), "model.memory_items", "must be 0 or more each")
+    need(
+        all(len(d) == 3 and all(cuts >= 0 for cuts in d) for d in model.division),
+        "model.division",
+        "needs three numbers of 0 or more per scale: (r_h, r_w, r_c)",
+    )
+    need(model.temperature > 0, "model.temperature", "must be above 0")
+    need(0 <= model.shrink < 1, "model.shrink", "must be in [0, 1)")
+
+
+def _check_loss(config: Config, need: Need) -> None:
+    loss = config.loss
+    for key in ("reconstruction", "adversarial", "alignment"):
+        need(getattr(loss, key) >= 0, f"loss.{key}", "must be 0 or more")
+    need(
+        loss.reconstruction + loss.adversarial + loss.alignment > 0,
+        "loss.reconstruction",
+        "at least one loss weight must be above 0",
+    )
+
+
+def _check_training(config: Config, need: Need) -> None:
+    train = config.train
+    for key in ("steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every", "max_to_keep"):
+        need(getattr(train, key) >= 1, f"train.{key}", "must be at least 1")
+    need(train.learning_rate > 0, "train.learning_rate", "must be above 0")
+    need(0 <= train.beta1 < 1, "train.beta1", "must be in [0, 1)")
+    need(0 <= train.beta2 < 1, "train.beta2", "must be in [0, 1)")
+    _need_one_of(need, "train.schedule", train.schedule, SCHEDULES)
+    need(
+        0 <= train.warmup_steps < train.steps,
+        "train.warmup_steps",
+        "must be 0 or more and below train.steps",
+    )
+    _need_one_of(need, "train.precision", train.precision, PRECISIONS)
+    for key in ("steps", "log_every", "checkpoint_every"):
+        need(
+            getattr(train, key) % train.steps_per_call == 0,
+            f"train.{key}",
+            f"must be a multiple of train.steps_per_call = {train.steps_per_call}",
+        )
+    need(train.devices >= 0, "train.devices", "must be 0 (all) or more")
+
+
+def _check_score(config: Config, need: Need) -> None:
+    score = config.score
+    need(0 <= score.gamma <= 1, "score.gamma", "must be in [0, 1]")
+    need(
+        config.uses_discriminator or score.gamma == 1,
+        "score.gamma",
+        "must be 1 where loss.adversarial = loss.alignment = 0 (no discriminator to score with)",
+    )
+    need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
+    need(1 <= score.pooling <= 64, "score.pooling", "must be between 1 (the mean) and 64")
+    need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
+    need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
+    need(score.batch_size >= 0, "score.batch_size", "must be 0 (chosen by size) or more")
+
+
+def _check_names(config: Config, need: Need) -> None:
+    """Names of functions, against the tables that own them."""
+    # These modules import JAX, so they come last: other mistakes need not wait for that import.
+    from daad_jax.method.losses import DISTANCES as LOSS_DISTANCES
+    from daad_jax.method.losses import GENERATOR_LOSSES
+    from daad_jax.method.restoration import tasks_of
+    from daad_jax.scoring.distances import ALIGNMENTS, DISTANCES
+
+    _need_one_of(need, "loss.distance", config.loss.distance, LOSS_DISTANCES)
+    _need_one_of(need, "loss.generator", config.loss.generator, GENERATOR_LOSSES)
+    _need_one_of(need, "score.distance", config.score.distance, DISTANCES)
+    _need_one_of(need, "score.alignment", config.score.alignment, ALIGNMENTS)
+    needs_square = any(task.needs_square for task in tasks_of(config.train.restore))
+    need(
+        config.data.height == config.data.width or not needs_square,
+        "train.restore",
+        "turns need square images (data.height = data.width)",
+    )
+
+
+def _need_one_of(need: Need, key: str, value: str, allowed: Collection[str]) -> None:
+    near = nearest(value, allowed)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    need(value in allowed, key, f"must be one of {', '.join(allowed)}{hint}")
