@@ -1,4 +1,4 @@
-"""python examples/score_onnx.py MODEL.onnx IMAGE...: name, score and verdict of every image."""
+"""Prints the score and verdict of every image: python examples/score_onnx.py MODEL.onnx IMAGE..."""
 
 import sys
 
@@ -15,7 +15,7 @@ for path in sys.argv[2:]:
         sys.exit(f"{path}: pixels of mode {image.mode}; store 8 bit grey or RGB, without transparency")
     image = image.convert("L" if about["channels"] == "1" else "RGB")
     if about["fit"] != "resize" and image.size != (width, height):
-        sys.exit(f"{path}: export once more with --width {image.width} --height {image.height}")
+        sys.exit(f"{path}: export again with --width {image.width} --height {image.height}")
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     [scores] = session.run(["score"], {"images": pixels.reshape(1, height, width, -1)})
     print(path, f"{scores[0]:.6g}", "anomalous" if scores[0] > threshold else "normal", sep="\t")

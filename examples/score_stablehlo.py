@@ -1,4 +1,4 @@
-"""python examples/score_stablehlo.py MODEL.stablehlo IMAGE...: name, score and verdict of every image."""
+"""Prints the score and verdict of every image: python examples/score_stablehlo.py MODEL.stablehlo IMAGE..."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ for path in sys.argv[2:]:
         sys.exit(f"{path}: pixels of mode {image.mode}; store 8 bit grey or RGB, without transparency")
     image = image.convert("L" if about["channels"] == 1 else "RGB")
     if about["fit"] != "resize" and image.size != (width, height):
-        sys.exit(f"{path}: export once more with --width {image.width} --height {image.height}")
+        sys.exit(f"{path}: export again with --width {image.width} --height {image.height}")
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     value = float(score(pixels.reshape(1, height, width, -1))["score"][0])
     print(path, f"{value:.6g}", "anomalous" if value > about["threshold"] else "normal", sep="\t")
