@@ -1,1 +1,1 @@
-"""Paired measurements: `python -m benchmarks.train_step`."""
+"""Measurements of speed and memory beside PyTorch: `python -m benchmarks -h`."""

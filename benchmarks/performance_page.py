@@ -1,6 +1,13 @@
-"""docs/performance.md and its plot, as a function of what was measured."""
+"""Writes docs/performance.md and its plots from the stored measurements.
+
+    python -m benchmarks.performance_page
+
+writes the page anew from docs/performance.json, without measuring anything. The page ends with the text of
+benchmarks/design_measurements.md, which is edited by hand.
+"""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -18,109 +25,124 @@ from daad_jax.runtime import startup
 mpl.use("Agg")
 
 OURS = "daad_jax"
+DESIGN_MEASUREMENTS = Path(__file__).with_name("design_measurements.md")
 TITLES = {
-    "step": "Train step, milliseconds",
-    "memory": "Peak memory of a process that takes train steps, MB",
+    "step": "Training step, milliseconds",
+    "memory": "Peak memory of a training process, MB",
     "score": "Scoring, milliseconds for all images",
     "latency": "Scoring one image, milliseconds",
     "start": "From the start of the process to the first step, milliseconds",
-    "parts": "What the parts of our step cost, milliseconds",
-    "growth": "What our step grows with, milliseconds",
-    "calls": "Several steps a call of the device (`train.steps_per_call`), milliseconds a step",
-    "input": "Our step and its input",
+    "parts": "Cost of the parts of our step, milliseconds",
+    "growth": "Growth of our step, milliseconds",
+    "calls": "Several steps per call of the device (`train.steps_per_call`), milliseconds per step",
+    "input": "Waiting for input, milliseconds of our step",
 }
 RACES = ("step", "score", "latency")  # pieces in which all engines do the same work
 NOTES = {
-    "step": "Share: convolutions and products of our step (as PyTorch counts them; ours makes fewer), in "
-    "operations a second, over those of a float32 product of 2048^3 in the same run.",
-    "memory": "What was compiled before is loaded from the engine's cache.",
-    "score": "Ours makes heat maps and pictures too, which PyTorch's does not.",
+    "step": "Share: the operations per second of the convolutions and matrix products of our step, divided "
+    "by those of a float32 product of 2048^3 in the same run. The operations are counted as PyTorch makes "
+    "them; our step makes fewer.",
+    "memory": "The programs were compiled before; each process loads them from the engine's cache.",
+    "score": "Our scoring also makes heat maps and pictures; PyTorch's does not.",
     "latency": "",
-    "start": "PyTorch alone compiles nothing; its processes import JAX too, for the constants of our "
-    "models. Cold: nothing compiled before. Again: with the engine's own cache of compiled programs.",
-    "parts": "",
-    "growth": "32 px, 16 images, width 32, 100 items, one device, but for what the row says. A processor's "
-    "devices are virtual ones, the same cores shared (`XLA_FLAGS=--xla_force_host_platform_device_count=2`).",
+    "start": "Eager PyTorch compiles nothing. PyTorch's processes import JAX too, for the constants of our "
+    "models. Cold: nothing was compiled before. Again: with the engine's own cache of compiled programs.",
+    "parts": "Each row leaves out more than the row before: first the discriminator, then the memories as "
+    "well. The last row is the forward pass of the generator alone.",
+    "growth": "The base case is 32 px, 16 images, width 32, 100 items and one device. Each row changes one "
+    "of these. The devices of a processor are virtual and share its cores "
+    "(`XLA_FLAGS=--xla_force_host_platform_device_count=2`).",
     "calls": "32 px, 64 images, width 16, 100 items, DAAD+.",
-    "input": "Batches of 64 images of 32 px with flips and shifts, width 32; the share of the time that the "
-    "step waits for a batch.",
+    "input": "Batches of 64 images of 32 px with flips and shifts, width 32. Waiting: the share of the time "
+    "that the step waits for a batch.",
 }
 ON_GPU = (
-    "The same command on a machine with a GPU. There convolutions are the device's own (cuDNN), float32 "
-    "products have TF32's digits in both, and bfloat16 is `train.precision` in ours and autocast in PyTorch."
+    "The same command on a machine with a GPU. There, both engines use the GPU's own convolutions (cuDNN) "
+    "and TF32 for float32 products. bfloat16 is `train.precision` in our engine and autocast in PyTorch."
 )
 GPU_NOTES = {
-    "step": "30 steps are queued and waited for. Peak: of the GPU's memory, ours / torch / torch.compile.",
-    "score": "From and to the host's memory. Ours makes heat maps and pictures too, PyTorch's does not.",
+    "step": "A round queues 30 steps and then waits for them. Peak: the GPU's memory for ours / torch / "
+    "torch.compile.",
+    "score": "The images come from the host's memory, and the results go there. Our scoring also makes heat "
+    "maps and pictures; PyTorch's does not.",
 }
 Record = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """What a figure depends on."""
+    """The machine and the versions of packages on which a measurement depends."""
     machine = f"{platform.machine()}{_vectors()}, {os.cpu_count()} cores"
     if jax.default_backend() == "gpu":
         machine = f"{jax.devices()[0].device_kind}, {machine}"
-    found = {"machine": machine, "python": platform.python_version()}
+    result = {"machine": machine, "python": platform.python_version()}
     for package in ("jax", "torch"):
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def _vectors() -> str:
-    """The widest vectors of an x86 processor, which decide its speed most; "" where nothing says."""
-    can = startup.instruction_sets().split()
-    return " with AVX-512" if "avx512f" in can else " with AVX2" if "avx2" in can else ""
+    """The widest vector instructions of an x86 processor, which decide its speed most; "" if unknown."""
+    instruction_sets = startup.instruction_sets().split()
+    if "avx512f" in instruction_sets:
+        return " with AVX-512"
+    return " with AVX2" if "avx2" in instruction_sets else ""
 
 
 def write(records: Record, docs: Path) -> None:
-    """The page and its plots in `docs`, from the records of every piece, of "cpu" and "gpu"."""
+    """Writes the page and its plots.
+
+    Args:
+        records: the measurements of every piece on "cpu" and on "gpu", as performance.json stores them.
+        docs: the folder.
+    """
     parts = [
         "# Performance",
-        "Ours beside PyTorch's own best: the same networks, losses and step (`benchmarks/torch_daad.py`), "
-        "channels_last, fused Adam, eager and `torch.compile`. Engines take turns in one run, and medians "
-        "count: compare within a row, not with another machine. Width 64, float32.",
-        "Ours has large memory pages, as our commands ask for them by themselves (`daad_jax/runtime/`). "
-        "PyTorch runs as it comes, and gains by them too where its user asks: `--large_pages` gives them to "
-        "both.",
+        "This page compares our engine with PyTorch at its best: the same networks, losses and step "
+        "(`benchmarks/torch_daad.py`) with channels_last and fused Adam, eager and with `torch.compile`. "
+        "The engines take turns in one run, and the tables show medians. Compare numbers within a row, not "
+        "with another machine. Width 64, float32.",
+        "Our engine has large memory pages, as in our commands (`daad_jax/runtime/startup.py`). "
+        "PyTorch runs with its defaults. It gains from large pages, too: `--large_pages` gives them to both.",
         "    pip install -r requirements-bench.txt\n    python -m benchmarks",
     ]
-    on_cpu = records.get("cpu", {})
+    cpu_records = records.get("cpu", {})
     for piece, title in TITLES.items():
-        if piece in on_cpu:
-            parts += _section(piece, title, on_cpu[piece])
-        if piece == "growth" and _plot_growth(on_cpu, docs / "growth.png"):
+        if piece in cpu_records:
+            parts += _section(piece, title, cpu_records[piece])
+        if piece == "growth" and _plot_growth(cpu_records, docs / "growth.png"):
             parts.append("![How the time of a step grows](growth.png)")
-    if _plot(on_cpu, docs / "performance.png"):
-        parts.insert(3, "![How many times as fast as the better of PyTorch's modes](performance.png)")
-    if on_gpu := records.get("gpu", {}):
+    if _plot_speedups(cpu_records, docs / "performance.png"):
+        parts.insert(3, "![Our speed, divided by the speed of the faster mode of PyTorch](performance.png)")
+    if gpu_records := records.get("gpu", {}):
         parts += ["# On a GPU", ON_GPU]
     for piece, title in TITLES.items():
-        if piece in on_gpu:
-            parts += _section(piece, f"{title}, on a GPU", on_gpu[piece], on_gpu=True)
+        if piece in gpu_records:
+            parts += _section(piece, f"{title}, on a GPU", gpu_records[piece], on_gpu=True)
+    parts.append(DESIGN_MEASUREMENTS.read_text(encoding="utf-8").strip())
     files.write_text(docs / "performance.md", "\n\n".join(parts) + "\n")
 
 
 def speedup(row: Record) -> float:
-    """How many times as fast ours is as the better of the others."""
-    return min(_median(of) for engine, of in row.items() if engine != OURS) / _median(row[OURS])
+    """Our speed, divided by the speed of the fastest other engine."""
+    return min(_median(record) for engine, record in row.items() if engine != OURS) / _median(row[OURS])
 
 
 def summary(piece: str, row: Record) -> str:
-    """A line for who watches."""
+    """One line about a row, to print while the benchmark runs."""
     unit = "MB" if piece == "memory" else "ms"
-    each = [f"{engine} {_figure(piece, of):.1f} {unit}" for engine, of in row.items()]
-    return "  ".join(each + ([f"waiting {row[OURS]['wait']:.2%}"] if piece == "input" else []))
+    engines = [f"{engine} {_value(piece, record):.1f} {unit}" for engine, record in row.items()]
+    return "  ".join(engines + ([f"waiting {row[OURS]['wait']:.2%}"] if piece == "input" else []))
 
 
 def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> list[str]:
+    """The heading, the table and the note of a piece."""
     rows = _rows(record)
     engines = list(next(iter(rows.values())))
-    raced = piece in RACES and len(engines) > 1
-    head = ["", *engines] + ["times as fast"] * raced
+    compares = piece in RACES and len(engines) > 1
+    head = ["", *engines] + ["times as fast"] * compares
     head += ["share"] if piece == "step" and not on_gpu else []
     head += ["peak, MB"] if piece == "step" and on_gpu else []
     head += ["p99"] if piece == "latency" else []
@@ -128,14 +150,14 @@ def _section(piece: str, title: str, record: Record, on_gpu: bool = False) -> li
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in rows.items():
         digits = 0 if piece == "memory" else 1
-        cells = [name, *(f"{_figure(piece, row[e]):.{digits}f}" for e in engines)]
-        if raced:
+        cells = [name, *(f"{_value(piece, row[e]):.{digits}f}" for e in engines)]
+        if compares:
             cells.append(f"{speedup(row):.2f}")
         if piece == "step" and on_gpu:
-            known = all("peak" in of for of in row.values())
-            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines) if known else "")
+            has_peaks = all("peak" in measured for measured in row.values())
+            cells.append(" / ".join(f"{row[e]['peak'] / 1e6:.0f}" for e in engines) if has_peaks else "")
         elif piece == "step":
-            operations = next((of["operations"] for of in row.values() if "operations" in of), None)
+            operations = next((r["operations"] for r in row.values() if "operations" in r), None)
             share = operations / _median(row[OURS]) / row[OURS]["matmul"] if operations else None
             cells.append("" if share is None else f"{share:.0%}")
         if piece == "latency":
@@ -155,17 +177,17 @@ def _rows(record: Record) -> dict[str, Record]:
     return {name: row for name, row in record.items() if name != "versions"}
 
 
-def _figure(piece: str, of: Record) -> float:
-    """Megabytes or milliseconds."""
-    return float(of["peak"]) / 1e6 if piece == "memory" else 1000 * _median(of)
+def _value(piece: str, measured: Record) -> float:
+    """The main value of an engine, in megabytes or milliseconds."""
+    return float(measured["peak"]) / 1e6 if piece == "memory" else 1000 * _median(measured)
 
 
-def _median(of: Record) -> float:
-    return float(np.median(of["seconds"]))
+def _median(measured: Record) -> float:
+    return float(np.median(measured["seconds"]))
 
 
 def _plot_growth(records: Record, path: Path) -> bool:
-    """A panel for what is changed, both axes logarithmic."""
+    """Draws one panel for each changed quantity, with logarithmic axes; False if there is nothing to draw."""
     panels: dict[str, dict[int, float]] = {}
     for name, row in _rows(records.get("growth", {})).items():
         (number,) = re.findall(r"\d+", name)
@@ -173,19 +195,20 @@ def _plot_growth(records: Record, path: Path) -> bool:
     if not panels:
         return False
     figure = Figure(figsize=(3 * len(panels), 2.6), layout="constrained")
-    for axes, (what, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
-        at, took = list(points), list(points.values())
-        axes.loglog(at, took, "o-", color="#2a6fb0")
-        axes.set_xticks(at, [str(x) for x in at])
-        axes.set_yticks(took, [f"{t:.0f}" for t in took])
+    for axes, (quantity, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        values, times = list(points), list(points.values())
+        axes.loglog(values, times, "o-", color="#2a6fb0")
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.set_yticks(times, [f"{t:.0f}" for t in times])
         axes.minorticks_off()
-        axes.set_xlabel(what)
+        axes.set_xlabel(quantity)
         axes.set_ylabel("milliseconds a step")
     figure.savefig(path, dpi=110)
     return True
 
 
-def _plot(records: Record, path: Path) -> bool:
+def _plot_speedups(records: Record, path: Path) -> bool:
+    """Draws our speed relative to PyTorch for every race; False if there is nothing to draw."""
     bars = {
         f"{piece}: {name}": speedup(row)
         for piece in RACES
@@ -203,3 +226,8 @@ def _plot(records: Record, path: Path) -> bool:
     axes.set_xlabel("times as fast as the better of PyTorch's modes")
     figure.savefig(path, dpi=110)
     return True
+
+
+if __name__ == "__main__":
+    docs_folder = Path("docs")
+    write(json.loads((docs_folder / "performance.json").read_text(encoding="utf-8")), docs_folder)

@@ -1,7 +1,7 @@
-"""The twin: the same networks, losses and step in PyTorch, to measure ours against.
+"""The same networks, losses and training step in PyTorch, for comparison with ours.
 
-Tensors are `[B, C, H, W]` in the memory format channels_last. The one difference to ours is that PyTorch's
-running variances are unbiased. The step computes the losses, and not the memories' usage, which ours logs.
+Tensors are `[B, C, H, W]` in the memory format channels_last. There are two differences: PyTorch's running
+variances are unbiased, and the PyTorch step does not compute the usage of the memories, which ours logs.
 """
 
 from collections.abc import Callable, Mapping
@@ -117,7 +117,7 @@ def _unit(conv: nn.Module) -> nn.Sequential:
 
 
 class Twin:
-    """Both networks with their optimisers; `step` and `score` take uint8 `[B, H, W, C]`, as ours do."""
+    """Both networks with their optimizers. `step` and `score` take uint8 `[B, H, W, C]`, as ours do."""
 
     def __init__(self, config: Config, compiled: bool = False, device: str = "cpu"):
         self._loss, self._device = config.loss, device
@@ -134,7 +134,7 @@ class Twin:
             torch.optim.Adam(n.parameters(), train.learning_rate, (train.beta1, train.beta2), fused=True)
             for n in self._networks
         ]
-        # Options of a list: a compiled pass is pulled back twice, so it may not give its buffers away.
+        # A compiled forward pass is differentiated twice, so the first time may not reuse its buffers.
         if compiled:
             torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
         self._generate: Callable[..., Any] = torch.compile(self.generator) if compiled else self.generator
@@ -143,13 +143,13 @@ class Twin:
         )
 
     def load(self, generator: Tree, discriminator: Tree | None) -> None:
-        """Takes over variables ("params" and "batch_stats") of our networks."""
+        """Copies the variables ("params" and "batch_stats") of our networks."""
         for network, variables in zip(self._networks, (generator, discriminator)):
             assert variables is not None
             network.load_state_dict(to_torch(variables, network), strict=False)
 
     def step(self, batch: Tensor) -> dict[str, Tensor]:
-        """One training step; its losses, named as our metrics."""
+        """Runs one training step and returns the losses under the names of our metrics."""
         for network in self._networks:
             network.train()
         images = to_unit(batch)
@@ -187,7 +187,7 @@ class Twin:
 
     @torch.inference_mode()
     def score(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """R and L `[B]`, and the reconstructions."""
+        """Returns R and L, `[B]` each, and the reconstructions `[B, C, H, W]`."""
         for network in self._networks:
             network.eval()
         images = to_unit(batch)
@@ -210,9 +210,9 @@ def distance(a: Tensor, b: Tensor, loss: LossConfig) -> Tensor:
 
 
 def to_torch(variables: Tree, network: nn.Module) -> dict[str, Tensor]:
-    """Our variables, or a tree of the same form as "params", in the names and layouts of `network`."""
+    """Converts our variables, or a tree shaped like them, to the names and layouts of `network`."""
     modules = dict(network.named_modules())
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for collection in variables.values():
         for name, leaves in collection.items():
             for leaf, value in leaves.items():
@@ -225,12 +225,12 @@ def to_torch(variables: Tree, network: nn.Module) -> dict[str, Tensor]:
                 elif leaf == "kernel":
                     array = array.transpose(3, 2, 0, 1)
                 key = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-                found[f"{module}.{key.get(leaf, leaf)}"] = torch.from_numpy(array.copy())
-    return found
+                tensors[f"{module}.{key.get(leaf, leaf)}"] = torch.from_numpy(array.copy())
+    return tensors
 
 
 def _module_name(name: str, network: nn.Module) -> str:
-    """`down2_norm` -> `down.2.1`."""
+    """The name of one of our modules in `network`, for instance `down2_norm` -> `down.2.1`."""
     base, norm = name.removesuffix("_norm"), name.endswith("_norm")
     if base in ("output", "classifier"):
         return base

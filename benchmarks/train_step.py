@@ -1,8 +1,8 @@
-"""One train step with our convolutions against the same step with XLA's own, side by side.
+"""Compares a training step with our convolutions and the same step with XLA's native ones.
 
     python -m benchmarks.train_step [--size 32] [--batch 64] [--width 64] [--items 500] [--rounds 5]
 
-Both are timed in alternating rounds of this one process; the medians' ratio is what counts.
+Both steps are timed in alternating rounds in this process. The result is the ratio of the medians.
 """
 
 import argparse
@@ -13,42 +13,47 @@ from unittest import mock
 import jax
 import numpy as np
 
-from benchmarks.alone import whole_step_of
-from benchmarks.workload import configuration, images, timed
+from benchmarks.step_costs import prepare_whole_step
+from benchmarks.workload import make_config, make_images, time_call
 from daad_jax.config import Config
 from daad_jax.models import layers
 from daad_jax.runtime import devices as parallel
 
 
-def native_step_of(config: Config, batch: np.ndarray) -> Callable[[], None]:
-    """`whole_step_of` with XLA's own convolutions, and nothing told to its compiler."""
+def prepare_native_step(config: Config, batch: np.ndarray) -> Callable[[], None]:
+    """`prepare_whole_step` with XLA's native convolutions and default compiler options."""
     with (
         mock.patch.object(layers, "choose_implementation", return_value="native"),
         mock.patch.object(parallel, "options", return_value=None),
     ):
-        run = whole_step_of(config, batch)
-        run()  # traced and compiled here
+        run = prepare_whole_step(config, batch)
+        run()  # traced and compiled while the patches hold
         return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name, default in (("size", 32), ("batch", 64), ("width", 64), ("items", 500), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
-    config = configuration(chosen.size, chosen.width, chosen.items)
-    batch = images(chosen.batch, chosen.size)
-    forms = {"nn.Conv": native_step_of(config, batch), "daad_jax": whole_step_of(config, batch)}
-    forms["daad_jax"]()
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(chosen.rounds):
-        for name, run in forms.items():
-            seconds[name].append(timed(run))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels; default: %(default)s")
+    parser.add_argument("--batch", type=int, default=64, help="images of a batch; default: %(default)s")
+    parser.add_argument("--width", type=int, default=64, help="base width; default: %(default)s")
+    parser.add_argument("--items", type=int, default=500, help="items of a memory; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each step; default: %(default)s")
+    arguments = parser.parse_args()
+    config = make_config(arguments.size, arguments.width, arguments.items)
+    batch = make_images(arguments.batch, arguments.size)
+    steps = {"nn.Conv": prepare_native_step(config, batch), "daad_jax": prepare_whole_step(config, batch)}
+    steps["daad_jax"]()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(arguments.rounds):
+        for name, run in steps.items():
+            seconds[name].append(time_call(run))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"train step, {batch.shape}, base width {chosen.width}, {chosen.items} items, DAAD+, float32")
-    print(f"{jax.devices()[0].platform}, median of {chosen.rounds} alternating rounds")
+    print(f"train step, {batch.shape}, base width {arguments.width}, {arguments.items} items, DAAD+, float32")
+    print(f"{jax.devices()[0].platform}, median of {arguments.rounds} alternating rounds")
     for name, median in medians.items():
-        print(f"{name:9} {1000 * median:8.0f} ms {chosen.batch / median:8.1f} images/s")
+        print(f"{name:9} {1000 * median:8.0f} ms {arguments.batch / median:8.1f} images/s")
     print(f"daad_jax is {medians['nn.Conv'] / medians['daad_jax']:.2f} times as fast")
 
 

@@ -1,4 +1,4 @@
-"""What is measured, for every engine: a configuration, images, and the time of a call."""
+"""What every benchmark shares: a configuration, images, and the time of a call."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import numpy as np
 from daad_jax.config import Config
 
 
-def configuration(size: int, width: int, items: int) -> Config:
+def make_config(size: int, width: int, items: int) -> Config:
+    """A DAAD+ configuration for images of `size` pixels, with `items` items in each memory."""
     config = Config()
     config.data.height = config.data.width = size
     config.model.base_width = config.model.discriminator_width = width
@@ -17,13 +18,13 @@ def configuration(size: int, width: int, items: int) -> Config:
     return config
 
 
-def images(count: int, size: int) -> np.ndarray:
-    """uint8 `[count, size, size, 3]`."""
+def make_images(count: int, size: int) -> np.ndarray:
+    """Random images, uint8 `[count, size, size, 3]`."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Seconds of a call."""
+def time_call(run: Callable[[], object]) -> float:
+    """Calls `run` and returns the seconds that the call took."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -12,7 +12,7 @@ import optax
 from daad_jax.config import Config, TrainConfig
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
-from daad_jax.models.initial import init_variables
+from daad_jax.models.initializers import init_variables
 from daad_jax.models.layers import Implementation
 
 

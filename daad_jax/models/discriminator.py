@@ -1,4 +1,4 @@
-"""The discriminator: a feature extractor f_D, whose distances also score, and a real/fake classifier."""
+"""The discriminator: a feature extractor f_D, which also serves the anomaly score, and a classifier."""
 
 import chex
 import flax.linen as nn
@@ -8,12 +8,16 @@ from daad_jax.config import ModelConfig
 from daad_jax.models.layers import Conv
 from daad_jax.models.norm import BatchNorm
 
-SMALLEST_MAP = 4  # Skip-GANomaly's extractor halves the map down to 4 x 4
-LEAK = 0.2
+SMALLEST_MAP = 4  # pixels; Skip-GANomaly's extractor halves the map down to 4 x 4
+LEAK = 0.2  # slope of LeakyReLU below zero
 
 
 class Discriminator(nn.Module):
-    """4x4 stride-2 convolutions doubling the channels, batch norm, LeakyReLU; then one logit."""
+    """Feature extractor f_D and real/fake classifier.
+
+    A layer of the extractor is a 4x4 convolution with stride 2, which doubles the channels, batch norm and
+    LeakyReLU. The classifier is one dense layer with one logit.
+    """
 
     config: ModelConfig
     axis_name: str | None = None
@@ -21,15 +25,16 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """Judges images.
+        """Extracts features of images and classifies the images as real or fake.
 
         Args:
             images: `[B, H, W, C]` in [0, 1].
-            train: batch statistics (and their running means updated) instead of running ones.
+            train: True normalises with the batch's statistics and updates the running statistics; False
+                normalises with the running statistics.
 
         Returns:
-            Logits `[B]` (positive: real), and the extractor's maps `[B, h, w, F]`, one a layer; the
-            last of them is f_D.
+            Logits `[B]`, positive for real images, and the feature maps `[B, h, w, F]` of all layers. The
+            last map is f_D.
         """
         chex.assert_rank(images, 4)
         x = images
@@ -39,7 +44,7 @@ class Discriminator(nn.Module):
             width = min(self.config.discriminator_width * 2**layer, self.config.max_width)
             conv = Conv(width, (4, 4), (2, 2), use_bias=layer == 0, dtype=self.dtype, name=f"down{layer}")
             x = conv(x)
-            # The first layer sees pixels as they are, as in DCGAN.
+            # As in DCGAN, the first layer has no batch norm, so that it sees the pixels as they are.
             if layer > 0:
                 x = BatchNorm(self.axis_name, train, name=f"down{layer}_norm")(x)
             x = jax.nn.leaky_relu(x, LEAK)

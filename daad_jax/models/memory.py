@@ -13,7 +13,7 @@ from daad_jax.models.norm import inverse_root
 
 Division = tuple[int, int, int]
 EPSILON = 1e-12
-INVERSE_LENGTHS = "inverse_lengths"  # a collection of variables
+INVERSE_LENGTHS = "inverse_lengths"  # the name of a collection of Flax variables
 
 
 def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") -> Division:
@@ -74,14 +74,15 @@ def inverse_lengths(vectors: jax.Array) -> jax.Array:
 
 
 def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:
-    """A generator's variables with `inverse_lengths` of all items, for reads while these stay as they are.
+    """Adds the `inverse_lengths` of all memory items to a generator's variables.
 
-    A single image is read in the time that it takes to go through the items, for their products, their sum
-    and, if they are not known, their lengths.
+    They stay right as long as the items do not change, as in scoring. The time to read a single image is the
+    time to go through all items: once for the products, once for the weighted sum, and a third time for the
+    lengths, unless they are known.
     """
-    banks = {name: of["items"] for name, of in variables["params"].items() if "items" in of}
-    found = {name: {"items": inverse_lengths(items)} for name, items in banks.items()}
-    return variables | {INVERSE_LENGTHS: found}
+    banks = {name: params["items"] for name, params in variables["params"].items() if "items" in params}
+    lengths = {name: {"items": inverse_lengths(items)} for name, items in banks.items()}
+    return variables | {INVERSE_LENGTHS: lengths}
 
 
 def address(
@@ -99,13 +100,13 @@ def address(
         temperature: 1 is the paper's equation; far below 1 makes the read select.
         shrink: MemAE's hard-shrinkage threshold (weights below it become 0, the rest are
             normalised again); 0 is the paper's equation.
-        item_scale: `inverse_lengths` of the items, where it is known.
+        item_scale: `inverse_lengths` of the items, if they are known already.
 
     Returns:
         float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
     """
     queries, items = queries.astype(jnp.float32), items.astype(jnp.float32)
-    # Products are scaled, not items or queries: those are the larger arrays.
+    # The products are scaled instead of the items or the queries, which are larger arrays.
     if item_scale is None:
         item_scale = inverse_lengths(items)
     query_scale = inverse_lengths(queries)
@@ -149,9 +150,9 @@ def usage(weights: jax.Array) -> dict[str, jax.Array]:
         weights: `[B, Q, N]`.
 
     Returns:
-        `entropy` (of the weights, mean, as a share of log N: 1 is uniform, 0 selects one item; 0
-        where N = 1), `top_weight` (mean largest weight) and `hits` `[N]`, the share of the queries
-        that have the item on top.
+        `entropy`, the mean entropy of the weights as a share of log N (1: uniform weights, 0: one item is
+        selected or N = 1); `top_weight`, the mean of the largest weights; and `hits` `[N]`, for each item the
+        share of the queries that give it the largest weight.
     """
     count = weights.shape[-1]
     entropy = -jnp.mean(jnp.sum(jax.scipy.special.xlogy(weights, weights), -1))
@@ -190,8 +191,8 @@ class BlockMemory(nn.Module):
         shape: Any = features.shape[1:]
         division = resolve(self.division, shape, self.name or "memory")
         queries = divide(features, division)
-        # Only the direction of an item addresses, but its length is what is read: unit variance
-        # per entry starts the read at the scale of batch-normalised features.
+        # The address depends only on an item's direction, but the read also on its length. Entries of unit
+        # variance start the read at the scale of batch-normalised features.
         bank = self.param("items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32)
         known = self.has_variable(INVERSE_LENGTHS, "items")
         item_scale = self.get_variable(INVERSE_LENGTHS, "items") if known else None

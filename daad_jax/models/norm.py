@@ -1,10 +1,10 @@
-"""Batch normalisation as both networks use it."""
+"""Batch normalisation of both networks."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-MOMENTUM = 0.9  # short runs are the rule: running statistics must settle within some hundred steps
+MOMENTUM = 0.9  # most runs are short: the running statistics must settle within a few hundred steps
 EPSILON = 1e-5
 
 
@@ -12,7 +12,8 @@ EPSILON = 1e-5
 def inverse_root(x: jax.Array) -> jax.Array:
     """1 / sqrt(x).
 
-    Its derivative is one of products. JAX's divides, and XLA:CPU makes a loop of its own of a division.
+    The derivative uses products only. JAX's derivative divides, and XLA:CPU compiles a division into a loop
+    of its own.
     """
     return jax.lax.rsqrt(x)
 
@@ -24,17 +25,18 @@ def _inverse_root_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> 
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm`: the same parameters, statistics and results, in less memory.
+    """Batch norm with the parameters, statistics and results of `nn.BatchNorm`, in less memory.
 
-    Written as x * a + b its gradient needs x alone. Flax's, (x - mean) * a + bias, keeps x - mean beside x.
+    Here the result is computed as x * a + b, whose gradient needs only x. Flax computes
+    (x - mean) * a + bias, whose gradient keeps x - mean in memory beside x.
     """
 
-    axis_name: str | None  # over which statistics are averaged in training
-    train: bool  # statistics of the batch (and the running ones updated) instead of running ones
+    axis_name: str | None  # the mapped axis over which training averages the statistics
+    train: bool  # see `Generator.__call__`
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, H, W, C]`."""
+        """Normalises every channel: `[B, H, W, C]` -> `[B, H, W, C]`."""
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -46,7 +48,7 @@ class BatchNorm(nn.Module):
             if self.axis_name:
                 mean, square = jax.lax.pmean((mean, square), self.axis_name)
             var = square - jnp.square(mean)
-            var = jnp.where(var > 0, var, 0.0)  # its derivative needs no division, unlike that of maximum
+            var = jnp.where(var > 0, var, 0.0)  # unlike jnp.maximum, its derivative does not divide
             if not self.is_initializing():
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var

@@ -1,15 +1,19 @@
 """4x4 convolutions with stride 2 from 9/16 of the multiplications (Winograd's minimal filtering, F(2, 2)).
 
-With a border of zeros, the 2x2 pixels that share a place on the coarse map are one "pair" an axis, and the
-convolution is one of 2x2 taps with stride 1 over pairs. Along an axis, three products do for two outputs:
+The fine map gets a border of zeros and is cut into cells of 2x2 pixels. The convolution with 4x4 taps and
+stride 2 then becomes a convolution with 2x2 taps and stride 1 over cells. Along one axis, let p be three
+neighbouring cells, k the two taps and y two neighbouring outputs. Three products give both outputs:
 
     m_1 = (p_0 - p_1) . k_0         y_0 = m_1 + m_2
     m_2 = p_1 . (k_0 + k_1)         y_1 = m_2 - m_3
     m_3 = (p_1 - p_2) . k_1
 
-and over two axes nine matrix products for four. The whole is trilinear, so that the transposed convolution
-and the kernel's gradient are the same products with the roles exchanged. Only sums of two numbers are added
-to the direct form: float32 keeps its digits.
+Over two axes, nine matrix products give four outputs, where the direct form needs sixteen. The computation is
+trilinear in the fine map, the kernel and the coarse map. The transposed convolution and the kernel's gradient
+therefore use the same nine products with the roles exchanged. Compared with the direct form, the method only
+adds sums and differences of two numbers, so float32 results stay as accurate.
+
+In the names below, each of the nine products multiplies two *factors*: the sums and differences on the right.
 """
 
 import functools
@@ -19,171 +23,210 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FEWEST_PIXELS = 512  # of the coarse map, all images together: fewer do not repay the sums over the kernel
-# As `is_faster` counts them; fewer do not repay the sums over the maps, of which `up` has least.
-FEWEST_CHANNELS = 50
-FEWEST_CHANNELS_UP = 24
+# Both limits were measured: below them the sums cost more time than the saved multiplications.
+MIN_COARSE_PIXELS = (
+    512  # of the coarse map, over all images of the batch; few pixels do not repay the kernel's sums
+)
+# `is_faster` compares the multiplications with the additions over the maps. `up` needs the fewest additions.
+MIN_PRODUCTS_PER_SUM = 50
+MIN_PRODUCTS_PER_SUM_UP = 24
 
 
-def is_faster(fine: tuple[int, ...], coarse: int, dtype: jnp.dtype, only_up: bool = False) -> bool:
-    """Whether this is possible, faster than the direct form, and as exact.
+def is_faster(
+    fine_shape: tuple[int, ...], coarse_channels: int, dtype: jnp.dtype, only_up: bool = False
+) -> bool:
+    """Tells whether this method is possible, faster than the direct form and as accurate.
 
     Args:
-        fine: shape `[B, H, W, C]` of the map of full resolution.
-        coarse: channels of the map of half of it.
-        dtype: of the products; sums in bfloat16 would cost the digits that it has left.
-        only_up: asks for `up` alone.
+        fine_shape: shape `[B, H, W, C]` of the map with the full resolution.
+        coarse_channels: the number of channels of the map with half the resolution.
+        dtype: of the products. bfloat16 has too few digits for the sums.
+        only_up: True if the caller uses `up` alone, without its gradients.
     """
-    batch, height, width, channels = fine
-    if not isinstance(batch, int):  # a program for any number of images, as exported ones are
+    batch, height, width, channels = fine_shape
+    if not isinstance(batch, int):  # an exported program, which takes any number of images
         return False
-    if height % 4 or width % 4 or batch * height * width < 4 * FEWEST_PIXELS or dtype != jnp.float32:
+    if height % 4 or width % 4 or batch * height * width < 4 * MIN_COARSE_PIXELS or dtype != jnp.float32:
         return False
-    fewest = FEWEST_CHANNELS_UP if only_up else FEWEST_CHANNELS
-    return channels * coarse >= fewest * (4 * channels + coarse)
+    minimum = MIN_PRODUCTS_PER_SUM_UP if only_up else MIN_PRODUCTS_PER_SUM
+    return channels * coarse_channels >= minimum * (4 * channels + coarse_channels)
 
 
 def down(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
-    """Stride 2, SAME. `[B, H, W, C]`, `[4, 4, C, F]` -> `[B, H / 2, W / 2, F]`; 4 divides H and W.
+    """Convolution with stride 2 and padding SAME.
 
-    `transposed`: the kernel belongs to the transposed convolution of which this is the adjoint,
-    `[4, 4, F, C]`.
+    Args:
+        x: `[B, H, W, C]`; 4 divides H and W.
+        kernel: `[4, 4, C, F]`, or `[4, 4, F, C]` if `transposed`.
+        transposed: True if the kernel belongs to the transposed convolution whose adjoint this call computes.
+
+    Returns:
+        `[B, H / 2, W / 2, F]`.
     """
-    kernels = _from_kernel(kernel, transposed)
+    kernels = _kernel_to_factors(kernel, transposed)
     batch, height, width, _ = x.shape
-    products = [a @ (k.swapaxes(1, 2) if transposed else k) for a, k in zip(_from_fine(x), kernels)]
-    return _to_coarse([m.reshape(3, batch, height // 4, width // 4, -1) for m in products])
+    products = [
+        cells @ (k.swapaxes(1, 2) if transposed else k) for cells, k in zip(_fine_to_factors(x), kernels)
+    ]
+    return _products_to_coarse([m.reshape(3, batch, height // 4, width // 4, -1) for m in products])
 
 
 def up(x: jax.Array, kernel: jax.Array, transposed: bool = True) -> jax.Array:
-    """Its transpose for x. `[B, h, w, F]`, `[4, 4, F, C]` -> `[B, 2h, 2w, C]`; 2 divides h and w.
+    """Transposed convolution with stride 2 and padding SAME: the adjoint of `down`.
 
-    Not `transposed`: the kernel belongs to the convolution of which this is the adjoint, `[4, 4, C, F]`.
+    Args:
+        x: `[B, h, w, F]`; 2 divides h and w.
+        kernel: `[4, 4, F, C]` if `transposed`, or `[4, 4, C, F]`.
+        transposed: False if the kernel belongs to the convolution whose adjoint this call computes.
+
+    Returns:
+        `[B, 2h, 2w, C]`.
     """
-    kernels = _from_kernel(kernel, transposed)
+    kernels = _kernel_to_factors(kernel, transposed)
     batch, height, width, _ = x.shape
-    products = [a @ (k if transposed else k.swapaxes(1, 2)) for a, k in zip(_from_coarse(x), kernels)]
-    return _to_fine([m.reshape(3, batch, height // 2, width // 2, -1) for m in products])
+    products = [
+        pixels @ (k if transposed else k.swapaxes(1, 2)) for pixels, k in zip(_coarse_to_factors(x), kernels)
+    ]
+    return _products_to_fine([m.reshape(3, batch, height // 2, width // 2, -1) for m in products])
 
 
 def kernel_gradient(fine: jax.Array, coarse: jax.Array, transposed: bool) -> jax.Array:
-    """Of either, from one's input and the other's gradient.
+    """The kernel's gradient of `down` or `up`, from the fine and the coarse map.
 
-    `[B, H, W, C]`, `[B, H / 2, W / 2, F]` -> `[4, 4, F, C]` of the transposed one, else `[4, 4, C, F]`.
+    One of the maps is the input of the convolution, the other the gradient of its output.
+
+    Args:
+        fine: `[B, H, W, C]`.
+        coarse: `[B, H / 2, W / 2, F]`.
+        transposed: True if the kernel belongs to a transposed convolution.
+
+    Returns:
+        `[4, 4, F, C]` if `transposed`, else `[4, 4, C, F]`.
     """
-    sides = zip(_from_fine(fine), _from_coarse(coarse))
-    products = [b.swapaxes(1, 2) @ a if transposed else a.swapaxes(1, 2) @ b for a, b in sides]
-    return _to_kernel(products, transposed)
+    factors = zip(_fine_to_factors(fine), _coarse_to_factors(coarse))
+    products = [b.swapaxes(1, 2) @ a if transposed else a.swapaxes(1, 2) @ b for a, b in factors]
+    return _products_to_kernel(products, transposed)
 
 
-# The nine products are three batches of three, which is less to compile than nine. What each of the terms
-# counts in the three of a batch:
-OF_PAIRS = ((1, 0, 0), (-1, 1, 1), (0, 0, -1))
-OF_OUTPUTS = ((1, 1, 0), (0, 1, -1))
-OF_TAPS = ((1, 1, 0), (0, 1, 1))
+# The nine products are computed as three batches of three, which compiles faster than nine separate products.
+# Row i holds the coefficients of term i (p_i, y_i or k_i) in the three factors of a batch.
+FINE_COEFFICIENTS = ((1, 0, 0), (-1, 1, 1), (0, 0, -1))
+COARSE_COEFFICIENTS = ((1, 1, 0), (0, 1, -1))
+KERNEL_COEFFICIENTS = ((1, 1, 0), (0, 1, 1))
 
 
-def _three(terms: Sequence[jax.Array], weights: Sequence[tuple[int, ...]]) -> jax.Array:
-    """Terms `[...]` -> `[3, ...]`."""
+def _combine(terms: Sequence[jax.Array], coefficients: Sequence[tuple[int, ...]]) -> jax.Array:
+    """The three sums of the terms, weighted by the coefficients: terms `[...]` -> `[3, ...]`."""
     shape = (3, *(1,) * terms[0].ndim)
-    weighted = [jnp.asarray(w, jnp.float32).reshape(shape) * term[None] for w, term in zip(weights, terms)]
+    weighted = [
+        jnp.asarray(row, jnp.float32).reshape(shape) * term[None] for row, term in zip(coefficients, terms)
+    ]
     return functools.reduce(jnp.add, weighted)
 
 
-def _from_fine(x: jax.Array) -> list[jax.Array]:
-    """`[B, H, W, C]` -> the images' side of the nine products, three `[3, B H / 4 W / 4, 4C]`."""
-    pairs = _pairs(x)
-    p0, p1, p2 = _every_other(pairs, 3, pairs.shape[1] // 2, 1)
-    columns = pairs.shape[2] // 2
-    rows = [_three(_every_other(row, 3, columns, 2), OF_PAIRS) for row in (p0 - p1, p1, p1 - p2)]
-    return [row.reshape(3, -1, pairs.shape[-1]) for row in rows]
+def _fine_to_factors(x: jax.Array) -> list[jax.Array]:
+    """The factors from the fine map: `[B, H, W, C]` -> three `[3, B H / 4 W / 4, 4C]`."""
+    cells = _pixels_to_cells(x)
+    p0, p1, p2 = _every_other(cells, 3, cells.shape[1] // 2, 1)
+    columns = cells.shape[2] // 2
+    rows = [_combine(_every_other(row, 3, columns, 2), FINE_COEFFICIENTS) for row in (p0 - p1, p1, p1 - p2)]
+    return [row.reshape(3, -1, cells.shape[-1]) for row in rows]
 
 
-def _to_fine(products: list[jax.Array]) -> jax.Array:
-    """The transpose of `_from_fine`, from three `[3, B, H / 4, W / 4, 4C]`."""
+def _products_to_fine(products: list[jax.Array]) -> jax.Array:
+    """The transpose of `_fine_to_factors`, from three `[3, B, H / 4, W / 4, 4C]`."""
 
-    def along(three: Iterable[jax.Array], axis: int) -> jax.Array:
+    def merge(three: Iterable[jax.Array], axis: int) -> jax.Array:
         m1, m2, m3 = three
-        even = _padded(m1, axis, 0, 1) - _padded(m3, axis, 1, 0)
-        odd = _padded(m2 + m3 - m1, axis, 0, 1)
+        even = _pad_with_zeros(m1, axis, 0, 1) - _pad_with_zeros(m3, axis, 1, 0)
+        odd = _pad_with_zeros(m2 + m3 - m1, axis, 0, 1)
         both = jnp.stack([even, odd], axis=axis + 1)
         shape = [*m1.shape]
         shape[axis] = 2 * shape[axis] + 2
         return jax.lax.slice_in_dim(both.reshape(shape), 0, shape[axis] - 1, axis=axis)
 
-    return _unpaired(along([along(row, 2) for row in products], 1))
+    return _cells_to_pixels(merge([merge(row, 2) for row in products], 1))
 
 
-def _from_coarse(y: jax.Array) -> list[jax.Array]:
-    """`[B, h, w, F]` -> the other side's share of the nine, three `[3, B h / 2 w / 2, F]`."""
+def _coarse_to_factors(y: jax.Array) -> list[jax.Array]:
+    """The factors from the coarse map: `[B, h, w, F]` -> three `[3, B h / 2 w / 2, F]`."""
     y0, y1 = _every_other(y, 2, y.shape[1] // 2, 1)
     columns = y.shape[2] // 2
-    rows = [_three(_every_other(row, 2, columns, 2), OF_OUTPUTS) for row in (y0, y0 + y1, -y1)]
+    rows = [_combine(_every_other(row, 2, columns, 2), COARSE_COEFFICIENTS) for row in (y0, y0 + y1, -y1)]
     return [row.reshape(3, -1, y.shape[-1]) for row in rows]
 
 
-def _to_coarse(products: list[jax.Array]) -> jax.Array:
-    """The transpose of `_from_coarse`, from three `[3, B, h / 2, w / 2, F]`."""
+def _products_to_coarse(products: list[jax.Array]) -> jax.Array:
+    """The transpose of `_coarse_to_factors`, from three `[3, B, h / 2, w / 2, F]`."""
 
-    def along(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
+    def merge(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
         return [m1 + m2, m2 - m3]
 
-    pixels = [jnp.stack(along(*row), axis=2) for row in zip(*(along(*row) for row in products))]
+    pixels = [jnp.stack(merge(*row), axis=2) for row in zip(*(merge(*row) for row in products))]
     batch, height, _, width, features = pixels[0].shape
     return jnp.stack(pixels, axis=4).reshape(batch, 2 * height, 2 * width, features)
 
 
-def _from_kernel(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
-    """`[4, 4, C, F]` -> three `[3, 4C, F]`; of the transposed convolution, `[4, 4, F, C]` -> `[3, F, 4C]`."""
+def _kernel_to_factors(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
+    """The factors from the kernel.
+
+    `[4, 4, C, F]` -> three `[3, 4C, F]`; if `transposed`, `[4, 4, F, C]` -> three `[3, F, 4C]`.
+    """
     if transposed:
         kernel = kernel[::-1, ::-1]
     rows, columns = kernel.shape[2:]
-    taps = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_order(transposed))
+    taps = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_taps_first(transposed))
     k0, k1 = taps.reshape(2, 2, *((rows, 4 * columns) if transposed else (4 * rows, columns)))
-    return [_three([row[0], row[1]], OF_TAPS) for row in (k0, k0 + k1, k1)]
+    return [_combine([row[0], row[1]], KERNEL_COEFFICIENTS) for row in (k0, k0 + k1, k1)]
 
 
-def _to_kernel(products: list[jax.Array], transposed: bool) -> jax.Array:
-    """The transpose of `_from_kernel`."""
+def _products_to_kernel(products: list[jax.Array], transposed: bool) -> jax.Array:
+    """The transpose of `_kernel_to_factors`."""
 
-    def along(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> jax.Array:
+    def merge(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> jax.Array:
         return jnp.stack([m1 + m2, m2 + m3])
 
-    taps = along(*(along(*row) for row in products))
+    taps = merge(*(merge(*row) for row in products))
     rows, columns = taps.shape[2:]
     shape = (2, 2, rows, 2, 2, columns // 4) if transposed else (2, 2, 2, 2, rows // 4, columns)
-    kernel = taps.reshape(shape).transpose(np.argsort(_order(transposed)))
+    kernel = taps.reshape(shape).transpose(np.argsort(_taps_first(transposed)))
     kernel = kernel.reshape(4, 4, *kernel.shape[4:])
     return kernel[::-1, ::-1] if transposed else kernel
 
 
-def _order(transposed: bool) -> tuple[int, ...]:
-    """Axes of (tap, pixel, tap, pixel, rows, columns): taps first, pixels beside the fine map's channels."""
+def _taps_first(transposed: bool) -> tuple[int, ...]:
+    """The order of the axes of a kernel (tap, pixel, tap, pixel, rows, columns) in the factors.
+
+    The two tap axes come first. The two pixel axes stand beside the channels of the fine map.
+    """
     return (0, 2, 4, 1, 3, 5) if transposed else (0, 2, 1, 3, 4, 5)
 
 
-def _pairs(x: jax.Array) -> jax.Array:
-    """`[B, H, W, C]` -> `[B, H / 2 + 1, W / 2 + 1, 4C]`: 2x2 pixels each, of the map with a border of 0."""
+def _pixels_to_cells(x: jax.Array) -> jax.Array:
+    """Adds a border of zeros and joins the 2x2 pixels of each cell.
+
+    `[B, H, W, C]` -> `[B, H / 2 + 1, W / 2 + 1, 4C]`.
+    """
     batch, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = x.reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2, channels).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, height // 2 + 1, width // 2 + 1, -1)
 
 
-def _unpaired(pairs: jax.Array) -> jax.Array:
-    """The transpose of `_pairs`."""
-    batch, height, width, channels = pairs.shape
-    x = pairs.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
+def _cells_to_pixels(cells: jax.Array) -> jax.Array:
+    """The transpose of `_pixels_to_cells`."""
+    batch, height, width, channels = cells.shape
+    x = cells.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, 2 * height, 2 * width, -1)[:, 1:-1, 1:-1]
 
 
 def _every_other(x: jax.Array, starts: int, count: int, axis: int) -> list[jax.Array]:
-    """x[s], x[s + 2] and so on along an axis, `count` of them, for s = 0 to `starts` - 1."""
+    """The elements s, s + 2, ... of an axis, `count` of them, for each s from 0 to `starts` - 1."""
     return [jax.lax.slice_in_dim(x, s, s + 2 * count - 1, 2, axis) for s in range(starts)]
 
 
-def _padded(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """With so many zeros along an axis."""
+def _pad_with_zeros(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    """Adds `before` zeros before an axis and `after` zeros behind it."""
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (before, after, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), config)

@@ -1,4 +1,4 @@
-"""The PyTorch twin is the same method: outputs, losses and gradients, from the same parameters."""
+"""The PyTorch twin has the same outputs, losses and gradients as our networks with the same parameters."""
 
 import jax
 import numpy as np
@@ -21,12 +21,12 @@ CONFIGS = {
 
 
 def assert_close(actual, expected):
-    """Within 1e-4 of the largest value of the array."""
+    """Equal within 1e-4 of the largest value of the array."""
     expected = np.asarray(expected)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def pair(**loss):
+def make_pair(**loss):
     config = small(**loss)
     config.model.shrink = 0.1
     ours = state.create_state(config)
@@ -37,7 +37,7 @@ def pair(**loss):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_and_gradients(name):
-    config, ours, twin = pair(**CONFIGS[name])
+    config, ours, twin = make_pair(**CONFIGS[name])
     batch = batches(1)[0]
     after, metrics = jax.jit(make_train_step(config))(ours, batch)
     losses = twin.step(torch.from_numpy(batch))
@@ -49,15 +49,15 @@ def test_losses_and_gradients(name):
         # Adam's first moment after one step is (1 - beta1) times the gradient.
         gradients = jax.tree.map(lambda m: m / (1 - config.train.beta1), mine.opt_state[0].mu)
         expected = to_torch({"params": gradients}, network)
-        found = dict(network.named_parameters())
-        assert expected.keys() == found.keys()
-        for key, parameter in found.items():
+        parameters = dict(network.named_parameters())
+        assert expected.keys() == parameters.keys()
+        for key, parameter in parameters.items():
             assert_close(parameter.grad, expected[key])
 
 
 @pytest.mark.parametrize("name", ["DAAD+", "DAAD"])
 def test_scores_and_reconstructions(name):
-    config, ours, twin = pair(**CONFIGS[name])
+    config, ours, twin = make_pair(**CONFIGS[name])
     batch = batches(1)[0]
     variables = (ours.generator.variables, ours.discriminator.variables if ours.discriminator else None)
     measured = jax.jit(make_distances(config))(variables, batch)
@@ -67,8 +67,8 @@ def test_scores_and_reconstructions(name):
     assert np.abs(255 * rebuilt.permute(0, 2, 3, 1).numpy() - measured.reconstructed).max() < 0.51
 
 
-def test_it_goes_on_training_as_ours_does():
-    config, ours, twin = pair()
+def test_losses_stay_equal_during_training():
+    config, ours, twin = make_pair()
     step = jax.jit(make_train_step(config))
     for batch in batches(3):
         ours, metrics = step(ours, batch)

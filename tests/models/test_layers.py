@@ -17,9 +17,9 @@ CASES = [
     (Conv, nn.Conv, (4, 4), (2, 2), (1, 2, 1, 8)),
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 5, 4, 3)),
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (1, 1, 2, 1)),
-    # Few pixels for their channels, which has a gradient of its own.
+    # A small map with many channels, whose gradients are matrix products.
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 2, 3, 32)),
-    # So few that the value has a form of its own as well.
+    # Tiny maps, whose results are matrix products, too.
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (1, 1, 2, 64)),
     (ConvTranspose, nn.ConvTranspose, (4, 4), (2, 2), (2, 3, 1, 200)),
     (ConvTranspose, nn.ConvTranspose, (2, 2), (2, 2), (2, 3, 3, 2)),
@@ -27,7 +27,7 @@ CASES = [
 
 
 def assert_close(actual, expected):
-    """Within 1e-5 of the largest value of each array."""
+    """Equal within 1e-5 of the largest value of each array."""
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-30),
         actual,
@@ -54,13 +54,13 @@ def test_equals_flax(ours, flax, kernel, strides, shape, use_bias):
     theirs = flax(5, kernel, strides, padding="SAME", use_bias=use_bias)
     params = mine.init(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), x))
-    if use_bias:  # initially 0, which would hide a bias that is not added
+    if use_bias:  # an initial bias of 0 would hide that it is not added
         params["params"]["bias"] = jnp.arange(5.0)
     assert_close(value_and_gradients(mine, params, x), value_and_gradients(theirs, params, x))
 
 
 @pytest.mark.parametrize("layer", [Conv, ConvTranspose])
-def test_the_same_under_vmap_and_pmap(layer):
+def test_split_equals_native_under_vmap_and_pmap(layer):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 3))
     native = layer(5, (4, 4), (2, 2), implementation="native")
     fast = layer(5, (4, 4), (2, 2), implementation="split")
@@ -75,8 +75,8 @@ def test_the_same_under_vmap_and_pmap(layer):
 
 
 @pytest.mark.parametrize("layer", [Conv, ConvTranspose])
-def test_the_fast_form_never_dilates_an_input(layer):
-    """That is what XLA:CPU is slow at, so this holds the speed without a clock."""
+def test_split_never_dilates_an_input(layer):
+    """XLA:CPU is slow at dilated inputs, so this test guards the speed without a clock."""
     x = jnp.ones((2, 4, 4, 3))
 
     def program(implementation):
@@ -92,7 +92,7 @@ def test_the_fast_form_never_dilates_an_input(layer):
 
 @pytest.mark.parametrize(("pixels", "copied"), [(2, False), (3, True)])
 def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
-    """A single small image is scored in the time that it takes to read the weights."""
+    """Scoring a single small image takes as long as reading the weights, so no copy may be added."""
     layer = ConvTranspose(5, (4, 4), (2, 2), implementation="split")
     x = jnp.ones((1, 1, pixels, 64))
     params = layer.init(jax.random.key(0), x)
@@ -100,7 +100,7 @@ def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
     assert any("slice" in line and "tensor<4x4x64x5xf32>" in line for line in lines) == copied
 
 
-def test_choose_form():
+def test_choose_implementation():
     for features in (1, 3, 512):
         assert choose_implementation((4, 4), (2, 2), features, "cpu") == "split"
         for kernel, strides in (((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
@@ -114,6 +114,6 @@ def test_choose_form():
     assert choose_implementation((3, 3), (1, 1), None, "cpu") == "native"  # transposed
 
 
-def test_split_is_refused_where_it_is_not_written():
+def test_split_is_refused_where_it_does_not_exist():
     with pytest.raises(ValueError, match="split"):
         Conv(16, (3, 3), (1, 1), implementation="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))

@@ -1,4 +1,4 @@
-"""The memory against loops in numpy, and its limit cases."""
+"""The memory equals loops in NumPy, also in the limit cases."""
 
 import jax
 import jax.numpy as jnp
@@ -53,15 +53,15 @@ def test_divide_and_assemble(division):
 def test_read_is_the_papers_equation(temperature, shrink):
     rng = np.random.default_rng(1)
     queries, items = rng.normal(size=(2, 3, 7)), rng.normal(size=(5, 7))
-    got, weights = memory.read(
+    values, weights = memory.read(
         jnp.asarray(queries, jnp.float32), jnp.asarray(items, jnp.float32), temperature, shrink
     )
-    np.testing.assert_allclose(got, read_by_loop(queries, items, temperature, shrink), rtol=2e-4)
+    np.testing.assert_allclose(values, read_by_loop(queries, items, temperature, shrink), rtol=2e-4)
     np.testing.assert_allclose(jnp.sum(weights, -1), 1, rtol=1e-6)
 
 
 def test_pixel_wise_division_is_memae():
-    """MemAE reads every pixel's channel vector: the same as cutting each axis fully."""
+    """MemAE reads the channel vector of every pixel, as a division into single pixels does."""
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
     module = memory.BlockMemory(10, (0, 0, 1))
     variables = module.init(jax.random.key(1), x)
@@ -71,7 +71,7 @@ def test_pixel_wise_division_is_memae():
     np.testing.assert_allclose(module.apply(variables, x)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_item_is_a_constant():
+def test_a_memory_of_one_item_reads_a_constant():
     module = memory.BlockMemory(1, (2, 2, 1))
     x = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
     out, usage = module.apply(module.init(jax.random.key(1), x), x)
@@ -100,7 +100,7 @@ def test_gradients_against_finite_differences():
             assert grad[index] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=2e-3, abs=2e-3)
 
 
-def test_usage_sees_a_collapse():
+def test_usage_shows_a_collapse():
     weights = jnp.zeros((2, 3, 4)).at[:, :, 1].set(1.0)
     usage = memory.usage(weights)
     assert usage["entropy"] == 0
@@ -108,12 +108,12 @@ def test_usage_sees_a_collapse():
     np.testing.assert_array_equal(usage["hits"], [0, 1, 0, 0])
 
 
-def test_rates_that_do_not_divide_are_named():
+def test_the_error_names_division_rates_that_do_not_divide():
     with pytest.raises(UserError, match=r"memory3.*\(4, 6, 8\).*\(3, 1, 1\)"):
         memory.resolve((3, 1, 1), (4, 6, 8), "memory3")
 
 
-def test_known_lengths_change_nothing():
+def test_known_inverse_lengths_give_the_same_read():
     features = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
     module = memory.BlockMemory(5, (2, 2, 1), temperature=0.1, name="memory1")
     variables = module.init(jax.random.key(1), features)
@@ -122,13 +122,13 @@ def test_known_lengths_change_nothing():
     lengths = prepared[memory.INVERSE_LENGTHS]["memory1"]
     got, _ = module.apply(variables | {memory.INVERSE_LENGTHS: lengths}, features)
     np.testing.assert_array_equal(got, expected)
-    # They are what is read by: other ones give another answer.
+    # The read uses the given lengths: wrong lengths give another result.
     wrong = {memory.INVERSE_LENGTHS: {"items": jnp.zeros(5)}}
     assert not np.allclose(module.apply(variables | wrong, features)[0], expected)
 
 
-def test_a_block_memory_reads_as_it_is_told():
-    """Division, temperature and shrinkage, all at once, against loops."""
+def test_a_block_memory_uses_all_its_settings():
+    """Division, temperature and shrinkage together equal loops in NumPy."""
     x = np.random.default_rng(5).normal(size=(2, 4, 6, 8)).astype(np.float32)
     module = memory.BlockMemory(5, (2, 3, 2), temperature=0.5, shrink=0.15)
     variables = module.init(jax.random.key(0), x)

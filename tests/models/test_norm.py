@@ -1,4 +1,4 @@
-"""Batch normalisation against Flax's own."""
+"""Batch norm equals Flax's."""
 
 import flax.linen as nn
 import jax
@@ -10,27 +10,29 @@ from daad_jax.models.norm import MOMENTUM, BatchNorm, inverse_root
 
 RNG = np.random.default_rng(0)
 X = (2 + 3 * RNG.standard_normal((8, 5, 4, 6))).astype(np.float32)
-DOWN = RNG.standard_normal(X.shape).astype(np.float32)
+GRADIENT = RNG.standard_normal(X.shape).astype(np.float32)
 VARIABLES = {
     "params": {key: RNG.standard_normal(6).astype(np.float32) for key in ("scale", "bias")},
     "batch_stats": {key: RNG.random(6).astype(np.float32) for key in ("mean", "var")},
 }
 
 
-def flaxes(axis_name, train):
+def flax_norm(axis_name, train):
     return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM, axis_name=axis_name)
 
 
-def passed(module, params, x, down, axis_name=None):
-    """What a pass gives: the result, the next statistics, and gradients by the parameters and by x."""
+def run_and_pull_back(module, params, x, gradient, axis_name=None):
+    """The result, the next statistics, and the gradients of the parameters and of x."""
 
     def apply(params, x):
         variables = {"params": params, "batch_stats": VARIABLES["batch_stats"]}
         return module.apply(variables, x, mutable=["batch_stats"])
 
-    y, pull, after = jax.vjp(apply, params, x, has_aux=True)
-    of_params, of_x = pull(down)
-    return y, after, jax.lax.psum(of_params, axis_name) if axis_name else of_params, of_x
+    y, pull_back, statistics = jax.vjp(apply, params, x, has_aux=True)
+    params_gradient, x_gradient = pull_back(gradient)
+    if axis_name:
+        params_gradient = jax.lax.psum(params_gradient, axis_name)
+    return y, statistics, params_gradient, x_gradient
 
 
 def assert_close(got, expected):
@@ -38,35 +40,36 @@ def assert_close(got, expected):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_as_flaxes(train):
+def test_equals_flax(train):
     got, expected = (
-        passed(module, VARIABLES["params"], X, DOWN)
-        for module in (BatchNorm(None, train), flaxes(None, train))
+        run_and_pull_back(module, VARIABLES["params"], X, GRADIENT)
+        for module in (BatchNorm(None, train), flax_norm(None, train))
     )
     assert_close(got, expected)
 
 
-def test_over_devices_as_flaxes():
-    def over(module):
+def test_equals_flax_on_several_devices():
+    def run_on_devices(module):
         run = jax.pmap(
-            lambda x, down: passed(module, VARIABLES["params"], x, down, "devices"), axis_name="devices",
+            lambda x, gradient: run_and_pull_back(module, VARIABLES["params"], x, gradient, "devices"),
+            axis_name="devices",
             devices=jax.devices()[:4],
-        )  # fmt: skip
-        return run(X.reshape(4, 2, *X.shape[1:]), DOWN.reshape(4, 2, *X.shape[1:]))
+        )
+        return run(X.reshape(4, 2, *X.shape[1:]), GRADIENT.reshape(4, 2, *X.shape[1:]))
 
-    got = over(BatchNorm("devices", True))
-    assert_close(got, over(flaxes("devices", True)))
-    whole = passed(BatchNorm(None, True), VARIABLES["params"], X, DOWN)
+    got = run_on_devices(BatchNorm("devices", True))
+    assert_close(got, run_on_devices(flax_norm("devices", True)))
+    whole = run_and_pull_back(BatchNorm(None, True), VARIABLES["params"], X, GRADIENT)
     assert_close(got[0].reshape(X.shape), whole[0])
 
 
-def test_starts_as_flaxes():
+def test_initial_variables_equal_flax():
     key = jax.random.key(0)
-    got, expected = (m.init(key, jnp.asarray(X)) for m in (BatchNorm(None, True), flaxes(None, True)))
+    got, expected = (m.init(key, jnp.asarray(X)) for m in (BatchNorm(None, True), flax_norm(None, True)))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
-def test_a_root_s_derivative_is_jax_s():
+def test_the_derivative_of_inverse_root_equals_jax():
     x = RNG.random(9).astype(np.float32) + 0.1
-    for order in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_allclose(order(inverse_root)(x), order(jax.lax.rsqrt)(x), rtol=1e-6)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jacobian(inverse_root)(x), jacobian(jax.lax.rsqrt)(x), rtol=1e-6)
