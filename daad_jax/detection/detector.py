@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.data.images import decode, fit, from_array
+from daad_jax.data.images import convert_array, decode, fit
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -100,7 +100,7 @@ class Detector:
         """
         data = self.config.data
         if isinstance(image, np.ndarray):
-            pixels = from_array(image, data.channels, name)
+            pixels = convert_array(image, data.channels, name)
         else:
             name, pixels = str(image), decode(Path(image), data.channels)
         return fit(pixels, data.height, data.width, data.fit, name)

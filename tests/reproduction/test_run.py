@@ -264,7 +264,7 @@ def test_a_broken_category_does_not_cost_the_others(original, tmp_path):
     assert child.returncode == 1, err
     (line,) = err.splitlines()
     assert line.startswith("reproduce.py: not done: mvtec_ad wood mean_intensity: ")
-    assert "0.png: unreadable" in line
+    assert "0.png: the image cannot be read" in line
     assert "cell 2/2: mvtec_ad tile mean_intensity" in out
     assert "| tile | 1.000 |" in (tmp_path / "results.md").read_text()
 
