@@ -155,13 +155,13 @@ def _select_gallery(kinds: list[Kind], pixels: int) -> np.ndarray:
         Indices of images, kind by kind, ascending in score within each.
     """
     count = min(MAX_GALLERY_IMAGES, max(4, MAX_GALLERY_PIXELS // pixels))
-    shown = kinds[: count // 2]
-    if not any(kind.label for kind in shown):  # at least one kind must be anomalous
-        shown[-1] = next(kind for kind in kinds if kind.label)
-    half = min(MAX_GALLERY_IMAGES_PER_KIND, count // len(shown)) // 2
+    gallery_kinds = kinds[: count // 2]
+    if not any(kind.label for kind in gallery_kinds):  # at least one kind must be anomalous
+        gallery_kinds[-1] = next(kind for kind in kinds if kind.label)
+    half = min(MAX_GALLERY_IMAGES_PER_KIND, count // len(gallery_kinds)) // 2
     return np.concatenate(
         [
             kind.indices if len(kind.indices) <= 2 * half else kind.indices[np.r_[:half, -half:0]]
-            for kind in shown
+            for kind in gallery_kinds
         ]
     )
