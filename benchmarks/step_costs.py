@@ -1,6 +1,7 @@
 """Our training step alone: the cost of its parts, its growth, and how long it waits for input."""
 
 import copy
+import functools
 import time
 from collections.abc import Callable
 from contextlib import closing

@@ -20,8 +20,8 @@ from daad_jax import files
 from daad_jax.data import datasets
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detector import Detector
-from daad_jax.evaluation.figures import Evaluation, measure, with_known_pixels
-from daad_jax.evaluation.metrics import pixel_metrics
+from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_pixels
+from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.training.loop import train
 from daad_jax.training.workdir import CHECKPOINTS, environment
 from reproduction import baselines, results
@@ -37,7 +37,7 @@ def run(cell: Cell, folder: Path) -> Stored:
     """Does what is left of a cell, and stores its result in its folder last of all.
 
     Raises:
-        UserError: see `train`, `datasets.load` and `measure`.
+        UserError: see `train`, `datasets.load` and `evaluate_split`.
         SystemExit: a signal came while it trained; what was done is saved.
     """
     with _clock(folder) as spent:
@@ -64,8 +64,10 @@ def _model(cell: Cell, folder: Path) -> dict[str, Any]:
     train(cell.config, folder)
     detector = Detector.load(folder)
     splits = datasets.load(detector.config)
-    found = measure(detector, splits.test)
-    figures = {k: v for k, v in found.image.items() if isinstance(v, float)} | (found.pixel or {})
+    found = evaluate_split(detector, splits.test)
+    figures = {k: v for k, v in found.image_metrics.items() if isinstance(v, float)} | (
+        found.pixel_metrics or {}
+    )
     if cell.config.data.protocol == "inspection":
         figures["levelled_auroc"] = _levelled(detector, splits)
     if cell.row in DIVISIONS:
@@ -96,11 +98,11 @@ def _baseline(cell: Cell) -> dict[str, Any]:
         images, references = (baselines.as_compared(x, kind) for x in (test, normal))
         found = baselines.nearest(images, references)
         figures["auroc"] = float(roc_auc_score(labels, found.squares))
-        masked = with_known_pixels(splits.test)
+        masked = find_known_pixels(splits.test)
         if splits.test.masks is not None and masked is not None:
             sigma = cell.config.score.heat_smoothing * min(test.shape[1:3])
             maps = baselines.difference_maps(images, references, found, sigma)
-            figures |= pixel_metrics(splits.test.masks[masked], maps[masked])
+            figures |= compute_pixel_metrics(splits.test.masks[masked], maps[masked])
         if cell.config.data.protocol == "inspection":
             mean = float(baselines.mean_intensity(normal).mean())
             level = (baselines.as_compared(baselines.levelled(x, mean), kind) for x in (test, normal))

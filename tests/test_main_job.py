@@ -273,7 +273,7 @@ BAD = {
     "wrong type": (["--config.train.steps=many"], "steps"),
     "out of range": (["--config.score.gamma=2.0"], "config.score.gamma = 2.0"),
     "rates": (["--config.model.division=((3,1,1),(1,1,1),(1,1,1),(1,1,1))"], "memory1"),
-    "folder": (["--config.data.path=/nonexistent"], "/nonexistent: no such folder"),
+    "folder": (["--config.data.path=/nonexistent"], "/nonexistent: this folder does not exist"),
     "stray word": (["stray"], "unexpected argument 'stray'"),
     "url": (["--workdir=gs://bucket/run"], "not a URL"),
     "workdir": (["--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),

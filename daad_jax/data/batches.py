@@ -1,4 +1,8 @@
-"""Batches as a pure function of the step number, and a thread that keeps them coming."""
+"""Training batches as a pure function of the step number, and a thread that prepares them ahead of time.
+
+The epochs' permutations, one after the other, form one endless stream of images. The position of an image in
+that stream decides its batch and its random flips and shifts.
+"""
 
 import functools
 import queue
@@ -11,15 +15,23 @@ import numpy as np
 from daad_jax.config import DataConfig
 from daad_jax.data.samples import Split
 
-BLOCK = 4096  # places that share a random generator: making one takes longer than an image's share of a step
+# Random numbers that belong together come from one generator, seeded with (seed, stream, number).
+ORDER_STREAM, AUGMENTATION_STREAM = 3, 4
+# Positions that share a generator: creating a generator takes longer than a step spends on an image.
+POSITIONS_PER_BLOCK = 4096
 
 
 class BatchPlan(NamedTuple):
-    """What a batch is to be made of, where the images lie elsewhere; `b` is its length."""
+    """Which images, flips and shifts make up a batch of `b` images.
 
-    chosen: np.ndarray  # `[b]`: numbers of training images
-    flips: np.ndarray  # `[b, 2]`: steps along rows and columns, 1 or -1
-    starts: np.ndarray  # `[b, 2]`: the corner, from that of the image with `shift` pixels of edge around
+    The training images can then stay on the device, and only the plan is sent to it.
+    """
+
+    chosen: np.ndarray  # `[b]`: indices into the training images
+    flips: np.ndarray  # `[b, 2]`: 1 (as it is) or -1 (flipped), along rows and along columns
+    # `[b, 2]`: row and column of the crop's corner in the image padded by `config.shift` edge pixels, in
+    # [0, 2 * shift]
+    starts: np.ndarray
 
 
 def train_batches(
@@ -30,113 +42,86 @@ def train_batches(
     first_step: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[np.ndarray]:
-    """Endless batches: the epochs' seeded permutations one after the other, cut into batches.
+    """Yields augmented batches without end: the epochs' seeded permutations, cut into batches.
 
-    Batch `step` depends on (seed, step) alone, so a resumed run sees what it would have seen. What
-    is done to an image depends on its place in that stream, so any number of processes agree.
+    Batch `step` depends on (seed, step) alone, so a resumed run sees the batches that an uninterrupted run
+    sees. Augmentation depends on the position in the stream, so any number of processes agree on it.
 
     Args:
-        split: training images.
-        config: its augmentation is applied.
-        seed: of the run.
-        batch_size: over all processes.
-        first_step: where to begin.
+        split: the training images.
+        config: the augmentation to apply.
+        seed: the seed of the run.
+        batch_size: images in a batch, over all processes.
+        first_step: the step whose batch comes first.
         process: (index, count); every process gets its own slice of every batch.
 
     Yields:
         uint8 `[batch_size / count, H, W, C]`.
     """
-    for chosen, places in _stream(len(split), seed, batch_size, first_step, process):
-        yield augment(np.asarray(split.images[chosen]), config, seed, places)
+    for indices, positions in _batch_indices(len(split), seed, batch_size, first_step, process):
+        yield augment(np.asarray(split.images[indices]), config, seed, positions)
 
 
 def batch_plans(
     count: int, config: DataConfig, seed: int, batch_size: int, first_step: int = 0
 ) -> Iterator[BatchPlan]:
-    """Of the batches that `train_batches` makes of `count` images, by one process."""
-    for chosen, places in _stream(count, seed, batch_size, first_step, (0, 1)):
-        yield BatchPlan(chosen, *_moves(config, seed, places))
-
-
-def _stream(
-    count: int, seed: int, batch_size: int, first_step: int, process: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of every batch from `first_step` on, the numbers of its images and their places in the stream."""
-    index, processes = process
-    share = batch_size // processes
-    epoch, order = -1, np.empty(0, int)
-    step = first_step
-    while True:
-        start = step * batch_size + index * share
-        places = np.arange(start, start + share)
-        chosen = np.empty(share, int)
-        for of in np.unique(places // count):
-            if of != epoch:
-                epoch, order = of, np.random.default_rng([seed, 3, of]).permutation(count)
-            here = places // count == of
-            chosen[here] = order[places[here] % count]
-        yield chosen, places
-        step += 1
+    """Yields the plans of the batches that `train_batches` makes of `count` images in a single process."""
+    for indices, positions in _batch_indices(count, seed, batch_size, first_step, (0, 1)):
+        yield BatchPlan(indices, *_draw_flips_and_starts(config, seed, positions))
 
 
 def group_batches(batches: Iterator[Any], count: int) -> Iterator[Any]:
-    """`count` batches, or batch plans, at a time: `[b, ...]` each -> `[count, b, ...]`."""
+    """Stacks `count` batches, or batch plans, into one: `[b, ...]` each -> `[count, b, ...]`."""
     while True:
-        some = [next(batches) for _ in range(count)]
-        yield BatchPlan(*map(np.stack, zip(*some))) if isinstance(some[0], BatchPlan) else np.stack(some)
+        group = [next(batches) for _ in range(count)]
+        if isinstance(group[0], BatchPlan):
+            yield BatchPlan(*map(np.stack, zip(*group)))
+        else:
+            yield np.stack(group)
 
 
-def augment(images: np.ndarray, config: DataConfig, seed: int, places: np.ndarray) -> np.ndarray:
-    """Random flips and shifts, image i by (seed, places[i]). uint8 `[B, H, W, C]`, same out."""
-    reach = config.shift
+def augment(images: np.ndarray, config: DataConfig, seed: int, positions: np.ndarray) -> np.ndarray:
+    """Flips and shifts images at random; image i by (seed, positions[i]).
+
+    Args:
+        images: uint8 `[B, H, W, C]`.
+        config: which flips are allowed, and the largest shift.
+        seed: the seed of the run.
+        positions: `[B]`, the images' positions in the stream.
+
+    Returns:
+        uint8 `[B, H, W, C]`.
+    """
     if not config.augments:
         return images
-    padded = (
-        np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge") if reach else images
-    )
-    out = np.empty_like(images)
+    shift, padded = config.shift, images
+    if shift:
+        padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
     height, width = images.shape[1:3]
-    for to, image, (rows, columns), (top, left) in zip(out, padded, *_moves(config, seed, places)):
-        to[:] = image[::rows, ::columns][top : top + height, left : left + width]
-    return out
-
-
-def _moves(config: DataConfig, seed: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`BatchPlan.flips` and `BatchPlan.starts` of the images at these places."""
-    draws = _draws(seed, places)
-    flips = np.where(draws[:, :2] < 0.5, -1, 1)
-    flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1
-    return flips, np.floor(draws[:, 2:] * (2 * config.shift + 1)).astype(int)
-
-
-def _draws(seed: int, places: np.ndarray) -> np.ndarray:
-    """Four numbers in [0, 1) for every place, each a function of (seed, place): `[B]` -> `[B, 4]`."""
-    blocks = places // BLOCK
-    out = np.empty((len(places), 4))
-    for block in np.unique(blocks):
-        out[blocks == block] = _block(seed, block)[places[blocks == block] % BLOCK]
-    return out
-
-
-@functools.lru_cache(2)
-def _block(seed: int, block: int) -> np.ndarray:
-    """The draws of all places of a block: `[BLOCK, 4]`."""
-    return np.random.default_rng([seed, 4, block]).random((BLOCK, 4))
+    augmented = np.empty_like(images)
+    flips, starts = _draw_flips_and_starts(config, seed, positions)
+    for target, image, (rows, columns), (top, left) in zip(augmented, padded, flips, starts):
+        target[:] = image[::rows, ::columns][top : top + height, left : left + width]
+    return augmented
 
 
 def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
-    """`map(put, batches)`, run ahead in a thread. Its exceptions are raised here; closing stops it."""
-    waiting: queue.Queue[Any] = queue.Queue(ahead)
+    """Yields `put(batch)` for every batch; a thread prepares up to `ahead` of them in advance.
+
+    An exception in the thread is raised here. Closing the iterator ends the thread.
+    """
+    ready: queue.Queue[Any] = queue.Queue(ahead)
     stop = threading.Event()
 
     def offer(item: Any) -> None:
+        # With a timeout, so that the thread notices when nobody takes items any more.
         while not stop.is_set():
             try:
-                return waiting.put(item, timeout=0.1)
+                return ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
 
-    def work() -> None:
+    def produce() -> None:
         try:
             for batch in batches:
                 if stop.is_set():
@@ -146,11 +131,11 @@ def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) 
         except BaseException as error:
             offer((None, error))
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     try:
         while True:
-            item, error = waiting.get()
+            item, error = ready.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
@@ -159,3 +144,52 @@ def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) 
     finally:
         stop.set()
         thread.join()
+
+
+def _batch_indices(
+    count: int, seed: int, batch_size: int, first_step: int, process: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields, for every batch from `first_step` on, the indices of its images and their stream positions."""
+    process_index, process_count = process
+    share = batch_size // process_count
+    epoch, order = -1, np.empty(0, int)
+    step = first_step
+    while True:
+        start = step * batch_size + process_index * share
+        positions = np.arange(start, start + share)
+        indices = np.empty(share, int)
+        # A batch can cross the end of one epoch, or of several if there are few images.
+        for batch_epoch in np.unique(positions // count):
+            if batch_epoch != epoch:
+                epoch = batch_epoch
+                order = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(count)
+            in_epoch = positions // count == epoch
+            indices[in_epoch] = order[positions[in_epoch] % count]
+        yield indices, positions
+        step += 1
+
+
+def _draw_flips_and_starts(
+    config: DataConfig, seed: int, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws `BatchPlan.flips` and `BatchPlan.starts` for the images at these positions."""
+    draws = _draw_uniform(seed, positions)
+    flips = np.where(draws[:, :2] < 0.5, -1, 1)
+    flips[:, ~np.array([config.flip_vertical, config.flip_horizontal])] = 1
+    return flips, np.floor(draws[:, 2:] * (2 * config.shift + 1)).astype(int)
+
+
+def _draw_uniform(seed: int, positions: np.ndarray) -> np.ndarray:
+    """Draws four numbers in [0, 1) for every position; they depend on (seed, position): `[B]` -> `[B, 4]`."""
+    blocks = positions // POSITIONS_PER_BLOCK
+    draws = np.empty((len(positions), 4))
+    for block in np.unique(blocks):
+        in_block = blocks == block
+        draws[in_block] = _draw_block(seed, block)[positions[in_block] % POSITIONS_PER_BLOCK]
+    return draws
+
+
+@functools.lru_cache(2)
+def _draw_block(seed: int, block: int) -> np.ndarray:
+    """Draws the numbers of all positions of a block: `[POSITIONS_PER_BLOCK, 4]`."""
+    return np.random.default_rng([seed, AUGMENTATION_STREAM, block]).random((POSITIONS_PER_BLOCK, 4))

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,121 +18,167 @@ from tqdm import tqdm
 
 from daad_jax.config import DataConfig
 from daad_jax.data.images import fit
-from daad_jax.data.samples import Sample, Samples
+from daad_jax.data.samples import Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-VERSION = 2  # of the files below; another one decodes again
-INDEX = "index.json"
-FILLING, LOCK = ".filling-", ".lock"
-JUST_MADE = 60  # seconds between making a lock and holding it, at most
-AT_ONCE = 8  # images that a thread is handed
-FEW_PIXELS = 128 * 128  # of an image: below, threads lose more by the interpreter's lock than they gain
+FORMAT = 2  # of the files in an entry; entries of another format are not used
+INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
+FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
+NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
+IMAGES_PER_TASK = 8  # a thread decodes this many before it reports
+# Below this size of an image, threads lose more time to the interpreter's lock than they gain.
+MIN_PIXELS_FOR_THREADS = 128 * 128
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A whole data set at the configuration's size, the first `train` of its N images to train on.
+    """All N images of a data set at the configured size. The first `train_count` are the training part.
 
-    `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are
-    memory-mapped. `skipped` has (index, reason) of unreadable images, whose pixels are 0.
+    `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are memory-mapped.
+    `kinds` and `names` have N entries. `skipped` lists (index, reason) of the images that could not be
+    read; their pixels are 0.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
-    train: int
+    train_count: int
     kinds: list[str]
     names: list[str]
     skipped: list[tuple[int, str]]
 
 
-def decoded(source: Samples, config: DataConfig) -> Decoded:
-    """All images of `source` from the cache, which is filled (or mended) first where it must be.
+def load_decoded(source: Source, config: DataConfig) -> Decoded:
+    """Opens the decoded images of `source` in the cache; decodes them first if they are missing or damaged.
 
     Raises:
-        UserError: an unreadable image where `config.on_bad_image` is "stop", an image of another
-            size where `config.fit` is "exact", a mask of another size than its image, or a cache
-            directory that cannot be written or is too full.
+        UserError: an image cannot be read and `config.on_bad_image` is "stop", an image has another size
+            and `config.fit` is "exact", a mask has another size than its image, or the cache directory
+            cannot be written or is too full.
     """
     shape = (config.height, config.width, config.channels)
-    key = repr((VERSION, source.identity, shape, config.fit, config.on_bad_image))
+    key = repr((FORMAT, source.identity, shape, config.fit, config.on_bad_image))
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    found = _open(entry)
-    if found is None:
+    decoded = _open_entry(entry)
+    if decoded is None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _fill(entry, source, config)
+            _fill_entry(entry, source, config)
         except OSError as error:
             raise UserError(
-                f"{root}: cannot write the image cache ({error}); set config.data.cache_dir or "
+                f"{root}: the image cache cannot be written ({error}); set config.data.cache_dir or "
                 "DAAD_CACHE_DIR to a folder that can be written"
             ) from error
-        found = _open(entry)
-    if found is None:
-        raise UserError(f"{entry}: the image cache was changed while it was read; run again")
-    return found
+        decoded = _open_entry(entry)
+    if decoded is None:
+        raise UserError(f"{entry}: another program changed this image cache; run the command again")
+    return decoded
 
 
-def _open(entry: Path) -> Decoded | None:
-    """What a filled entry holds; None where it is missing or damaged."""
+def _open_entry(entry: Path) -> Decoded | None:
+    """Opens a filled entry; None if it is missing or damaged."""
     try:
-        index = json.loads((entry / INDEX).read_text())
-        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
+        index = json.loads((entry / INDEX_FILE).read_text())
+        images = np.load(entry / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
         masks = None
         if index["masks"]:
-            masks = np.load(entry / "masks.npy", mmap_mode="r", allow_pickle=False)
+            masks = np.load(entry / MASKS_FILE, mmap_mode="r", allow_pickle=False)
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
-        found = Decoded(images, masks, index["train"], index["kinds"], index["names"], skipped)
+        decoded = Decoded(images, masks, index["train"], index["kinds"], index["names"], skipped)
     except (EOFError, OSError, ValueError, KeyError, TypeError):
         return None
-    return found if len(images) == len(found.names) == len(found.kinds) else None
+    return decoded if len(images) == len(decoded.names) == len(decoded.kinds) else None
 
 
-def _fill(entry: Path, source: Samples, config: DataConfig) -> None:
-    """Decodes into a folder of its own, which appears whole or not at all."""
+def _fill_entry(entry: Path, source: Source, config: DataConfig) -> None:
+    """Decodes into a temporary folder and renames it, so an entry appears whole or not at all."""
     _remove_leftovers(entry.parent)
-    # Not mkdtemp's, which nobody else could read when it has its name.
-    temporary = entry.with_name(f"{FILLING}{secrets.token_hex(8)}")
+    # mkdtemp would make a folder that other users cannot read, and the entry may be shared.
+    temporary = entry.with_name(f"{FILLING_PREFIX}{secrets.token_hex(8)}")
     temporary.mkdir()
     try:
-        with exclusive(temporary / LOCK, f"{temporary}: being removed; run again"):
-            _write(temporary, source, config)
-            if entry.exists() and _open(entry) is None:
-                shutil.rmtree(entry, ignore_errors=True)  # damaged
+        busy = f"{temporary}: another process is removing this folder; run the command again"
+        with exclusive(temporary / LOCK_FILE, busy):
+            _write_entry(temporary, source, config)
+            if entry.exists() and _open_entry(entry) is None:  # damaged
+                shutil.rmtree(entry, ignore_errors=True)
             try:
                 os.replace(temporary, entry)
             except OSError:
-                if _open(entry) is None:
+                # Another process may have put the same bytes there first.
+                if _open_entry(entry) is None:
                     raise
-                # Another process was faster, with the same bytes.
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_leftovers(root: Path) -> None:
-    """What killed processes have left: as large as what they were to decode, and nobody's."""
-    for folder in root.glob(f"{FILLING}*"):
-        lock = folder / LOCK
-        with suppress(OSError, UserError):  # gone, or being filled
-            if time.time() - lock.stat().st_mtime > JUST_MADE:
-                with exclusive(lock, "being filled") as known:
-                    if known:
+    """Removes temporary folders of killed processes; they can be as large as a data set."""
+    for folder in root.glob(f"{FILLING_PREFIX}*"):
+        lock = folder / LOCK_FILE
+        with suppress(OSError, UserError):  # the folder has gone, or a process is filling it
+            if time.time() - lock.stat().st_mtime > NEW_LOCK_S:
+                with exclusive(lock, f"{folder}: another process is filling this folder") as is_locked:
+                    if is_locked:
                         shutil.rmtree(folder)
 
 
-def _write(folder: Path, source: Samples, config: DataConfig) -> None:
+def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
+    """Decodes all images of `source` and writes the files of an entry into `folder`."""
     train, test = source.read()
     samples = train + test
-    size = (len(samples), config.height, config.width)
-    masked = any(s.load_mask for s in samples)
-    _need_space(folder, len(samples) * config.height * config.width * (config.channels + masked))
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*size, config.channels))
-    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, size) if masked else None
+    has_masks = any(sample.load_mask for sample in samples)
+    images, masks = _create_arrays(folder, len(samples), has_masks, config)
+    skipped = _decode_all(samples, images, masks, config)
+    images.flush()
+    if masks is not None:
+        masks.flush()
+    index = {
+        "train": len(train),
+        "masks": has_masks,
+        "kinds": [sample.kind for sample in samples],
+        "names": [sample.name for sample in samples],
+        "skipped": sorted(skipped),
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+
+
+def _create_arrays(
+    folder: Path, count: int, has_masks: bool, config: DataConfig
+) -> tuple[np.memmap, np.memmap | None]:
+    """Creates the memory-mapped files of the images and, if there are any, of the masks.
+
+    Raises:
+        UserError: the disk has too little space. Writing mapped files to a full disk would kill the process.
+    """
+    size = (count, config.height, config.width)
+    needed, free = int(np.prod(size)) * (config.channels + has_masks), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are "
+            "free; set config.data.cache_dir or DAAD_CACHE_DIR to a folder on a larger disk"
+        )
+    create = np.lib.format.open_memmap
+    images = create(folder / IMAGES_FILE, "w+", np.uint8, (*size, config.channels))
+    return images, create(folder / MASKS_FILE, "w+", np.uint8, size) if has_masks else None
+
+
+def _decode_all(
+    samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
+) -> list[tuple[int, str]]:
+    """Decodes every sample into its row of `images` and `masks`.
+
+    Returns:
+        (index, reason) of every image that could not be read, in any order.
+
+    Raises:
+        UserError: see `load_decoded`.
+    """
     skipped: list[tuple[int, str]] = []
 
-    def one(index: int) -> int:
-        """Pixels of the image as it came."""
+    def decode_one(index: int) -> int:
+        """Decodes one image, and returns the number of pixels it has in its file."""
         sample = samples[index]
         try:
             image = sample.load()
@@ -146,48 +193,36 @@ def _write(folder: Path, source: Samples, config: DataConfig) -> None:
             masks[index] = _fit_mask(mask, image, sample, config)
         return image.shape[0] * image.shape[1]
 
-    def some(start: int) -> int:
-        indices = range(start, min(start + AT_ONCE, len(samples)))
+    def decode_task(start: int) -> int:
+        """Decodes the images of one task, and returns their number."""
+        indices = range(start, min(start + IMAGES_PER_TASK, len(samples)))
         for index in indices:
-            one(index)
+            decode_one(index)
         return len(indices)
 
     with tqdm(total=len(samples), desc="decoding", unit="image", disable=not sys.stderr.isatty()) as bar:
+        # The first image decides whether threads pay off: Pillow releases the interpreter's lock only
+        # while it decodes and scales.
         first = min(1, len(samples))
-        small = bool(first) and one(0) < FEW_PIXELS
+        are_small = bool(first) and decode_one(0) < MIN_PIXELS_FOR_THREADS
         bar.update(first)
-        # Pillow decodes and scales without the interpreter's lock.
+        starts = range(first, len(samples), IMAGES_PER_TASK)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for count in (map if small else pool.map)(some, range(first, len(samples), AT_ONCE)):
+            for count in (map if are_small else pool.map)(decode_task, starts):
                 bar.update(count)
-    images.flush()
-    if masks is not None:
-        masks.flush()
-    index = {
-        "train": len(train),
-        "masks": masked,
-        "kinds": [s.kind for s in samples],
-        "names": [s.name for s in samples],
-        "skipped": sorted(skipped),
-    }
-    (folder / INDEX).write_text(json.dumps(index))
+    return skipped
 
 
 def _fit_mask(mask: np.ndarray, image: np.ndarray, sample: Sample, config: DataConfig) -> np.ndarray:
+    """Brings a mask `[h, w]` to the configured size, in the way its image `[h, w, C]` is.
+
+    Raises:
+        UserError: the mask has another size than its image.
+    """
     if mask.shape != image.shape[:2]:
         raise UserError(
-            f"{sample.name}: its mask is {mask.shape[0]} x {mask.shape[1]} pixels, the image "
+            f"{sample.name}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but the image has "
             f"{image.shape[0]} x {image.shape[1]}; give a mask of the image's size"
         )
     size = config.height, config.width
     return fit(mask[..., None], *size, config.fit, sample.name, nearest=True)[..., 0]
-
-
-def _need_space(folder: Path, needed: int) -> None:
-    # The files are mapped: writing to a full disk would kill the process, not raise.
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are "
-            "free; set config.data.cache_dir or DAAD_CACHE_DIR to a larger disk"
-        )

@@ -9,68 +9,76 @@ from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.catalogue import classes_of
 from daad_jax.data.folder_source import open_folder
-from daad_jax.data.samples import Rows, Samples, Split, Splits
-from daad_jax.data.tfds_source import open_named
+from daad_jax.data.samples import Rows, Source, Split, Splits
+from daad_jax.data.tfds_source import open_tfds
 from daad_jax.errors import UserError
 
-NAMED_IN_NOTES = 5  # unreadable images listed by reason; beyond, their number is enough
+MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
 def load(config: Config) -> Splits:
-    """Opens the source, decodes it into the cache, and applies the protocol.
+    """Opens the source, decodes its images into the cache, and applies the protocol.
 
-    Images stay on the disk (`Rows`). The test split is empty where the source has no test images.
+    The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
 
     Raises:
-        UserError: see `classes_of`, `open_folder`, `open_named`, `cache.decoded` and `protocol`.
+        UserError: see `classes_of`, `open_folder`, `open_tfds`, `cache.load_decoded` and `protocol`.
     """
     data = config.data
     classes = () if data.source == "folder" else classes_of(data.name)
     protocol.check(classes, data)  # before anything is downloaded
-    source = _opened(data)
-    found = cache.decoded(source, data)
-    labels = protocol.labels(found.kinds, classes, data)
+    source = _open_source(data)
+    decoded = cache.load_decoded(source, data)
+    labels = protocol.labels(decoded.kinds, classes, data)
 
-    usable = np.ones(len(labels), bool)
-    usable[[index for index, _ in found.skipped]] = False
-    is_train = np.arange(len(labels)) < found.train
-    normal = np.flatnonzero(is_train & usable & (labels == 0))
-    train, held = protocol.hold_out(len(normal), data, config.seed)
-    tested = np.flatnonzero(~is_train & usable)
-    tested = tested[protocol.limit_per_label(labels[tested], data.limit_test, config.seed)]
+    # Normal images of the training part train or calibrate. Unreadable images are in no split.
+    is_usable = np.ones(len(labels), bool)
+    is_usable[[index for index, _ in decoded.skipped]] = False
+    is_train = np.arange(len(labels)) < decoded.train_count
+    normal = np.flatnonzero(is_train & is_usable & (labels == 0))
+    train, held_out = protocol.hold_out(len(normal), data, config.seed)
+
+    # All labels of the test part are tested.
+    test = np.flatnonzero(~is_train & is_usable)
+    test = test[protocol.limit_per_label(labels[test], data.limit_test, config.seed)]
     return Splits(
-        train=_split(found, labels, normal[train], masked=False),
-        calibration=_split(found, labels, normal[held], masked=False),
-        test=_split(found, labels, tested, masked=True),
-        notes=_notes(found, config),
+        train=_make_split(decoded, labels, normal[train], with_masks=False),
+        calibration=_make_split(decoded, labels, normal[held_out], with_masks=False),
+        test=_make_split(decoded, labels, test, with_masks=True),
+        notes=_make_notes(decoded, data),
     )
 
 
-def _opened(data: DataConfig) -> Samples:
+def _open_source(data: DataConfig) -> Source:
     if data.source != "folder":
-        return open_named(data)
+        return open_tfds(data)
     if not data.path:
-        raise UserError("config.data.path = '': give the folder of images")
+        raise UserError("config.data.path is empty; set it to the folder of images")
     return open_folder(Path(data.path), data.channels, data.mixed_channels)
 
 
-def _split(found: Decoded, labels: np.ndarray, chosen: np.ndarray, masked: bool) -> Split:
+def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_masks: bool) -> Split:
     return Split(
-        images=Rows(found.images, chosen),
-        labels=labels[chosen],
-        kinds=[found.kinds[i] for i in chosen],
-        names=[found.names[i] for i in chosen],
-        masks=None if found.masks is None or not masked else np.asarray(found.masks[chosen]),
+        images=Rows(decoded.images, indices),
+        labels=labels[indices],
+        kinds=[decoded.kinds[i] for i in indices],
+        names=[decoded.names[i] for i in indices],
+        masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
     )
 
 
-def _notes(found: Decoded, config: Config) -> list[str]:
-    data, notes = config.data, []
-    if found.skipped:
-        shown = "; ".join(reason for _, reason in found.skipped[:NAMED_IN_NOTES])
-        rest = len(found.skipped) - NAMED_IN_NOTES
-        more = f"; and {rest} more" if rest > 0 else ""
-        notes.append(f"skipped {len(found.skipped)} unreadable image(s): {shown}{more}")
+def _make_notes(decoded: Decoded, data: DataConfig) -> list[str]:
+    """Sentences about the images that were left out or changed."""
+    notes = []
+    if count := len(decoded.skipped):
+        reasons = [reason for _, reason in decoded.skipped[:MAX_REASONS_IN_NOTE]]
+        if count > len(reasons):
+            reasons.append(f"and {count - len(reasons)} more")
+        images = "1 image that" if count == 1 else f"{count} images that"
+        notes.append(f"Training and testing leave out {images} cannot be read: {'; '.join(reasons)}.")
     if data.fit != "exact":
-        notes.append(f"images are brought to {data.height} x {data.width} ({data.fit})")
+        notes.append(
+            f"Images of other sizes are brought to {data.height} x {data.width} pixels "
+            f"(config.data.fit = {data.fit!r})."
+        )
     return notes

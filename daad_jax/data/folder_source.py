@@ -7,71 +7,82 @@ from pathlib import Path
 import numpy as np
 
 from daad_jax.data.images import SUFFIXES, decode, is_grey
-from daad_jax.data.samples import GOOD, Sample, Samples
+from daad_jax.data.samples import GOOD, Sample, Source
 from daad_jax.errors import UserError
 
-OF_THE_SYSTEM = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
 
 
-def open_folder(path: Path, channels: int, mixed_channels: str) -> Samples:
-    """Lists a folder.
+def open_folder(path: Path, channels: int, mixed_channels: str) -> Source:
+    """Lists the images of a folder.
 
-    With a `train/good` inside it is MVTec AD's layout: `test/<defect type>/*` and
-    `ground_truth/<defect type>/<name>_mask.png` are used where they exist. Otherwise every image
-    below it is a good one, to train on.
+    A folder with `train` inside has MVTec AD's layout: images to train on in `train/good`, and possibly test
+    images `test/<defect type>/*` and masks `ground_truth/<defect type>/<name>_mask.png`. In any other
+    folder, every image below it is a good one, to train on.
+
+    Args:
+        path: the folder.
+        channels: 1 (grey) or 3 (RGB); all images are converted.
+        mixed_channels: "stop" refuses grey files beside colour ones, "convert" accepts both.
 
     Raises:
-        UserError: missing or empty folder, no normal images, test images or masks among those of a
-            folder without train/good, or grey and colour files mixed where
+        UserError: the folder is missing, holds no normal images or cannot be listed, there are test images
+            or masks in a folder without `train`, or grey files lie beside colour ones and
             `mixed_channels` is "stop".
     """
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give one with images, or with train/good inside")
+        raise UserError(
+            f"{path}: this folder does not exist; give a folder of good images, or one with train/good inside"
+        )
     if not (path / "train").is_dir():
-        train, test = _list(path, path, GOOD, channels), []
-        _refuse_tests(path, train)
+        train, test = _list_samples(path, path, GOOD, channels), []
+        _refuse_test_images(path, train)
         if not train:
-            raise UserError(f"{path}: no images here ({', '.join(SUFFIXES)})")
+            raise UserError(
+                f"{path}: this folder holds no images; give a folder with images ({', '.join(SUFFIXES)})"
+            )
     else:
-        train = _list(path / "train" / GOOD, path, GOOD, channels)
+        train = _list_samples(path / "train" / GOOD, path, GOOD, channels)
         if not train:
-            raise UserError(f"{path / 'train' / GOOD}: no normal images to train on")
-        kinds = sorted(p for p in (path / "test").glob("[!.]*") if p.is_dir())
-        test = [s for kind in kinds for s in _list(kind, path, kind.name, channels)]
+            raise UserError(
+                f"{path / 'train' / GOOD}: this folder holds no images; put normal images to train on into it"
+            )
+        kinds = sorted(folder for folder in (path / "test").glob("[!.]*") if folder.is_dir())
+        test = [sample for kind in kinds for sample in _list_samples(kind, path, kind.name, channels)]
     files = [path / sample.name for sample in train + test]
     if mixed_channels == "stop":
-        _refuse_mixture(files)
+        _refuse_mixed_channels(files)
     masks = sorted((path / "ground_truth").rglob("*_mask.png"))
-    # A folder that is renamed leaves the times of its files.
+    # Paths belong to the identity: renaming a folder does not change the times of its files.
     stamps = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
-    return Samples(f"folder {path.resolve()} {stamps}", read=lambda: (train, test))
+    return Source(f"folder {path.resolve()} {stamps}", read=lambda: (train, test))
 
 
-def images_below(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
-    """Image files below a folder, but not below `leave_out`, in a fixed order, listed as they are asked for.
+def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
+    """Yields the image files below a folder, but not those below `leave_out`, in a fixed order.
 
-    Hidden files and folders are other programs' (macOS leaves "._x.png" beside x.png) and left out, as are
-    the system's own.
+    Folders are listed one by one while the caller iterates. Hidden files and folders are left out, because
+    other programs made them (macOS puts "._x.png" beside x.png), and so are the system's own folders.
 
     Raises:
-        UserError: a folder that cannot be listed.
+        UserError: a folder cannot be listed.
     """
-    left = leave_out and leave_out.resolve()
-    for place, folders, files in os.walk(folder, onerror=_refuse_unlisted):
-        if left and Path(place).resolve() == left:
+    left_out = leave_out and leave_out.resolve()
+    for place, folders, files in os.walk(folder, onerror=_refuse_unlistable):
+        if left_out and Path(place).resolve() == left_out:
             folders.clear()
             continue
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in OF_THE_SYSTEM)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SYSTEM_FOLDERS)
         for file in sorted(files):
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield Path(place, file)
 
 
-def _list(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
-    return [_sample(file, root, kind, channels) for file in images_below(folder) if file.is_file()]
+def _list_samples(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
+    return [_make_sample(file, root, kind, channels) for file in find_images(folder) if file.is_file()]
 
 
-def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
+def _make_sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
     mask = root / "ground_truth" / kind / f"{file.stem}_mask.png"
 
     def load_mask() -> np.ndarray:
@@ -85,32 +96,33 @@ def _sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
     )
 
 
-def _refuse_unlisted(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError):  # nothing is in it
+def _refuse_unlistable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # a missing folder holds no images
         return
     raise UserError(
-        f"{error.filename}: cannot be listed ({error.strerror}); mend its rights, or leave it out"
+        f"{error.filename}: this folder cannot be listed ({error.strerror}); correct its permissions, or "
+        "move the folder elsewhere"
     )
 
 
-def _refuse_tests(path: Path, samples: list[Sample]) -> None:
+def _refuse_test_images(path: Path, samples: list[Sample]) -> None:
     for sample in samples:
         if {"test", "ground_truth"} & set(Path(sample.name).parts[:-1]):
             raise UserError(
-                f"{path / sample.name}: a test image or a mask, where only good images are expected; "
-                "give a folder with train/good inside, or one with just good images"
+                f"{path / sample.name}: this file is a test image or a mask, but {path} must hold only good "
+                "images; give a folder with train/good inside, or one with only good images"
             )
 
 
-def _refuse_mixture(files: list[Path]) -> None:
+def _refuse_mixed_channels(files: list[Path]) -> None:
     first: dict[bool, Path] = {}
     for file in files:
         try:
             first.setdefault(is_grey(file), file)
         except Exception:
-            continue  # whatever Pillow minds, decoding will name it
+            continue  # a broken file is reported when it is decoded
         if len(first) == 2:
             raise UserError(
-                f"{first[True]} is grey but {first[False]} is colour; convert them alike, or set "
-                "config.data.mixed_channels = 'convert'"
+                f"{first[True]} is grey but {first[False]} is colour; convert the files to the same mode, or "
+                "set config.data.mixed_channels = 'convert'"
             )

@@ -1,4 +1,4 @@
-"""What a source yields before any protocol: lazily decoded images with what is known of each."""
+"""What a source of images offers, and the splits that a run makes of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,25 +6,29 @@ from typing import Any
 
 import numpy as np
 
-GOOD = "good"
+GOOD = "good"  # the kind of normal images, in sources that mark defects
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `load` decodes it to uint8 `[h, w, C]`, `load_mask` its mask to uint8 `[h, w]`."""
+    """One image that is not decoded yet.
+
+    `load` decodes the image to uint8 `[h, w, C]`, and `load_mask` its mask to uint8 `[h, w]` of 0 and 1
+    (None if there is no mask). `kind` is a class name, or the type of the defect (`GOOD`: no defect).
+    """
 
     name: str
-    kind: str  # class name, or defect type (GOOD for normal ones)
+    kind: str
     load: Callable[[], np.ndarray]
     load_mask: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
-class Samples:
-    """A data set as its source has it.
+class Source:
+    """A data set before any protocol.
 
-    `identity` changes whenever its pixels could have. `read` lists the training and the test
-    images; a filled cache never asks.
+    `identity` is a text that changes whenever the pixels could have changed. `read` lists the samples for
+    training and those for testing; it is not called if the decoded images are in the cache.
     """
 
     identity: str
@@ -32,7 +36,7 @@ class Samples:
 
 
 class Rows:
-    """Chosen rows of a memory-mapped array `[M, ...]`, read from the disk when they are asked for."""
+    """The rows `indices` of a memory-mapped array `[M, ...]`; an index or slice reads rows from the disk."""
 
     def __init__(self, array: np.ndarray, indices: np.ndarray) -> None:
         self._array, self._indices = array, indices
@@ -50,11 +54,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one purpose.
+    """N images that serve one purpose, with their labels.
 
-    `images` uint8 `[N, H, W, C]` (an array, or `Rows` of one that may exceed the memory), `labels` `[N]`
-    (0 normal, 1 anomalous), `kinds` and `names` of N entries, `masks` uint8 `[N, H, W]` of 0 and 1,
-    or None where there are none.
+    `images` uint8 `[N, H, W, C]` are an array, or `Rows` if they may exceed the memory. `labels` `[N]` are
+    0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1 where
+    a defect is; None if the source has no masks.
     """
 
     images: Any
@@ -67,7 +71,7 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
-        """The examples at `indices`, with other `labels` (of those) where given."""
+        """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
         return Split(
             self.images[indices],
             self.labels[indices] if labels is None else labels,
@@ -79,7 +83,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run sees: normal images to train on, held-out normal ones, and the labelled test set."""
+    """The images of a run.
+
+    `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
+    labelled test set. `notes` are sentences for the user about how the images were read.
+    """
 
     train: Split
     calibration: Split

@@ -1,8 +1,9 @@
-"""TFDS builders of ours. Neither needs TensorFlow."""
+"""Our TFDS builders: solar cells and MVTec AD. They prepare their data without TensorFlow."""
 
 import csv
 import importlib.resources
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from daad_jax.data.samples import GOOD, Sample
 from daad_jax.errors import UserError
 
 LABELS = ["normal", "anomalous"]
-HELD_OUT = 5  # every fifth sound cell (after a seeded shuffle) is for testing
+TEST_STRIDE = 5  # after a seeded shuffle, every fifth normal cell is for testing
+NORMAL_BELOW, DEFECTIVE_ABOVE = 0.01, 0.99  # defect probabilities; cells in between are left out
+ElpvRow = tuple[str, float, str]  # path, defect probability and type ("mono" or "poly") of a cell
 
 
 class SolarCells(tfds.core.GeneratorBasedBuilder):
     """Electroluminescence images of solar cells, 300 x 300 (package `elpv-dataset`).
 
-    Train: cells of defect probability 0. Test: held-out ones against probability 1. The uncertain
-    ones (1/3 and 2/3) are left out.
+    Cells of defect probability 0 are normal: most are for training, the others for testing. Cells of
+    probability 1 are anomalous, and for testing. Uncertain cells (1/3 and 2/3) are left out.
     """
 
     name = "solar_cells"
@@ -38,17 +41,18 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(description=self.__doc__, features=_features(1, mask=False))
 
     def _split_generators(self, dl_manager: Any) -> Any:
-        root, rows = _elpv()
-        chosen: Any = self.builder_config
-        cells = [r for r in rows if chosen.name in ("all", r[2])]
-        sound = [r for r in cells if r[1] < 0.01]
-        broken = [r for r in cells if r[1] > 0.99]
-        order = np.random.default_rng(0).permutation(len(sound))
-        held_out = [sound[i] for i in sorted(order[::HELD_OUT])]
-        kept = [sound[i] for i in sorted(set(order) - set(order[::HELD_OUT]))]
+        root, rows = _read_elpv_table()
+        builder_config: Any = self.builder_config
+        cells = [row for row in rows if builder_config.name in ("all", row[2])]
+        normal = [row for row in cells if row[1] < NORMAL_BELOW]
+        defective = [row for row in cells if row[1] > DEFECTIVE_ABOVE]
+        order = np.random.default_rng(0).permutation(len(normal))
+        test = order[::TEST_STRIDE]
+        train = set(order) - set(test)
+        normal_test = _cell_examples(root, [normal[i] for i in sorted(test)], 0)
         return {
-            "train": _cells(root, kept, 0),
-            "test": _chain(_cells(root, held_out, 0), _cells(root, broken, 1)),
+            "train": _cell_examples(root, [normal[i] for i in sorted(train)], 0),
+            "test": itertools.chain(normal_test, _cell_examples(root, defective, 1)),
         }
 
     def _generate_examples(self, *_: Any) -> Any:
@@ -72,7 +76,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
         category: Any = self.builder_config
         root = Path(dl_manager.manual_dir) / category.name
         train, test = open_folder(root, 3, "convert").read()
-        return {"train": _parts(train), "test": _parts(test)}
+        return {"train": _mvtec_examples(train), "test": _mvtec_examples(test)}
 
     def _generate_examples(self, *_: Any) -> Any:
         raise NotImplementedError("the split generators yield the examples")
@@ -90,15 +94,17 @@ def _features(channels: int, mask: bool) -> Any:
     return tfds.features.FeaturesDict(features)
 
 
-def _cells(root: Path, rows: list[tuple[str, float, str]], label: int) -> Iterator[Any]:
-    for path, _, cell in rows:
-        kind = f"defective {cell}" if label else GOOD
-        # TFDS encodes arrays with TensorFlow, Pillow images without.
+def _cell_examples(root: Path, rows: list[ElpvRow], label: int) -> Iterator[Any]:
+    """Yields (key, example) for every cell."""
+    for path, _, cell_type in rows:
+        kind = f"defective {cell_type}" if label else GOOD
+        # TFDS needs TensorFlow to encode arrays, but not to encode Pillow's images.
         image = Image.fromarray(decode(root / path, 1)[..., 0])
         yield path, {"image": image, "label": label, "kind": kind, "name": path}
 
 
-def _parts(samples: list[Sample]) -> Iterator[Any]:
+def _mvtec_examples(samples: list[Sample]) -> Iterator[Any]:
+    """Yields (key, example) for every sample; the mask of a normal image is empty."""
     for sample in samples:
         image = sample.load()
         mask = sample.load_mask() if sample.load_mask else np.zeros(image.shape[:2], np.uint8)
@@ -114,19 +120,21 @@ def _parts(samples: list[Sample]) -> Iterator[Any]:
         )
 
 
-def _chain(*parts: Iterator[Any]) -> Iterator[Any]:
-    for part in parts:
-        yield from part
+def _read_elpv_table() -> tuple[Path, list[ElpvRow]]:
+    """Reads the table of the package `elpv-dataset`.
 
+    Returns:
+        The folder that the paths of the table are relative to, and a row for every cell.
 
-def _elpv() -> tuple[Path, list[tuple[str, float, str]]]:
-    """The package's folder, and (path, defect probability, cell type) of every image."""
+    Raises:
+        UserError: the package is not installed.
+    """
     if importlib.util.find_spec("elpv_dataset") is None:
         raise UserError(
-            "solar_cells: the images come in a package that is not installed: pip install "
-            "elpv-dataset (its images are CC BY-NC-SA 4.0: non-commercial use)"
+            "solar_cells: the package that contains the images is not installed; run pip install "
+            "elpv-dataset (the images are licensed CC BY-NC-SA 4.0, for non-commercial use)"
         )
     package = Path(str(importlib.resources.files("elpv_dataset")))
     table = next(iter(sorted(package.rglob("labels.csv"))))
     rows = csv.reader(table.read_text().splitlines(), delimiter=" ", skipinitialspace=True)
-    return table.parent, [(r[0], float(r[1]), r[2]) for r in rows if len(r) >= 3]
+    return table.parent, [(row[0], float(row[1]), row[2]) for row in rows if len(row) >= 3]

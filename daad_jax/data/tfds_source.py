@@ -12,23 +12,24 @@ from absl import logging
 from daad_jax.config import DataConfig
 from daad_jax.data.catalogue import CATEGORIES, CLASSES
 from daad_jax.data.images import decode
-from daad_jax.data.samples import GOOD, Sample, Samples
+from daad_jax.data.samples import GOOD, Sample, Source
 from daad_jax.errors import UserError
 
-AT_ONCE = 64  # encoded examples in memory while they are listed
-FEW_BYTES = 4096  # of an encoded image: it stays in memory, since reading it again takes longer than decoding
+EXAMPLES_PER_READ = 64  # encoded examples that are in memory at once while a data set is listed
+# Encoded images up to this size stay in memory, because reading them again takes longer than decoding.
+MAX_KEPT_BYTES = 4096
 
 
-def open_named(config: DataConfig) -> Samples:
-    """Opens a TFDS data set of the catalogue, and prepares it first where that was not done.
+def open_tfds(config: DataConfig) -> Source:
+    """Opens a data set of the catalogue through TFDS, and prepares the data set first if necessary.
 
     Raises:
-        UserError: what is missing to prepare it, with the remedy.
+        UserError: the data set cannot be prepared; the message says what is missing and how to get it.
     """
-    import tensorflow_datasets as tfds  # slow to import, and not needed for folders
+    import tensorflow_datasets as tfds  # slow to import, and folders do not need it
 
     logging.set_verbosity(logging.ERROR)  # TFDS recommends OpenCV and TensorFlow at every call
-    importlib.import_module("daad_jax.data.tfds_builders")  # TFDS knows our builders from here on
+    importlib.import_module("daad_jax.data.tfds_builders")  # registers our builders with TFDS
 
     directory = _directory(config)
 
@@ -43,14 +44,14 @@ def open_named(config: DataConfig) -> Samples:
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
 
     def read() -> tuple[list[Sample], list[Sample]]:
-        # Encoded images pass as they are, and all but tiny ones are read again: a set may exceed the memory.
-        raw = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
-        sources = builder.as_data_source(decoders=raw)
-        kinds = builder.info.features["label"].names
-        train, test = (_samples(sources[s], s, kinds, config.channels) for s in ("train", "test"))
+        # TFDS hands out the encoded images; we decode them, so that every image enters in the same way.
+        decoders = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
+        parts = builder.as_data_source(decoders=decoders)
+        class_names = builder.info.features["label"].names
+        train, test = (_list_samples(parts[p], p, class_names, config.channels) for p in ("train", "test"))
         return train, test
 
-    return Samples(f"tfds {builder.info.full_name} {folder} {stamps}", read)
+    return Source(f"tfds {builder.info.full_name} {folder} {stamps}", read)
 
 
 def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
@@ -64,40 +65,48 @@ def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
     )
 
 
-def _samples(source: Any, split: str, kinds: list[str], channels: int) -> list[Sample]:
-    found: list[Sample] = []
-    for start in range(0, len(source), AT_ONCE):
-        indices = range(start, min(start + AT_ONCE, len(source)))
-        for i, example in zip(indices, source.__getitems__(indices)):
-            found.append(_sample(source, i, example, f"{split}/{i:05d}", kinds, channels))
-    return found
+def _list_samples(part: Any, part_name: str, class_names: list[str], channels: int) -> list[Sample]:
+    """Lists a part of a data set; `part` is a TFDS data source of encoded examples."""
+    samples: list[Sample] = []
+    for start in range(0, len(part), EXAMPLES_PER_READ):
+        indices = range(start, min(start + EXAMPLES_PER_READ, len(part)))
+        for i, example in zip(indices, part.__getitems__(indices)):
+            samples.append(_make_sample(part, i, example, f"{part_name}/{i:05d}", class_names, channels))
+    return samples
 
 
-def _sample(
-    source: Any, index: int, example: dict[str, Any], default: str, kinds: list[str], channels: int
+def _make_sample(
+    part: Any,
+    index: int,
+    example: dict[str, Any],
+    default_name: str,
+    class_names: list[str],
+    channels: int,
 ) -> Sample:
-    name = _text(example.get("name"), default)
-    kind = _text(example.get("kind"), kinds[int(example["label"])])
-    tiny = example["image"] if len(example["image"]) <= FEW_BYTES else None
+    name = _to_text(example.get("name"), default_name)
+    kind = _to_text(example.get("kind"), class_names[int(example["label"])])
+    # Large images are read again when they are decoded: all together may exceed the memory.
+    kept = example["image"] if len(example["image"]) <= MAX_KEPT_BYTES else None
 
     def load_mask() -> np.ndarray:
-        return (decode(source[index]["mask"], 1, name)[..., 0] > 127).astype(np.uint8)
+        return (decode(part[index]["mask"], 1, name)[..., 0] > 127).astype(np.uint8)
 
     return Sample(
         name=name,
         kind=kind,
-        load=lambda: decode(tiny or source[index]["image"], channels, name),
+        load=lambda: decode(kept or part[index]["image"], channels, name),
         load_mask=load_mask if "mask" in example and kind != GOOD else None,
     )
 
 
-def _text(value: Any, default: str) -> str:
+def _to_text(value: Any, default: str) -> str:
     if value is None:
         return default
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
+    """Has TFDS download a data set, or read its original files, and write its own files."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.util import DownloadError
 
@@ -105,27 +114,29 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     if name in CLASSES:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
-                f"{name}: not prepared in {directory}, and TFDS needs TensorFlow to prepare it: pip "
-                "install tensorflow (or point TFDS_DATA_DIR to a directory where it is prepared)"
+                f"{name}: this data set is not prepared in {directory}, and TFDS needs TensorFlow to prepare "
+                "it; run pip install tensorflow, or set TFDS_DATA_DIR to a directory where the data set is "
+                "prepared"
             )
     else:
-        tfds.disable_progress_bar()  # TFDS's bars are for downloads; ours take seconds
+        tfds.disable_progress_bar()  # our builders download nothing and take seconds
     if name.startswith("mvtec_ad/"):
         root = _mvtec_root(config.path, directory)
         settings["download_config"] = tfds.download.DownloadConfig(manual_dir=str(root))
-    print(f"preparing {builder.info.full_name} in {directory} (once)", flush=True)
+    print(f"Preparing {builder.info.full_name} in {directory} for this and all later runs.", flush=True)
     try:
         builder.download_and_prepare(**settings)
     except (OSError, DownloadError) as error:
-        if builder.data_path.exists():  # whole: another process was faster
+        if builder.data_path.exists():  # another process has prepared the data set in the meantime
             return
         raise UserError(
-            f"{name}: cannot be prepared in {directory}: {str(error)[:200]}; try again, or point "
-            "TFDS_DATA_DIR to a directory where it is prepared"
+            f"{name}: TFDS cannot prepare this data set in {directory} ({str(error)[:200]}); try again, or "
+            "set TFDS_DATA_DIR to a directory where the data set is prepared"
         ) from error
 
 
 def _directory(config: DataConfig) -> str:
+    """The directory of prepared data sets: as configured, $TFDS_DATA_DIR, or TFDS's default."""
     chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(chosen)
 

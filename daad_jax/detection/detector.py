@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.images import decode, fit, from_array, from_pillow
+from daad_jax.data.images import convert_array, convert_pillow_image, decode, fit
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -122,9 +122,9 @@ class Detector:
         elif isinstance(image, (bytes, bytearray, memoryview)):
             pixels = decode(bytes(image), data.channels, name)
         elif isinstance(image, pillow.Image):
-            pixels = from_pillow(image, data.channels, name)
+            pixels = convert_pillow_image(image, data.channels, name)
         elif isinstance(image, (np.ndarray, jax.Array)):
-            pixels = from_array(np.asarray(image), data.channels, name)
+            pixels = convert_array(np.asarray(image), data.channels, name)
         else:
             raise UserError(f"{name}: a {type(image).__name__} is not an image; give {ACCEPTED}")
         return fit(pixels, data.height, data.width, data.fit, name)

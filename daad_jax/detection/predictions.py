@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from daad_jax.data.folder_source import images_below
-from daad_jax.data.images import decode, resize, shrunk, unfit
+from daad_jax.data.folder_source import find_images
+from daad_jax.data.images import decode, resize, shrink_to_fit, undo_fit
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.detection.overlay import overlay
 from daad_jax.errors import UserError
@@ -96,7 +96,7 @@ def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found: Iterator[Path] = images_below(path, leave_out)
+            found: Iterator[Path] = find_images(path, leave_out)
         elif path.exists():
             found = iter([path])
         else:
@@ -115,7 +115,7 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
         if left and match.resolve().is_relative_to(left):
             continue
         if match.is_dir():
-            yield from images_below(match, leave_out)
+            yield from find_images(match, leave_out)
         else:
             yield match
 
@@ -189,8 +189,8 @@ def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     pixels = decode(path, data.channels)
     height, width = pixels.shape[:2]
     # First of all small: laying over takes eighty bytes a pixel.
-    size = shrunk(height, width, LARGEST_OVERLAY, LARGEST_OVERLAY)
-    over = unfit(heat, height, width, data.fit, size)
+    size = shrink_to_fit(height, width, LARGEST_OVERLAY, LARGEST_OVERLAY)
+    over = undo_fit(heat, height, width, data.fit, size)
     picture = Image.fromarray(overlay(resize(pixels, *size), over))
     with replacing(file) as temporary:
         picture.save(temporary, format="png")

@@ -1,4 +1,4 @@
-"""Charts of an evaluation and of a training run: matplotlib figures, as PNG files or as SVG for a page."""
+"""Draws charts of an evaluation and of a training run with matplotlib, as PNG files or as SVG for a page."""
 
 import io
 import re
@@ -23,13 +23,16 @@ mpl.use("Agg")
 
 Size = tuple[float, float]
 Place = Literal["best", "lower left", "lower right"]
-CARD: Size = (4.4, 3.0)  # inches; as wide as a phone, so that letters keep their size there
-LOG_FROM = 20  # largest over smallest value from which a training curve is drawn in powers of ten
+# Sizes are in inches. A card is as wide as a phone, so that the page does not shrink the letters there.
+CARD: Size = (4.4, 3.0)
+FLAT_CARD: Size = (4.4, 2.2)
+WIDE: Size = (7, 3.5)
+MIN_LOG_RATIO = 20  # a curve has a logarithmic axis if its largest value is more than this times its smallest
 
 
 @dataclass(frozen=True)
 class Ink:
-    """Colours of a chart."""
+    """The colours of a chart, as "#rrggbb"."""
 
     text: str
     faint: str
@@ -38,18 +41,20 @@ class Ink:
 
 
 PAPER = Ink("#000000", "#dddddd", "#2a6fb0", "#d9601a")
-# matplotlib knows no CSS, so a page's charts are drawn in these, and `svg` puts the variables in.
+# matplotlib knows no CSS variables: page charts are drawn in placeholder colours, which `to_svg` replaces.
 PAGE = Ink("#010101", "#020202", "#030303", "#040404")
-VARIABLES = dict(zip(("#010101", "#020202", "#030303", "#040404"), ("text", "faint", "normal", "anomalous")))
+CSS_VARIABLES = {
+    PAGE.text: "text", PAGE.faint: "faint", PAGE.normal: "normal", PAGE.anomalous: "anomalous",
+}  # fmt: skip
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def histogram(
+def draw_histogram(
     scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink = PAGE, size: Size = CARD
 ) -> Figure:
-    """Anomaly scores `[N]` of normal (label 0) and anomalous images, with the threshold."""
-    figure, axes = _chart(ink, size)
-    # The far tail of anomalies would squeeze everything else into one bar.
+    """Draws the distributions of scores `[N]` of normal (label 0) and anomalous images, and the threshold."""
+    figure, axes = _make_chart(ink, size)
+    # The axis ends at a quantile: a single very high score would squeeze all others into one bar.
     low, high = np.quantile(scores, [0, 0.99])
     count = int(np.clip(2 * np.sqrt(len(scores)), 12, 50))
     bins = np.linspace(min(low, threshold), max(high, threshold) + 1e-9, count).tolist()
@@ -57,46 +62,48 @@ def histogram(
         values = np.minimum(scores[labels == label], bins[-1])
         axes.hist(values, bins, density=True, alpha=0.6, color=colour, label=f"{name} ({len(values)})")
     axes.axvline(threshold, color=ink.text, linestyle="--", label=f"threshold {threshold:.2f}")
-    tail = ", last bar: all above" if scores.max() > bins[-1] else ""
+    tail = " (last bar: this high or higher)" if scores.max() > bins[-1] else ""
     axes.set(xlabel=f"anomaly score{tail}", ylabel="density", yticks=[])
-    _legend(axes, ink)
+    _draw_legend(axes, ink)
     return figure
 
 
-def roc(scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink = PAGE) -> Figure:
-    """Share of anomalous images found against share of normal ones flagged, over all thresholds."""
-    figure, axes = _chart(ink)
-    flagged, found, _ = metrics.roc_curve(labels, scores)
+def draw_roc(scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink = PAGE) -> Figure:
+    """Draws the share of anomalous images found over the share of normal ones flagged, for all thresholds."""
+    figure, axes = _make_chart(ink)
+    false_alarm_rates, recall, _ = metrics.roc_curve(labels, scores)
     axes.plot([0, 1], [0, 1], color=ink.faint, linestyle="--")
-    axes.plot(flagged, found, color=ink.anomalous, clip_on=False)
-    verdicts = scores > threshold
-    at = verdicts[labels == 0].mean(), verdicts[labels == 1].mean()
-    axes.plot(*at, "o", color=ink.text, label="at the threshold", clip_on=False)
-    axes.set(xlabel="normal images flagged", ylabel="anomalous images found")
-    _shares(axes, ink, "lower right")
+    axes.plot(false_alarm_rates, recall, color=ink.anomalous, clip_on=False)
+    is_flagged = scores > threshold
+    point = is_flagged[labels == 0].mean(), is_flagged[labels == 1].mean()
+    axes.plot(*point, "o", color=ink.text, label="at the threshold", clip_on=False)
+    axes.set(xlabel="share of normal images flagged", ylabel="share of anomalous images found")
+    _draw_share_axes(axes, ink, "lower right")
     return figure
 
 
-def precision_recall(scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink = PAGE) -> Figure:
-    """Share of flagged images that are anomalous against share of anomalous ones found."""
-    figure, axes = _chart(ink)
+def draw_precision_recall(
+    scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink = PAGE
+) -> Figure:
+    """Draws precision (the share of flagged images that are anomalous) against recall, for all thresholds."""
+    figure, axes = _make_chart(ink)
     precision, recall, _ = metrics.precision_recall_curve(labels, scores, drop_intermediate=True)
     axes.axhline(labels.mean(), color=ink.faint, linestyle="--")
     axes.step(recall, precision, where="pre", color=ink.anomalous)
-    verdicts = scores > threshold
-    if verdicts.any():
-        at = verdicts[labels == 1].mean(), labels[verdicts].mean()
-        axes.plot(*at, "o", color=ink.text, label="at the threshold", clip_on=False)
-    axes.set(xlabel="anomalous images found (recall)", ylabel="right among flagged (precision)")
-    _shares(axes, ink, "lower left")
+    is_flagged = scores > threshold
+    if is_flagged.any():
+        point = is_flagged[labels == 1].mean(), labels[is_flagged].mean()
+        axes.plot(*point, "o", color=ink.text, label="at the threshold", clip_on=False)
+    axes.set(xlabel="recall (share of anomalous images found)", ylabel="precision")
+    _draw_share_axes(axes, ink, "lower left")
     return figure
 
 
-def curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE) -> Figure:
-    """A quantity over training steps; in powers of ten where it spans several."""
-    figure, axes = _chart(ink, (4.4, 2.2))
+def draw_curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE) -> Figure:
+    """Draws a quantity over training steps; the axis is logarithmic if the values span a large range."""
+    figure, axes = _make_chart(ink, FLAT_CARD)
     axes.plot(steps, values, color=ink.normal, marker="o" if len(steps) == 1 else "")
-    if min(values) > 0 and max(values) > LOG_FROM * min(values):
+    if min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -105,26 +112,27 @@ def curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE) -> F
     return figure
 
 
-def gallery(split: Split, found: Detections, columns: np.ndarray) -> Figure:
-    """Input, reconstruction, heat map and (where there are any) mask of chosen images.
+def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> Figure:
+    """Draws images with their reconstructions, heat maps and, if the split has masks, their masks.
 
     Args:
         split: the images.
-        found: their detections.
-        columns: indices of the images to show, one column each.
+        detections: of the images, in the same order.
+        columns: indices of the images to draw, one column each.
     """
     count = len(columns)
     rows = ["input", "reconstruction", "heat map"] + ["mask"] * (split.masks is not None)
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
-        pictures = [found.images[i], found.reconstructions[i], overlay(found.images[i], found.heat[i])]
+        image = detections.images[i]
+        pictures = [image, detections.reconstructions[i], overlay(image, detections.heat[i])]
         if split.masks is not None:
             pictures.append(255 * split.masks[i])
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name need not be text
-        title = f"{kind}\nA = {found.scores[i]:.1f}"
+        kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name may not be valid text
+        title = f"{kind}\nA = {detections.scores[i]:.1f}"
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -134,17 +142,17 @@ def gallery(split: Split, found: Detections, columns: np.ndarray) -> Figure:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as a PNG file, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def svg(figure: Figure, name: str) -> str:
-    """An SVG element in a page's own colours and letters.
+def to_svg(figure: Figure, name: str) -> str:
+    """Converts a figure to an SVG element in a page's own colours and font.
 
     Args:
         figure: drawn in `PAGE` ink.
-        name: distinct in its page; it begins all ids.
+        name: unique in the page; all ids of the element begin with it.
 
     Returns:
         Markup that uses the CSS variables --text, --faint, --normal and --anomalous.
@@ -155,14 +163,17 @@ def svg(figure: Figure, name: str) -> str:
     text = file.getvalue()
     box = re.search(r'viewBox="[^"]+"', text)
     assert box is not None
-    body = text[text.index("</defs>") + len("</defs>") :]  # the first ones hold a style for all the page
+    body = text[
+        text.index("</defs>") + len("</defs>") :
+    ]  # drops matplotlib's style, which would hold for the whole page
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
-    for colour, variable in VARIABLES.items():
+    for colour, variable in CSS_VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     return f'<svg {box[0]} role="img" stroke-linejoin="round">{body}'
 
 
-def _chart(ink: Ink, size: Size = CARD) -> tuple[Figure, Axes]:
+def _make_chart(ink: Ink, size: Size = CARD) -> tuple[Figure, Axes]:
+    """Makes an empty chart with two faint axes."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -173,13 +184,13 @@ def _chart(ink: Ink, size: Size = CARD) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, ink: Ink, place: Place = "best") -> None:
-    if axes.get_legend_handles_labels()[0]:  # nothing is at the threshold where nothing is flagged
+def _draw_legend(axes: Axes, ink: Ink, place: Place = "best") -> None:
+    if axes.get_legend_handles_labels()[0]:  # without entries, matplotlib would warn
         axes.legend(loc=place, frameon=False, labelcolor=ink.text)
 
 
-def _shares(axes: Axes, ink: Ink, place: Place) -> None:
-    """Both axes from 0 to 1."""
+def _draw_share_axes(axes: Axes, ink: Ink, place: Place) -> None:
+    """Gives both axes the range from 0 to 1, and draws a grid and the legend."""
     axes.set(xlim=(0, 1), ylim=(0, 1.02), yticks=np.linspace(0, 1, 6), xticks=np.linspace(0, 1, 6))
     axes.grid(color=ink.faint, linewidth=0.5)
-    _legend(axes, ink, place)
+    _draw_legend(axes, ink, place)

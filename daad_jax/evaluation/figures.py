@@ -1,4 +1,4 @@
-"""What a detector says of a labelled test split, as figures and arrays; writes and prints nothing."""
+"""A labelled test split scored by a detector: figures and arrays. Nothing here writes or prints."""
 
 import time
 from dataclasses import dataclass
@@ -10,16 +10,19 @@ from sklearn.metrics import roc_auc_score
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
-from daad_jax.evaluation.metrics import image_metrics, pixel_metrics
+from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
-MOST_SHOWN, MOST_OF_A_KIND = 60, 12  # images with all their pictures in memory
-SHOWN_PIXELS = 2**26  # of all of them together
+# The gallery's images are in memory with their reconstructions and heat maps, so their number is limited:
+MAX_GALLERY_IMAGES, MAX_GALLERY_IMAGES_PER_KIND = 60, 12
+MAX_GALLERY_PIXELS = 2**26  # over all images of the gallery
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The test images of one kind: `indices` ascending in score, `auroc` of an anomalous kind against
-    all normal images (None for a normal kind).
+    """The test images of one kind (a class, or a type of defect).
+
+    `label` is 0 (normal) or 1 (anomalous). `indices` are the images in ascending order of their scores.
+    `auroc` compares an anomalous kind with all normal images; it is None for a normal kind.
     """
 
     name: str
@@ -30,12 +33,13 @@ class Kind:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a checkpoint says of the labelled test split.
+    """A labelled test split of N images, scored by a detector.
 
-    `scores`, `p_values`, `reconstruction` and `alignment` `[N]` in the order of `test`; `kinds`, normal
-    ones first, then the hardest first; `image` and `pixel` are the figures (`pixel` None where there are
-    no masks); `shown` are indices of the most telling images: the lowest and highest scores of every
-    kind (of the first ones, where kinds are many), and `shown_detections` what is said of those.
+    `scores` A(x), `p_values`, `reconstruction` R and `alignment` L are `[N]`, in the order of `test`.
+    `kinds` has the normal kinds first, then the anomalous ones from the hardest to the easiest.
+    `image_metrics` and `pixel_metrics` are the figures; `pixel_metrics` is None if no defect has a mask.
+    `gallery_indices` are the images with the lowest and the highest scores of every kind (of the first
+    kinds, if there are many), and `gallery_detections` are their detections, in the same order.
     """
 
     detector: Detector
@@ -45,92 +49,119 @@ class Evaluation:
     reconstruction: np.ndarray
     alignment: np.ndarray
     kinds: list[Kind]
-    image: dict[str, Any]
-    pixel: dict[str, float] | None
+    image_metrics: dict[str, Any]
+    pixel_metrics: dict[str, float] | None
     images_per_s: float
-    shown: np.ndarray
-    shown_detections: Detections
+    gallery_indices: np.ndarray
+    gallery_detections: Detections
 
     @property
     def promised_rate(self) -> float:
-        """The false-alarm rate that the configured one comes down to with so many held-out images."""
+        """The largest share of normal images that the threshold flags.
+
+        It is the configured false-alarm rate, or a higher one if too few images are held out for that rate.
+        """
         calibration = self.detector.calibration
         return calibration.promised_rate(calibration.false_alarm_rate)
 
 
-def measure(detector: Detector, test: Split) -> Evaluation:
-    """Scores a labelled split.
+def evaluate_split(detector: Detector, test: Split) -> Evaluation:
+    """Scores a labelled split and computes its figures.
 
     Raises:
-        UserError: it lacks normal or anomalous images.
+        UserError: the split has no normal or no anomalous images.
     """
     normal, anomalous = int((test.labels == 0).sum()), int(test.labels.sum())
     if not normal or not anomalous:
         raise UserError(
-            f"config.data: the test split has {normal} normal and {anomalous} anomalous images; figures "
-            "need both (test/good and test/<defect type> in a folder)"
+            f"config.data: the test split has {normal} normal and {anomalous} anomalous images, but figures "
+            "need both; in a folder, put them into test/good and test/<defect type>"
         )
-    masked = with_known_pixels(test)
-    next(detector.score_prepared(test.images[: detector.batch_size]))  # compiles
-    parts, heat, start = [], [], time.perf_counter()
-    for part in detector.score_prepared(test.images):
-        parts.append((part.scores, part.p_values, part.reconstruction, part.alignment))
-        if masked is not None:
-            heat.append(part.heat)
+    has_known_pixels = find_known_pixels(test)
+
+    # Score all images. The first batch is scored twice, since its first time includes compiling.
+    next(detector.score_prepared(test.images[: detector.batch_size]))
+    batches, heat, start = [], [], time.perf_counter()
+    for detections in detector.score_prepared(test.images):
+        batches.append(
+            (detections.scores, detections.p_values, detections.reconstruction, detections.alignment)
+        )
+        if has_known_pixels is not None:
+            heat.append(detections.heat)
     seconds = time.perf_counter() - start
-    scores, p_values, r, alignment = (np.concatenate(p) for p in zip(*parts))
-    kinds = _kinds(test, scores)
-    shown = _most_telling(kinds, test.images.shape[1] * test.images.shape[2])
+    scores, p_values, reconstruction, alignment = (np.concatenate(values) for values in zip(*batches))
+
+    # Figures of the images, of their pixels, and of every kind.
+    pixel_metrics = None
+    if test.masks is not None and has_known_pixels is not None:
+        pixel_metrics = compute_pixel_metrics(
+            test.masks[has_known_pixels], np.concatenate(heat)[has_known_pixels]
+        )
+    kinds = _group_by_kind(test, scores)
+    gallery_indices = _select_gallery(kinds, test.images.shape[1] * test.images.shape[2])
     return Evaluation(
         detector=detector,
         test=test,
         scores=scores,
         p_values=p_values,
-        reconstruction=r,
+        reconstruction=reconstruction,
         alignment=alignment,
         kinds=kinds,
-        image=image_metrics(test.labels, scores, detector.threshold),
-        pixel=pixel_metrics(test.masks[masked], np.concatenate(heat)[masked])
-        if test.masks is not None and masked is not None
-        else None,
+        image_metrics=compute_image_metrics(test.labels, scores, detector.threshold),
+        pixel_metrics=pixel_metrics,
         images_per_s=len(test) / seconds,
-        shown=shown,
-        shown_detections=detector.score(test.images[shown]),
+        gallery_indices=gallery_indices,
+        gallery_detections=detector.score(test.images[gallery_indices]),
     )
 
 
-def with_known_pixels(test: Split) -> np.ndarray | None:
-    """Which images count in pixel figures, `[N]`; None where there are no masks of defects.
+def find_known_pixels(test: Split) -> np.ndarray | None:
+    """Finds the images of which every pixel is known to be sound or defective: bool `[N]`.
 
-    An anomalous image without a mask says nothing of its pixels.
+    These are the normal images, and the anomalous ones that have a mask. Pixel figures use only them.
+
+    Returns:
+        The images, or None if no anomalous image has a mask.
     """
     if test.masks is None:
         return None
-    masked = (test.labels == 0) | test.masks.any(axis=(1, 2))
-    return masked if bool((masked & (test.labels == 1)).any()) else None
+    is_known = (test.labels == 0) | test.masks.any(axis=(1, 2))
+    return is_known if bool((is_known & (test.labels == 1)).any()) else None
 
 
-def _kinds(test: Split, scores: np.ndarray) -> list[Kind]:
+def _group_by_kind(test: Split, scores: np.ndarray) -> list[Kind]:
+    """Groups the images by their kind, in the order of `Evaluation.kinds`."""
     order, names = np.argsort(scores, kind="stable"), np.array(test.kinds, dtype=object)
     normal = scores[test.labels == 0]
-    found = []
-    for name, label in sorted({(k, int(v)) for k, v in zip(test.kinds, test.labels)}):
+    kinds = []
+    for name, label in sorted({(name, int(label)) for name, label in zip(test.kinds, test.labels)}):
         indices = order[((names == name) & (test.labels == label))[order]]
         auroc = None
         if label:
-            truth = np.repeat([0, 1], [len(normal), len(indices)])
-            auroc = float(roc_auc_score(truth, np.concatenate([normal, scores[indices]])))
-        found.append(Kind(name, label, indices, auroc))
-    return sorted(found, key=lambda kind: (kind.label, kind.auroc or 0.0))
+            labels = np.repeat([0, 1], [len(normal), len(indices)])
+            auroc = float(roc_auc_score(labels, np.concatenate([normal, scores[indices]])))
+        kinds.append(Kind(name, label, indices, auroc))
+    return sorted(kinds, key=lambda kind: (kind.label, kind.auroc or 0.0))
 
 
-def _most_telling(kinds: list[Kind], pixels: int) -> np.ndarray:
-    """Indices of the lowest and highest scores of the first kinds, kind by kind, ascending in each."""
-    most = min(MOST_SHOWN, max(4, SHOWN_PIXELS // pixels))
-    some = kinds[: most // 2]
-    if not any(kind.label for kind in some):  # many normal kinds must not hide all anomalous ones
-        some[-1] = next(kind for kind in kinds if kind.label)
-    each = min(MOST_OF_A_KIND, most // len(some)) // 2
+def _select_gallery(kinds: list[Kind], pixels: int) -> np.ndarray:
+    """Selects the lowest and highest scores of the first kinds.
+
+    Args:
+        kinds: in the order of `Evaluation.kinds`.
+        pixels: of one image.
+
+    Returns:
+        Indices of images, kind by kind, ascending in score within each.
+    """
+    count = min(MAX_GALLERY_IMAGES, max(4, MAX_GALLERY_PIXELS // pixels))
+    gallery_kinds = kinds[: count // 2]
+    if not any(kind.label for kind in gallery_kinds):  # at least one kind must be anomalous
+        gallery_kinds[-1] = next(kind for kind in kinds if kind.label)
+    half = min(MAX_GALLERY_IMAGES_PER_KIND, count // len(gallery_kinds)) // 2
     return np.concatenate(
-        [k.indices if len(k.indices) <= 2 * each else k.indices[np.r_[:each, -each:0]] for k in some]
+        [
+            kind.indices if len(kind.indices) <= 2 * half else kind.indices[np.r_[:half, -half:0]]
+            for kind in gallery_kinds
+        ]
     )

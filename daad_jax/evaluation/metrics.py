@@ -1,4 +1,4 @@
-"""Figures of a labelled test split, of whole images and of their pixels."""
+"""Figures of a labelled test split: of whole images, and of their pixels."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ import numpy as np
 from scipy import ndimage
 from sklearn import metrics
 
-FPR_LIMIT = 0.3
+FPR_LIMIT = 0.3  # AUPRO counts thresholds that flag up to this share of sound pixels
 
 
-def image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
-    """AUROC and average precision of the scores; F1 and confusion of `score > threshold`.
+def compute_image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Computes AUROC and average precision of the scores, and F1 and the confusion of `score > threshold`.
 
     Args:
         labels: `[N]` of 0 (normal) and 1 (anomalous), both present.
         scores: `[N]`.
-        threshold: from held-out normal images, never from these.
+        threshold: set from held-out normal images, never from these images.
     """
-    verdicts = scores > threshold
-    (normal, false_alarms), (missed, found) = metrics.confusion_matrix(labels, verdicts, labels=[0, 1])
+    is_flagged = scores > threshold
+    (normal, false_alarms), (missed, found) = metrics.confusion_matrix(labels, is_flagged, labels=[0, 1])
     return {
         "auroc": float(metrics.roc_auc_score(labels, scores)),
         "average_precision": float(metrics.average_precision_score(labels, scores)),
-        "f1": float(metrics.f1_score(labels, verdicts, zero_division=0)),
+        "f1": float(metrics.f1_score(labels, is_flagged, zero_division=0)),
         "true_normal": int(normal),
         "false_alarms": int(false_alarms),
         "missed": int(missed),
@@ -30,27 +30,33 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> d
     }
 
 
-def pixel_metrics(masks: np.ndarray, heat: np.ndarray) -> dict[str, float]:
-    """Pixel AUROC and AUPRO of heat maps.
+def compute_pixel_metrics(masks: np.ndarray, heat: np.ndarray) -> dict[str, float]:
+    """Computes pixel AUROC and AUPRO of heat maps.
 
-    AUPRO is the area below the per-region overlap (the mean, over all connected defect regions, of the
-    share found) against the share of sound pixels flagged, up to FPR_LIMIT, in [0, 1]. Regions count
-    alike when every defect pixel weighs one over its region's size, so it is a weighted ROC's area.
+    AUPRO plots the per-region overlap against the share of sound pixels flagged, over all thresholds. The
+    overlap is the share of a defect region that is flagged, averaged over all connected regions. AUPRO is the
+    area below this curve up to FPR_LIMIT, divided by FPR_LIMIT, so it lies in [0, 1].
+
+    Every region counts the same if a defect pixel weighs one over the size of its region. The curve is
+    then an ROC curve with weights.
 
     Args:
         masks: `[N, H, W]` of 0 (sound) and 1 (defect), both present.
         heat: `[N, H, W]`.
     """
+    # Weigh the pixels: 1 if sound, 1 / size of its region if defective.
     weights = np.ones(masks.shape)
     for mask, weight in zip(masks, weights):
         regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
         sizes = np.bincount(regions.ravel())
         weight[mask > 0] = 1 / sizes[regions[mask > 0]]
+
+    # Cut the curve at the limit, between two of its points.
     labels, scores = masks.ravel() > 0, heat.ravel()
     fpr, overlap, _ = metrics.roc_curve(labels, scores, sample_weight=weights.ravel())
     at_limit = np.interp(FPR_LIMIT, fpr, overlap)
-    inside = fpr < FPR_LIMIT
-    x, y = np.append(fpr[inside], FPR_LIMIT), np.append(overlap[inside], at_limit)
+    is_inside = fpr < FPR_LIMIT
+    x, y = np.append(fpr[is_inside], FPR_LIMIT), np.append(overlap[is_inside], at_limit)
     return {
         "pixel_auroc": float(metrics.roc_auc_score(labels, scores)),
         "aupro": float(np.trapezoid(y, x) / FPR_LIMIT),

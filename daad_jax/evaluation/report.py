@@ -1,4 +1,4 @@
-"""An evaluation as one page: a file of its own that loads nothing, runs nothing and escapes all names."""
+"""An evaluation as one HTML page. The page loads nothing, runs nothing and escapes all names."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import betabinom
 
@@ -22,154 +23,174 @@ from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.scoring.anomaly_score import held_out_needed
 
-LARGEST_PICTURE = 128  # pixels of its longer side
-SMALL_PICTURE = 64  # below this, pixels are shown as squares
-SURPRISE = 0.01
-CURVES = {
+MAX_PICTURE_SIDE = 128  # pixels; larger pictures are scaled down
+MIN_SMOOTH_SIDE = 64  # pixels; images with a shorter longer side are enlarged without smoothing
+# The page notes false alarms that would be as rare as this if test and held-out images were alike.
+SURPRISING_PROBABILITY = 0.01
+CURVES = {  # keys of metrics.jsonl
     "reconstruction": "Reconstruction loss",
     "adversarial": "Adversarial loss of the generator",
     "alignment": "Alignment loss",
     "discriminator": "Discriminator loss",
     "images_per_s": "Images per second",
 }
-VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
+VERDICTS = {  # by label, and by whether the threshold flags the image
+    (0, False): "correctly accepted",
+    (0, True): "false alarm",
+    (1, False): "missed",
+    (1, True): "found",
+}
 
 
-def render(found: Evaluation, workdir: Path) -> str:
-    """The page, HTML.
+def render(evaluation: Evaluation, workdir: Path) -> str:
+    """Renders the page as HTML.
 
     Args:
-        found: what it tells of.
-        workdir: its `metrics.jsonl` and `environment.json` are told of where they can be read.
+        evaluation: of the test split.
+        workdir: of the run. The page shows its `metrics.jsonl` and `environment.json` if they can be read.
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    config, scores, labels = found.detector.config, found.scores, found.test.labels
-    lines = _lines(workdir / "metrics.jsonl")
-    drawn = {"scores": charts.histogram, "roc": charts.roc, "pr": charts.precision_recall}
-    sections = _gallery(found)
+    config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
+    threshold = evaluation.detector.threshold
+    log = _read_log(workdir / "metrics.jsonl")
+    drawings = {
+        "scores": charts.draw_histogram,
+        "roc": charts.draw_roc,
+        "pr": charts.draw_precision_recall,
+    }
+    sections = _gallery_sections(evaluation)
     text = environment.from_string(template).render(
-        found=found,
-        detector=found.detector,
+        evaluation=evaluation,
+        detector=evaluation.detector,
         config=config,
-        kinds=[_row(kind, found) for kind in found.kinds],
-        needed=held_out_needed(found.detector.calibration.false_alarm_rate),
-        surprising=_false_alarms_surprise(found),
-        charts={n: _svg(draw(scores, labels, found.detector.threshold), n) for n, draw in drawn.items()},
+        kinds=[_kind_row(kind, evaluation) for kind in evaluation.kinds],
+        needed=held_out_needed(evaluation.detector.calibration.false_alarm_rate),
+        too_many_false_alarms=_has_too_many_false_alarms(evaluation),
+        charts={name: _draw_svg(draw(scores, labels, threshold), name) for name, draw in drawings.items()},
         gallery=sections,
-        kinds_left_out=len(found.kinds) - len(sections),
-        are_small=max(config.data.height, config.data.width) < SMALL_PICTURE,
-        memories=_memories(lines, config),
-        curves=_curves(lines),
-        last_step=lines[-1]["step"] if lines else None,
-        commands=_commands(workdir),
-        stored=_stored(workdir, config),
+        kinds_left_out=len(evaluation.kinds) - len(sections),
+        are_small=max(config.data.height, config.data.width) < MIN_SMOOTH_SIDE,
+        memories=_memory_rows(log, config),
+        curves=_training_curves(log),
+        last_step=log[-1]["step"] if log else None,
+        commands=_format_commands(workdir),
+        stored=_stored_texts(workdir, config),
     )
-    # A file name need not be text: bytes that are none are shown as "?".
+    # A file name may not be valid text: bytes that are no text are shown as "?".
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _svg(figure: Any, name: str) -> Markup:
-    return Markup(charts.svg(figure, name))  # numbers and words of ours only: no name goes into a chart
+def _draw_svg(figure: Figure, name: str) -> Markup:
+    # The markup is safe: charts show numbers and our own words, but no names of files or kinds.
+    return Markup(charts.to_svg(figure, name))
 
 
-def _row(kind: Kind, found: Evaluation) -> dict[str, Any]:
-    scores = found.scores[kind.indices]
-    flagged = int((scores > found.detector.threshold).sum())
+def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
+    """A row of the table of kinds."""
+    scores = evaluation.scores[kind.indices]
+    flagged = int((scores > evaluation.detector.threshold).sum())
     return {
         "name": kind.name,
         "label": kind.label,
         "images": len(scores),
         "flagged": flagged,
-        "unflagged": len(scores) - flagged,
+        "accepted": len(scores) - flagged,
         "auroc": kind.auroc,
         "mean": scores.mean(),
     }
 
 
-def _false_alarms_surprise(found: Evaluation) -> bool:
-    """Whether so many false alarms would be rare, were the normal test images like the held-out ones.
+def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
+    """Whether so many false alarms would be rare if the normal test images were like the held-out ones.
 
-    The threshold is an order statistic of n held-out scores, so the share of new normal images above it
-    is Beta distributed, and their number among m beta-binomial.
+    The threshold is an order statistic of the held-out scores. The share of new normal images above the
+    threshold therefore has a Beta distribution, and their number among the test images a beta-binomial one.
     """
-    held_out = np.asarray(found.detector.calibration.scores)
-    above = 1 + int((held_out > found.detector.threshold).sum())
+    held_out = np.asarray(evaluation.detector.calibration.scores)
+    above = 1 + int((held_out > evaluation.detector.threshold).sum())
     below = max(1, len(held_out) + 1 - above)
-    alarms, normal = found.image["false_alarms"], int((found.test.labels == 0).sum())
-    return bool(betabinom.sf(alarms - 1, normal, above, below) < SURPRISE)
+    alarms, normal = evaluation.image_metrics["false_alarms"], int((evaluation.test.labels == 0).sum())
+    return bool(betabinom.sf(alarms - 1, normal, above, below) < SURPRISING_PROBABILITY)
 
 
-def _gallery(found: Evaluation) -> list[dict[str, Any]]:
-    """Per kind two rows of cards: what is most likely judged wrong, then what is most likely right."""
-    row_of = {int(index): row for row, index in enumerate(found.shown)}
+def _gallery_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A section for every kind in the gallery: two groups of cards, the likely mistakes first."""
+    row_of = {int(index): row for row, index in enumerate(evaluation.gallery_indices)}
     sections = []
-    for kind in found.kinds:
+    for kind in evaluation.kinds:
         rows = [row_of[i] for i in kind.indices.tolist() if i in row_of]
         if not rows:
             continue
         half = math.ceil(len(rows) / 2)
-        low, high = [_card(found, r) for r in rows[:half]], [_card(found, r) for r in rows[half:][::-1]]
-        parts = [("Lowest scores", low), ("Highest scores", high)]
-        parts = [part for part in parts if part[1]]
-        sections.append(
-            {"name": kind.name, "label": kind.label, "parts": parts if kind.label else parts[::-1]}
-        )
+        low = [_card(evaluation, row) for row in rows[:half]]
+        high = [_card(evaluation, row) for row in rows[half:][::-1]]
+        # Low scores are likely mistakes of anomalous images, and high scores of normal ones.
+        groups = [("Lowest scores", low), ("Highest scores", high)]
+        groups = [group for group in (groups if kind.label else groups[::-1]) if group[1]]
+        sections.append({"name": kind.name, "label": kind.label, "groups": groups})
     return sections
 
 
-def _card(found: Evaluation, row: int) -> dict[str, Any]:
-    said, index = found.shown_detections, int(found.shown[row])
-    image, label = said.images[row], int(found.test.labels[index])
+def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
+    """The card of image `row` of the gallery."""
+    detections, index = evaluation.gallery_detections, int(evaluation.gallery_indices[row])
+    image, label = detections.images[row], int(evaluation.test.labels[index])
+    is_flagged = bool(detections.anomalous[row])
     pictures = {
         "input": image,
-        "reconstruction": said.reconstructions[row],
-        "heat map": overlay(image, said.heat[row]),
+        "reconstruction": detections.reconstructions[row],
+        "heat map": overlay(image, detections.heat[row]),
     }
-    if found.test.masks is not None and found.test.masks[index].any():
-        pictures["mask"] = 255 * (found.test.masks[index] > 0).astype(np.uint8)
+    if evaluation.test.masks is not None and evaluation.test.masks[index].any():
+        pictures["mask"] = 255 * (evaluation.test.masks[index] > 0).astype(np.uint8)
     return {
-        "name": found.test.names[index],
-        "score": found.scores[index],
-        "p_value": found.p_values[index],
-        "verdict": VERDICTS[label, bool(said.anomalous[row])],
-        "is_right": bool(said.anomalous[row]) == bool(label),
-        "pictures": {name: _png(pixels) for name, pixels in pictures.items()},
+        "name": evaluation.test.names[index],
+        "score": evaluation.scores[index],
+        "p_value": evaluation.p_values[index],
+        "verdict": VERDICTS[label, is_flagged],
+        "is_right": is_flagged == bool(label),
+        "pictures": {name: _encode_png(pixels) for name, pixels in pictures.items()},
     }
 
 
-def _png(pixels: np.ndarray) -> str:
-    """uint8 `[H, W]` or `[H, W, C]` as a data URI."""
+def _encode_png(pixels: np.ndarray) -> str:
+    """Encodes uint8 `[H, W]` or `[H, W, C]` as a data URI."""
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    picture.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _lines(path: Path) -> list[dict[str, float]]:
-    """The finite numbers of every whole line of a run's log; none where there is no log."""
+def _read_log(path: Path) -> list[dict[str, float]]:
+    """Reads the finite numbers of every line of a run's log. Damaged lines are left out.
+
+    Returns:
+        The lines; none if the log cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    lines = []
+    log = []
     for line in text.splitlines():
         try:
             tree = json.loads(line)
         except (ValueError, RecursionError):
-            continue  # cut short by a kill
+            continue  # a killed run may leave half a line
         tree = tree if isinstance(tree, dict) else {}
         numbers = {k: v for k, v in tree.items() if type(v) in (int, float) and math.isfinite(v)}
         if "step" in numbers:
-            lines.append(numbers)
-    return lines
+            log.append(numbers)
+    return log
 
 
-def _memories(lines: list[dict[str, float]], config: Config) -> list[dict[str, Any]]:
-    last = lines[-1] if lines else {}
+def _memory_rows(log: list[dict[str, float]], config: Config) -> list[dict[str, Any]]:
+    """The table of memories, from the last line of the log."""
+    last = log[-1] if log else {}
     levels = config.model.levels
     return [
         {
@@ -185,31 +206,34 @@ def _memories(lines: list[dict[str, float]], config: Config) -> list[dict[str, A
     ]
 
 
-def _curves(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
-    found = []
+def _training_curves(log: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """A chart for every quantity of CURVES that is in the log."""
+    curves = []
     for key, title in CURVES.items():
-        points = [(line["step"], line[key]) for line in lines if key in line]
+        points = [(line["step"], line[key]) for line in log if key in line]
         if points:
             steps, values = zip(*points)
-            found.append({"title": title, "last": values[-1], "svg": _svg(charts.curve(steps, values), key)})
-    return found
+            svg = _draw_svg(charts.draw_curve(steps, values), key)
+            curves.append({"title": title, "last": values[-1], "svg": svg})
+    return curves
 
 
-def _commands(workdir: Path) -> str:
-    again = workdir.with_name(f"{workdir.resolve().name}-again")
-    config, other = (shlex.quote(str(path)) for path in (workdir / "config.json", again))
+def _format_commands(workdir: Path) -> str:
+    """The commands that repeat the training and the evaluation in another workdir."""
+    repetition = workdir.with_name(f"{workdir.resolve().name}-again")
+    config, other = (shlex.quote(str(path)) for path in (workdir / "config.json", repetition))
     return (
         f"python train.py --config configs/stored.py:{config} --workdir {other}\n"
         f"python evaluate.py --workdir {other}"
     )
 
 
-def _stored(workdir: Path, config: Config) -> dict[str, str]:
-    """Title and text of what was configured, and of where it ran."""
+def _stored_texts(workdir: Path, config: Config) -> dict[str, str]:
+    """Title and text of the configuration and, if it was stored, of the environment of the training."""
     stored = {"Configuration": config_lib.to_json(config)}
     try:
         tree = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
         stored["Environment of the training"] = json.dumps(tree, indent=2)
     except (OSError, ValueError, RecursionError):
-        pass  # another program's, or an older run
+        pass  # an older run stored none, or another program changed the file
     return stored

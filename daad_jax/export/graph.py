@@ -66,7 +66,7 @@ def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
             f"--height {size[0]} --width {size[1]}: this run takes images of {target[0]} x {target[1]} only "
             "(config.data.fit = 'exact'); leave both out"
         )
-    inner = pillow.shrunk(*size, *target) if data.fit == "pad" else target
+    inner = pillow.shrink_to_fit(*size, *target) if data.fit == "pad" else target
     if not all(map(can_scale, size, inner)):
         raise UserError(
             f"--height {size[0]} --width {size[1]}: over 256 times the model's size; scale before"
@@ -75,7 +75,7 @@ def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
     if inner == target:
         return scale
     # The edges are repeated by index: jax2onnx (0.17.1) goes wrong on jnp.pad of one axis with mode "edge".
-    places = [np.pad(np.arange(n), pillow.margin(n, m), mode="edge") for n, m in zip(inner, target)]
+    places = [np.pad(np.arange(n), pillow.split_margin(n, m), mode="edge") for n, m in zip(inner, target)]
     return lambda images: jnp.take(jnp.take(scale(images), places[0], axis=1), places[1], axis=2)
 
 

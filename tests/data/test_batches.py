@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daad_jax.config import DataConfig
-from daad_jax.data.batches import BLOCK, augment, prefetch, train_batches
+from daad_jax.data.batches import POSITIONS_PER_BLOCK, augment, prefetch, train_batches
 from daad_jax.data.samples import Split
 
 
@@ -36,9 +36,9 @@ def test_resume_continues_the_stream():
 
 def test_processes_share_the_same_batch():
     config = DataConfig(flip_vertical=True, shift=1)
-    one = take(4, train_batches(numbered(7), config, 5, 4))
+    whole = take(4, train_batches(numbered(7), config, 5, 4))
     parts = [take(4, train_batches(numbered(7), config, 5, 4, process=(i, 2))) for i in range(2)]
-    np.testing.assert_array_equal(one, np.concatenate(parts, axis=1))
+    np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
 
 
 def test_every_flip_and_shift_comes_and_nothing_else():
@@ -53,20 +53,20 @@ def test_every_flip_and_shift_comes_and_nothing_else():
         for left in range(3)
     }
     assert len(possible) == 36
-    found = augment(np.stack([image] * 600), config, 0, np.arange(600))
-    assert {x.tobytes() for x in found} == possible
+    augmented = augment(np.stack([image] * 600), config, 0, np.arange(600))
+    assert {x.tobytes() for x in augmented} == possible
     upright = augment(np.stack([image] * 100), DataConfig(flip_horizontal=True), 0, np.arange(100))
     assert {x.tobytes() for x in upright} == {image.tobytes(), image[:, ::-1].tobytes()}
 
 
-def test_an_image_is_changed_by_its_place_alone():
+def test_an_image_is_changed_by_its_position_alone():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
-    config, places = DataConfig(flip_horizontal=True, shift=3), BLOCK + np.arange(-3, 3)
-    together = augment(images, config, 1, places)
-    for i in range(len(places)):
-        alone = augment(images[i : i + 1], config, 1, places[i : i + 1])
+    config, positions = DataConfig(flip_horizontal=True, shift=3), POSITIONS_PER_BLOCK + np.arange(-3, 3)
+    together = augment(images, config, 1, positions)
+    for i in range(len(positions)):
+        alone = augment(images[i : i + 1], config, 1, positions[i : i + 1])
         np.testing.assert_array_equal(alone[0], together[i])
-    assert (augment(images, config, 2, places) != together).any()
+    assert (augment(images, config, 2, positions) != together).any()
 
 
 def test_a_batch_larger_than_the_set():

@@ -12,7 +12,7 @@ from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol
 from daad_jax.data import tfds_builders as builders
 from daad_jax.data.catalogue import CLASSES
-from daad_jax.data.samples import GOOD, Rows, Sample, Samples
+from daad_jax.data.samples import GOOD, Rows, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
@@ -79,24 +79,24 @@ def test_just_good_images(config, tmp_path):
 def test_unreadable_images_stop_or_are_skipped(config, tmp_path):
     mvtec(tmp_path / "set")
     (tmp_path / "set/train/good/bad.png").write_text("no")
-    with pytest.raises(UserError, match=r"bad\.png: unreadable"):
+    with pytest.raises(UserError, match=r"bad\.png: the image cannot be read"):
         datasets.load(config)
     assert not any((tmp_path / "cache").iterdir())
     config.data.on_bad_image = "skip"
     splits = datasets.load(config)
     assert len(splits.train) + len(splits.calibration) == 10
-    assert splits.notes[0].startswith("skipped 1 unreadable image(s): ")
+    assert splits.notes[0].startswith("Training and testing leave out 1 image that cannot be read: ")
     assert "bad.png" in splits.notes[0]
 
 
 def test_bad_folders(config, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="this folder does not exist; give a folder"):
         datasets.load(config)
     (tmp_path / "set").mkdir()
-    with pytest.raises(UserError, match="no images here"):
+    with pytest.raises(UserError, match="this folder holds no images; give a folder"):
         datasets.load(config)
     (tmp_path / "set/train").mkdir()
-    with pytest.raises(UserError, match="no normal images"):
+    with pytest.raises(UserError, match="this folder holds no images; put normal images"):
         datasets.load(config)
 
 
@@ -125,12 +125,12 @@ def test_protocols():
 
 def test_hold_out_is_seeded_and_disjoint():
     data = Config().data
-    train, held = protocol.hold_out(50, data, 3)
-    assert sorted([*train, *held]) == list(range(50))
-    assert len(held) == 5
+    train, held_out = protocol.hold_out(50, data, 3)
+    assert sorted([*train, *held_out]) == list(range(50))
+    assert len(held_out) == 5
     again = protocol.hold_out(50, data, 3)
-    np.testing.assert_array_equal(held, again[1])
-    assert held.tolist() != protocol.hold_out(50, data, 4)[1].tolist()
+    np.testing.assert_array_equal(held_out, again[1])
+    assert held_out.tolist() != protocol.hold_out(50, data, 4)[1].tolist()
     with pytest.raises(UserError, match="at least 2"):
         protocol.hold_out(1, data, 0)
 
@@ -158,7 +158,7 @@ def test_limit_per_label():
 
 def test_masks_and_tests_are_not_taken_for_good_images(config, tmp_path):
     mvtec(tmp_path / "set/bottle")
-    with pytest.raises(UserError, match="test image or a mask"):
+    with pytest.raises(UserError, match=r"is a test image or a mask.*give a folder with train/good"):
         datasets.load(config)
 
 
@@ -181,7 +181,7 @@ def test_a_folder_that_cannot_be_listed_is_named(config, tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=f"{closed}: cannot be listed \\(Permission denied"):
+    with pytest.raises(UserError, match=f"{closed}: this folder cannot be listed \\(Permission denied"):
         datasets.load(config)
 
 
@@ -199,25 +199,27 @@ def test_a_new_mask_is_seen(config, tmp_path):
 def test_a_mask_of_another_size_is_refused(config, tmp_path):
     mvtec(tmp_path / "set")
     Image.new("L", (8, 16)).save(tmp_path / "set/ground_truth/scratch/b_mask.png")
-    with pytest.raises(UserError, match="its mask is 16 x 8"):
+    with pytest.raises(UserError, match="the mask has 16 x 8 pixels, but the image has 16 x 16"):
         datasets.load(config)
 
 
 def test_other_sizes_are_refused_or_fitted(config, tmp_path):
     mvtec(tmp_path / "set")
     config.data.height = 8
-    with pytest.raises(UserError, match=r"0\.png: 16 x 16 pixels.*config.data.fit"):
+    with pytest.raises(UserError, match=r"0\.png: the image has 16 x 16 pixels.*config.data.fit"):
         datasets.load(config)
     config.data.fit = "resize"
     splits = datasets.load(config)
     assert splits.test.images.shape == (2, 8, 16, 3)
     assert set(np.unique(splits.test.masks)) == {0, 1}
-    assert splits.notes == ["images are brought to 8 x 16 (resize)"]
+    assert splits.notes == [
+        "Images of other sizes are brought to 8 x 16 pixels (config.data.fit = 'resize')."
+    ]
 
 
 def source(load=lambda: np.zeros((16, 16, 3), np.uint8), count=3):
     samples = [Sample(str(i), GOOD, load) for i in range(count)]
-    return Samples("made here", lambda: (samples, []))
+    return Source("made here", lambda: (samples, []))
 
 
 def test_another_fit_is_decoded_anew(config, tmp_path):
@@ -226,10 +228,10 @@ def test_another_fit_is_decoded_anew(config, tmp_path):
     pixels = np.arange(128, dtype=np.uint8).reshape(16, 8)
     for i in range(3):
         Image.fromarray(np.stack([pixels] * 3, -1)).save(path / f"{i}.png")
-    found = []
+    images = []
     for config.data.fit in ("resize", "pad"):
-        found.append(np.asarray(datasets.load(config).train.images[:]))
-    assert not np.array_equal(*found)
+        images.append(np.asarray(datasets.load(config).train.images[:]))
+    assert not np.array_equal(*images)
 
 
 @pytest.mark.parametrize("which", ["one_class", "leave_one_out"])
@@ -243,8 +245,8 @@ def test_only_normal_images_train(config, monkeypatch, which):
             for i in range(count)
         ]
 
-    made = Samples("digits", lambda: (samples(4), samples(2)))
-    monkeypatch.setattr(datasets, "open_named", lambda _: made)
+    digits = Source("digits", lambda: (samples(4), samples(2)))
+    monkeypatch.setattr(datasets, "open_tfds", lambda _: digits)
     config.data.source, config.data.name, config.data.protocol = "tfds", "mnist", which
     config.data.normal_class = "3"
     splits = datasets.load(config)
@@ -257,25 +259,25 @@ def test_only_normal_images_train(config, monkeypatch, which):
 
 
 def test_a_filled_cache_asks_the_source_for_nothing(config):
-    cache.decoded(source(), config.data)
+    cache.load_decoded(source(), config.data)
 
     def never():
         raise AssertionError("read again")
 
-    again = cache.decoded(Samples("made here", never), config.data)
-    assert (again.train, again.names, again.masks) == (3, ["0", "1", "2"], None)
+    again = cache.load_decoded(Source("made here", never), config.data)
+    assert (again.train_count, again.names, again.masks) == (3, ["0", "1", "2"], None)
 
 
 @pytest.mark.parametrize("damage", ["images.npy", "index.json"])
 def test_a_damaged_cache_is_filled_again(config, tmp_path, damage):
-    cache.decoded(source(), config.data)
+    cache.load_decoded(source(), config.data)
     (entry,) = (tmp_path / "cache").iterdir()
     (entry / damage).write_bytes((entry / damage).read_bytes()[:90])
-    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    assert cache.load_decoded(source(), config.data).images.shape == (3, 16, 16, 3)
     (entry / damage).write_bytes(b"")
-    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    assert cache.load_decoded(source(), config.data).images.shape == (3, 16, 16, 3)
     (entry / damage).unlink()
-    assert cache.decoded(source(), config.data).images.shape == (3, 16, 16, 3)
+    assert cache.load_decoded(source(), config.data).images.shape == (3, 16, 16, 3)
     assert list((tmp_path / "cache").iterdir()) == [entry]
     # As readable as any other folder that is made here: the cache may be shared.
     (tmp_path / "other").mkdir()
@@ -288,43 +290,43 @@ def test_what_killed_processes_left_in_the_cache_is_removed(config, tmp_path):
     for name in names:
         (root / name).mkdir(parents=True)
         (root / name / "images.npy").write_bytes(b"half")
-        (root / name / cache.LOCK).touch()
+        (root / name / cache.LOCK_FILE).touch()
     for name in names[:2]:
-        os.utime(root / name / cache.LOCK, (0, 0))
-    with exclusive(root / ".filling-used" / cache.LOCK, "") as known:
-        assert known
-        cache.decoded(source(), config.data)
+        os.utime(root / name / cache.LOCK_FILE, (0, 0))
+    with exclusive(root / ".filling-used" / cache.LOCK_FILE, "") as is_locked:
+        assert is_locked
+        cache.load_decoded(source(), config.data)
     assert sorted(path.name for path in root.glob(".*")) == [".filling-new", ".filling-used"]
 
 
 def test_two_may_fill_the_cache_at_once(config, tmp_path):
-    both, found = threading.Barrier(2), []
+    both, results = threading.Barrier(2), []
 
     def fill():
         def read():
             both.wait(60)
             return source().read()
 
-        found.append(cache.decoded(Samples("made here", read), config.data))
+        results.append(cache.load_decoded(Source("made here", read), config.data))
 
     threads = [threading.Thread(target=fill) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(f.images) for f in found] == [3, 3]
+    assert [len(decoded.images) for decoded in results] == [3, 3]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written(config, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     config.data.cache_dir = str(tmp_path / "file")
-    with pytest.raises(UserError, match=r"cannot write the image cache.*cache_dir"):
-        cache.decoded(source(), config.data)
+    with pytest.raises(UserError, match=r"the image cache cannot be written.*cache_dir"):
+        cache.load_decoded(source(), config.data)
     config.data.cache_dir = str(tmp_path / "cache")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(UserError, match=r"needs 0 MB.*larger disk"):
-        cache.decoded(source(), config.data)
+        cache.load_decoded(source(), config.data)
 
 
 def test_rows_are_read_when_asked_for():
@@ -392,7 +394,7 @@ def test_what_is_missing_to_prepare_a_set_is_said(config, tmp_path, monkeypatch)
 
 
 def test_an_unknown_class_is_said_before_anything_is_downloaded(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "open_named", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(datasets, "open_tfds", lambda _: pytest.fail("opened"))
     config.data.protocol, config.data.normal_class = "one_class", "automobil"
     with pytest.raises(UserError, match=r"'automobil': no such class; did you mean 'automobile'"):
         datasets.load(named(config, "cifar10", tmp_path))
@@ -443,7 +445,7 @@ def test_an_unreadable_original_is_named(config, tmp_path):
     mvtec(tmp_path / "original/tile")
     (tmp_path / "original/tile/train/good/0.png").write_text("no")
     config.data.path = str(tmp_path / "original")
-    with pytest.raises(UserError, match=r"0\.png: unreadable"):
+    with pytest.raises(UserError, match=r"0\.png: the image cannot be read"):
         datasets.load(named(config, "mvtec_ad/tile", tmp_path / "tfds"))
 
 

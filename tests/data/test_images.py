@@ -1,4 +1,4 @@
-"""Every format, depth and mode becomes the same uint8 array; what cannot is named."""
+"""Every format, depth and mode becomes the same uint8 array; errors name what cannot."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.data.images import decode, fit, unfit
+from daad_jax.data.images import decode, fit, undo_fit
 from daad_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_broken_images_are_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("not an image")
     for name in ("cut.png", "text.png"):
-        with pytest.raises(UserError, match=f"{name}: unreadable image"):
+        with pytest.raises(UserError, match=f"{name}: the image cannot be read"):
             decode(tmp_path / name, 3)
 
 
@@ -69,7 +69,7 @@ def test_a_name_does_not_choose_the_decoder(tmp_path):
     """PostScript would be run, by Ghostscript."""
     Image.fromarray(RGB).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"x\.png: unreadable image \(cannot identify"):
+    with pytest.raises(UserError, match=r"x\.png: the image cannot be read \(cannot identify"):
         decode(tmp_path / "x.png", 3)
     (tmp_path / "bytes.jpg").write_bytes((tmp_path / "x.png").read_bytes())
     with pytest.raises(UserError, match="cannot identify"):
@@ -79,13 +79,13 @@ def test_a_name_does_not_choose_the_decoder(tmp_path):
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("daad_jax.data.images.MAX_PIXELS", 40)
     Image.fromarray(RGB).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="8 x 6 pixels"):
+    with pytest.raises(UserError, match="the image has 8 x 6 pixels, more than the limit of 40"):
         decode(tmp_path / "x.png", 3)
 
 
 def test_fit():
     assert fit(RGB, 6, 8, "exact", "x") is RGB
-    with pytest.raises(UserError, match=r"x: 6 x 8 pixels.*config.data.fit"):
+    with pytest.raises(UserError, match=r"x: the image has 6 x 8 pixels.*config.data.fit"):
         fit(RGB, 8, 8, "exact", "x")
     padded = fit(RGB, 8, 8, "pad", "x")
     np.testing.assert_array_equal(padded[1:7], RGB)
@@ -100,16 +100,16 @@ def test_a_map_lies_over_an_image_of_another_size(how):
     """As over the image's own, which is then scaled down."""
     spot = np.zeros((64, 64), np.float32)
     spot[20:30, 40:56] = 1
-    over, small = unfit(spot, 256, 200, how), unfit(spot, 256, 200, how, (64, 50))
+    over, small = undo_fit(spot, 256, 200, how), undo_fit(spot, 256, 200, how, (64, 50))
     assert (over.shape, small.shape) == ((256, 200), (64, 50))
-    centres = [np.argwhere(found > 0.5).mean(axis=0) + 0.5 for found in (over, small)]
+    centres = [np.argwhere(values > 0.5).mean(axis=0) + 0.5 for values in (over, small)]
     np.testing.assert_allclose(centres[0] / 4, centres[1], atol=0.3)
     if how == "exact":
         return
     image = np.zeros((256, 200, 1), np.uint8)
     image[40:80, 150:190] = 255
     brought = fit(image, 64, 64, how, "x")[..., 0].astype(np.float32) / 255
-    back = np.argwhere(unfit(brought, 256, 200, how) > 0.5).mean(axis=0)
+    back = np.argwhere(undo_fit(brought, 256, 200, how) > 0.5).mean(axis=0)
     np.testing.assert_allclose(back, [59.5, 169.5], atol=2)
 
 
@@ -129,7 +129,7 @@ def test_bytes_are_decoded_as_files(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(RGB).save(path)
     np.testing.assert_array_equal(decode(path.read_bytes(), 3), decode(path, 3))
-    with pytest.raises(UserError, match="train/00007: unreadable"):
+    with pytest.raises(UserError, match="train/00007: the image cannot be read"):
         decode(b"no", 3, "train/00007")
 
 
@@ -168,7 +168,7 @@ def test_black_and_white_and_big_endian(tmp_path):
 
 def test_float_images_are_named(tmp_path):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "x.tiff")
-    with pytest.raises(UserError, match=r"x\.tiff: unreadable.*8 or 16 bit"):
+    with pytest.raises(UserError, match=r"x\.tiff: the image cannot be read.*8 or 16 bit"):
         decode(tmp_path / "x.tiff", 1)
 
 

@@ -128,7 +128,7 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
         scores += [] if found is None else found.scores.tolist()
     assert [path for path, _ in entries] == paths
     assert [i for i, (_, error) in enumerate(entries) if error] == list(range(3, len(paths), 5))
-    assert "003.png: unreadable image" in str(entries[3][1])
+    assert "003.png: the image cannot be read" in str(entries[3][1])
     assert entries[3][1].__traceback__ is None  # whose frames hold what was decoded
     np.testing.assert_array_equal(scores, detector.score(np.stack(good)).scores)
     broken = list(detector.stream([paths[3], tmp_path / "none.png"]))
@@ -140,10 +140,10 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     ("images", "says"),
     [
         ([], "no images"),
-        (np.zeros((4, 4, 3)), "image 0: an array of float64"),
-        ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 7), np.uint8)], "image 1: an array of shape"),
-        (np.zeros((0, 4), np.uint8), "image 0: an array of shape"),
-        ("nowhere.png", "nowhere.png: unreadable image"),
+        (np.zeros((4, 4, 3)), "image 0: the array is of type float64"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 7), np.uint8)], "image 1: the array has the shape"),
+        (np.zeros((0, 4), np.uint8), "image 0: the array has the shape"),
+        ("nowhere.png", "nowhere.png: the image cannot be read"),
     ],
 )
 def test_what_is_no_image_is_named(detector, images, says):
@@ -154,7 +154,7 @@ def test_what_is_no_image_is_named(detector, images, says):
 def test_an_exact_size_is_an_exact_size(detector):
     detector.config.data.fit = "exact"
     try:
-        with pytest.raises(UserError, match="image 0: 9 x 8 pixels"):
+        with pytest.raises(UserError, match="image 0: the image has 9 x 8 pixels"):
             detector.score(np.zeros((9, 8, 3), np.uint8))
     finally:
         detector.config.data.fit = "resize"

@@ -79,8 +79,8 @@ def test_a_folder_of_everything(run, images, tmp_path):
     names = ["a.png", "broken.png", "deep/<i>c.webp", "deep/b.jpg", "a.png"]
     assert [row["name"] for row in rows] == [str(images / name) for name in names]
     assert [row["verdict"] == "unreadable" for row in rows] == [False, True, False, False, False]
-    assert "broken.png: unreadable image" in rows[1]["error"]
-    assert "broken.png: unreadable image" in err
+    assert "broken.png: the image cannot be read" in rows[1]["error"]
+    assert "broken.png: the image cannot be read" in err
     assert "4 images scored" in printed
     assert "1 image(s) could not be read" in printed
 

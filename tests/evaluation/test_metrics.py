@@ -7,17 +7,17 @@ import pytest
 from scipy import ndimage
 
 from daad_jax.data.samples import Split
-from daad_jax.evaluation.figures import with_known_pixels
-from daad_jax.evaluation.metrics import image_metrics, pixel_metrics
+from daad_jax.evaluation.figures import find_known_pixels
+from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
 
 def test_image_figures_by_hand():
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.5, 0.9])
-    found = image_metrics(labels, scores, 0.55)
-    assert found["auroc"] == 0.75
-    assert [found[k] for k in ("true_normal", "false_alarms", "missed", "found")] == [1, 1, 1, 1]
-    assert found["f1"] == 0.5
-    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    figures = compute_image_metrics(labels, scores, 0.55)
+    assert figures["auroc"] == 0.75
+    assert [figures[k] for k in ("true_normal", "false_alarms", "missed", "found")] == [1, 1, 1, 1]
+    assert figures["f1"] == 0.5
+    assert figures["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def aupro_by_thresholds(masks, heat, limit=0.3):
@@ -42,17 +42,17 @@ def test_aupro_is_the_mean_over_regions_up_to_the_limit():
     masks[2, :, 5] = 1
     heat = rng.random(masks.shape) + 0.5 * masks
     heat[0, 1:3, 1:3] = 0  # a small region missed entirely costs a quarter, not its few pixels
-    found = pixel_metrics(masks, heat)
-    assert found["aupro"] == pytest.approx(aupro_by_thresholds(masks, heat), abs=2e-4)
+    figures = compute_pixel_metrics(masks, heat)
+    assert figures["aupro"] == pytest.approx(aupro_by_thresholds(masks, heat), abs=2e-4)
     pairs = heat[masks > 0][:, None] - heat[masks == 0][None]
-    assert found["pixel_auroc"] == pytest.approx(np.mean(pairs > 0))
-    assert pixel_metrics(masks, masks.astype(float)) == {"pixel_auroc": 1.0, "aupro": 1.0}
+    assert figures["pixel_auroc"] == pytest.approx(np.mean(pairs > 0))
+    assert compute_pixel_metrics(masks, masks.astype(float)) == {"pixel_auroc": 1.0, "aupro": 1.0}
 
 
 def test_an_anomalous_image_without_a_mask_says_nothing_of_its_pixels():
     masks = np.zeros((3, 4, 4), np.uint8)
     masks[1, 0, 0] = 1
     split = Split(masks[..., None], np.array([0, 1, 1]), ["good", "cut", "cut"], list("abc"), masks)
-    assert with_known_pixels(split).tolist() == [True, True, False]
-    assert with_known_pixels(dataclasses.replace(split, masks=0 * masks)) is None
-    assert with_known_pixels(dataclasses.replace(split, masks=None)) is None
+    assert find_known_pixels(split).tolist() == [True, True, False]
+    assert find_known_pixels(dataclasses.replace(split, masks=0 * masks)) is None
+    assert find_known_pixels(dataclasses.replace(split, masks=None)) is None

@@ -17,7 +17,7 @@ from daad_jax.config import Config
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
-from daad_jax.evaluation.figures import measure
+from daad_jax.evaluation.figures import evaluate_split
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 
@@ -33,15 +33,16 @@ def pictures(count):
 
 
 @pytest.fixture(scope="module")
-def found():
+def evaluation():
     """An untrained model of 3 memories, and a test set with two kinds of defects, one with masks."""
     config = Config(name="<b>run</b> & co")
     config.data.height = config.data.width = 32
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3, 5, 0, 7)
     config.score.batch_size = 8
-    made = state.create_state(config)
-    detector = Detector(made, config, Scorer(config).calibrate(variables_of(made), pictures(12)))
+    train_state = state.create_state(config)
+    calibration = Scorer(config).calibrate(variables_of(train_state), pictures(12))
+    detector = Detector(train_state, config, calibration)
     images = pictures(NORMAL + 2 * EACH)
     masks = np.zeros(images.shape[:3], np.uint8)
     masks[NORMAL : NORMAL + EACH, 8:20, 8:20] = 1
@@ -49,7 +50,9 @@ def found():
     images[NORMAL + EACH :, :2, :2] = 130
     names = [EVIL, "a\udcff.png", *(f"test/{i:03d}.png" for i in range(2, len(images)))]
     kinds = ["good"] * NORMAL + ["blot"] * EACH + [EVIL_KIND] * EACH
-    return measure(detector, Split(images, np.repeat([0, 1, 1], [NORMAL, EACH, EACH]), kinds, names, masks))
+    return evaluate_split(
+        detector, Split(images, np.repeat([0, 1, 1], [NORMAL, EACH, EACH]), kinds, names, masks)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,52 +77,54 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(found, workdir):
-    return report.render(found, workdir)
+def page(evaluation, workdir):
+    return report.render(evaluation, workdir)
 
 
 def text_of(page):
     return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
-def test_it_says_what_was_measured(found, page):
-    text, image = text_of(page), found.image
-    assert f"Image AUROC {image['auroc']:.4f}" in text
-    assert f"Average precision {image['average_precision']:.4f}" in text
-    assert f"Pixel AUROC {found.pixel['pixel_auroc']:.4f}" in text
-    assert f"Of {2 * EACH} anomalous test images, {image['found']} " in text
-    assert f"and {image['missed']} missed. Of {NORMAL} normal ones, {image['false_alarms']} raised" in text
-    # 12 held-out images can promise 1 / 13, and 5 % takes 19.
-    assert "at most 7.69 %. (5 % was asked for, which takes 19 held-out images.)" in text
+def test_it_says_what_was_measured(evaluation, page):
+    text, metrics = text_of(page), evaluation.image_metrics
+    assert f"Image AUROC {metrics['auroc']:.4f}" in text
+    assert f"Average precision {metrics['average_precision']:.4f}" in text
+    assert f"Pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}" in text
+    assert f"Of {2 * EACH} anomalous test images, {metrics['found']} " in text
+    assert re.search(rf"and {metrics['missed']} (was|were) missed\. Of {NORMAL} normal test images, ", text)
+    assert f"{NORMAL} normal test images, {metrics['false_alarms']} raised a false alarm" in text
+    # 12 held-out images can guarantee 1 / 13, and 5 % needs 19.
+    assert "The threshold flags at most 7.69 % of normal images" in text
+    assert "asks for at most 5 %, but this rate needs 19 held-out images." in text
     for memory in ("1 (bottleneck) 1/16 3 0.8 0.2500 0.2500", "2 1/8 5 2.5 – –", "4 1/2 7 1.8 0.2500 0.2500"):
         assert memory in text
     assert "up to step 300" in text
-    assert "Images per second 100 at the end" in text
+    assert "Images per second The last value is 100." in text
     assert '"base_width": 4' in page.replace("&#34;", '"')
 
 
-def test_kinds_by_counting(found, page):
+def test_kinds_by_counting(evaluation, page):
     """Against a plain count, and AUROC as the share of pairs in the right order."""
-    threshold, kinds = found.detector.threshold, np.array(found.test.kinds)
-    normal = found.scores[kinds == "good"]
+    threshold, kinds = evaluation.detector.threshold, np.array(evaluation.test.kinds)
+    normal = evaluation.scores[kinds == "good"]
     text = text_of(page)
     alarms = (normal > threshold).sum()
     assert f"good {NORMAL} – – {alarms} – {normal.mean():.2f}" in text
     hard = []
     for kind, shown in (("blot", "blot"), (EVIL_KIND, "&#34;&gt;&lt;script&gt;alert(2)&lt;/script&gt;")):
-        scores = found.scores[kinds == kind]
+        scores = evaluation.scores[kinds == kind]
         flagged = (scores > threshold).sum()
         auroc = (scores[:, None] > normal).mean() + 0.5 * (scores[:, None] == normal).mean()
         assert f"{shown} {EACH} {flagged} {EACH - flagged} – {auroc:.4f} {scores.mean():.2f}" in text
         hard.append((auroc, kind))
-    assert [k.name for k in found.kinds] == ["good", *(kind for _, kind in sorted(hard))]
+    assert [k.name for k in evaluation.kinds] == ["good", *(kind for _, kind in sorted(hard))]
 
 
-def test_the_gallery_begins_with_likely_mistakes(found, page):
-    cards = re.findall(r"score (-?[\d.]+), p", page)
+def test_the_gallery_begins_with_likely_mistakes(evaluation, page):
+    cards = re.findall(r"score (-?[\d.]+), p-value", page)
     expected = []
-    for kind in found.kinds:
-        scores = found.scores[kind.indices]
+    for kind in evaluation.kinds:
+        scores = evaluation.scores[kind.indices]
         half = min(6, len(scores) // 2)
         low, high = scores[:half], scores[-half:][::-1]
         expected += [*low, *high] if kind.label else [*high, *low]
@@ -145,46 +150,50 @@ def test_nothing_from_data_is_markup(page):
 def test_curves_where_nothing_may_be_flagged(threshold):
     """Matplotlib warns of a legend without an entry, and a warning is an error here."""
     scores, labels = np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1])
-    figure = charts.precision_recall(scores, labels, threshold)
+    figure = charts.draw_precision_recall(scores, labels, threshold)
     shown = [text.get_text() for legend in figure.axes[0].get_children() if isinstance(legend, Legend)
              for text in legend.get_texts()]  # fmt: skip
     assert shown == (["at the threshold"] if threshold < 1 else [])
 
 
-def test_a_run_without_log_or_masks(found, tmp_path):
-    test = dataclasses.replace(found.test, masks=None)
-    page = report.render(dataclasses.replace(found, test=test, pixel=None), tmp_path)
-    assert "the test set has no masks" in page
+def test_a_run_without_log_or_masks(evaluation, tmp_path):
+    test = dataclasses.replace(evaluation.test, masks=None)
+    page = report.render(dataclasses.replace(evaluation, test=test, pixel_metrics=None), tmp_path)
+    assert "There are no pixel figures, because no anomalous test image has a mask." in page
     assert "AUPRO" not in page
     assert 'id="memory"' not in page
     assert 'id="training"' not in page
 
 
 @pytest.mark.parametrize(("alarms", "says"), [(2, False), (12, True)])
-def test_more_false_alarms_than_promised(found, workdir, alarms, says):
+def test_more_false_alarms_than_promised(evaluation, workdir, alarms, says):
     """At 1 of 13: two among twelve is chance, all twelve is not."""
-    image = found.image | {"false_alarms": alarms, "true_normal": NORMAL - alarms}
-    page = report.render(dataclasses.replace(found, image=image), workdir)
-    assert ("differ from" in page) == says
+    metrics = evaluation.image_metrics | {"false_alarms": alarms, "true_normal": NORMAL - alarms}
+    page = report.render(dataclasses.replace(evaluation, image_metrics=metrics), workdir)
+    assert ("There are more false alarms than chance explains." in page) == says
 
 
-def test_a_gallery_of_names_that_are_no_text(found, tmp_path):
-    split = found.test.take(found.shown[:2])
+def test_a_gallery_of_names_that_are_no_text(evaluation, tmp_path):
+    split = evaluation.test.take(evaluation.gallery_indices[:2])
     split.kinds[:] = ["a\udcff", "$x_"]
-    charts.save_png(charts.gallery(split, found.shown_detections, np.arange(2)), tmp_path / "gallery.png")
+    charts.save_png(
+        charts.draw_gallery(split, evaluation.gallery_detections, np.arange(2)), tmp_path / "gallery.png"
+    )
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.width > 100
 
 
-def test_many_kinds_are_bounded(found):
+def test_many_kinds_are_bounded(evaluation):
     count = 41
     kinds = ["good"] + [f"kind {i:02d}" for i in range(count - 1)]
     images = pictures(2 * count)
     labels = np.repeat([0, *[1] * (count - 1)], 2)
-    many = measure(found.detector, Split(images, labels, list(np.repeat(kinds, 2)), ["x"] * len(labels)))
+    many = evaluate_split(
+        evaluation.detector, Split(images, labels, list(np.repeat(kinds, 2)), ["x"] * len(labels))
+    )
     page = report.render(many, files.Path("none"))
-    assert len(many.shown) == 60
-    assert f"{count - 30} kinds are left out here" in text_of(page)
+    assert len(many.gallery_indices) == 60
+    assert f"The gallery leaves out {count - 30} kinds; the table above lists all kinds." in text_of(page)
     assert all(kind in page for kind in kinds)
 
 

@@ -174,9 +174,9 @@ def test_figures_are_those_of_evaluate(small):
     figures = stored_in(small).of("daad_plus")[0].figures
     found = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
     for key in ("auroc", "average_precision", "f1"):
-        assert figures[key] == pytest.approx(found.image[key], abs=1e-6)
+        assert figures[key] == pytest.approx(found.image_metrics[key], abs=1e-6)
     for key in ("pixel_auroc", "aupro"):
-        assert figures[key] == pytest.approx(found.pixel[key], abs=1e-6)
+        assert figures[key] == pytest.approx(found.pixel_metrics[key], abs=1e-6)
 
 
 def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatch):
@@ -265,7 +265,7 @@ def test_a_broken_category_does_not_cost_the_others(original, tmp_path):
     assert child.returncode == 1, err
     (line,) = err.splitlines()
     assert line.startswith("reproduce.py: not done: mvtec_ad wood mean_intensity: ")
-    assert "0.png: unreadable" in line
+    assert "0.png: the image cannot be read" in line
     assert "cell 2/2: mvtec_ad tile mean_intensity" in out
     assert "| tile | 1.000 |" in (tmp_path / "results.md").read_text()
 

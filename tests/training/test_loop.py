@@ -53,7 +53,7 @@ def draw(path, images):
 def test_what_never_trained_does_not_hold_its_workdir(config, tmp_path):
     images, run = config.data.path, tmp_path / "run"
     config.data.path = "mistaken"
-    with pytest.raises(UserError, match="mistaken: no such folder"):
+    with pytest.raises(UserError, match="mistaken: this folder does not exist"):
         train(config, run)
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.data.path, config.train.steps = images, 1
