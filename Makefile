@@ -10,8 +10,8 @@ endif
 version = $(1) -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null
 same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PYTHON)))"
 
-# .venv.unfinished stands while .venv is being made; where an interrupted run left it, all begins anew.
-.venv/ready: requirements.txt requirements-dev.txt $(wildcard requirements-lock-*.txt)
+# .venv.unfinished exists while .venv is being made. If an interrupted run has left it, .venv is made again.
+.venv/ready: pyproject.toml $(wildcard locks/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
 	  "make: Python 3.11 or newer is needed, $(PYTHON) is not; for instance: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
@@ -19,11 +19,11 @@ same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PY
 	@if [ -e .venv.unfinished ]; then rm -rf .venv; fi
 	@touch .venv.unfinished
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@lock=requirements-lock-py$$($(call version,$(BIN)/python)).txt; \
+	@lock=locks/py$$($(call version,$(BIN)/python)).txt; \
 	test -f $$lock || lock=; \
 	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 700 MB to fetch, one to ten minutes"; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
-	  -r requirements.txt -r requirements-dev.txt $${lock:+-c $$lock} || { \
+	  -e ".[dev]" $${lock:+-c $$lock} || { \
 	  echo "make: the packages could not be installed, pip says why above; the same command tries again" >&2; exit 2; }
 	@rm .venv.unfinished
 	@touch $@

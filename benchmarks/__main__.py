@@ -4,7 +4,7 @@
 
 step, memory, score, latency and start compare us with PyTorch; the engines take turns, and medians count.
 parts, growth, input and (on a GPU) calls measure our training step alone. The default is all pieces. Without
-PyTorch (requirements-bench.txt), only our engine runs. Results from a GPU are stored beside the processor's.
+PyTorch (pip install '.[bench]'), only our engine runs. Results from a GPU are stored beside the processor's.
 """
 
 import argparse
@@ -246,7 +246,7 @@ def main() -> None:
     with_torch = importlib.util.find_spec("torch") is not None
     if not with_torch:
         print(
-            "PyTorch is not installed (requirements-bench.txt): only our engine is measured", file=sys.stderr
+            "PyTorch is not installed (pip install '.[bench]'): only our engine is measured", file=sys.stderr
         )
     engines = [e for e in ENGINES if with_torch or e == "daad_jax"]
     if arguments.large_pages:

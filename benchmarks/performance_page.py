@@ -106,7 +106,7 @@ def write(records: Record, docs: Path) -> None:
         "with another machine. Width 64, float32.",
         "Our engine has large memory pages, as in our commands (`daad_jax/runtime/startup.py`). "
         "PyTorch runs with its defaults. It gains from large pages, too: `--large_pages` gives them to both.",
-        "    pip install -r requirements-bench.txt\n    python -m benchmarks",
+        "    pip install '.[bench]'\n    python -m benchmarks",
     ]
     cpu_records = records.get("cpu", {})
     for piece, title in TITLES.items():

@@ -59,7 +59,7 @@ def export(
             if not (score <= LARGEST_DIFFERENCE and heat <= LARGEST_DIFFERENCE):  # NaN is refused, too
                 raise UserError(
                     f"{path.name}: differs from the run by more than {LARGEST_DIFFERENCE:g}, and was not "
-                    f"written; try other versions of {name}'s packages (requirements-export.txt)"
+                    f'written; try other versions of {name}\'s packages (pip install "daad_jax[export]")'
                 )
     for name in formats:
         print(f"next: python examples/score_{name}.py {folder / f'model.{name}'} IMAGE...")
@@ -100,7 +100,7 @@ def _check_formats(formats: Sequence[str]) -> None:
     if "onnx" in formats:
         for package in ("jax2onnx", "onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                remedy = "pip install -r requirements-export.txt"
+                remedy = "pip install 'daad_jax[export]' (in a checkout: pip install '.[export]')"
                 raise UserError(f"--formats onnx: the package {package} is missing; {remedy}")
 
 

@@ -9,7 +9,7 @@ from daad_jax.method.step import make_train_step
 from daad_jax.scoring.distances import make_distances
 from tests.method.test_step import batches, small
 
-torch = pytest.importorskip("torch", reason="PyTorch (requirements-bench.txt) is not installed")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install .[bench]")
 
 from benchmarks.torch_daad import Twin, to_torch  # noqa: E402  (it imports torch)
 

@@ -107,7 +107,7 @@ FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spe
     [
         pytest.param(
             name,
-            marks=pytest.mark.skipif(name not in FORMATS, reason="not installed: requirements-export.txt"),
+            marks=pytest.mark.skipif(name not in FORMATS, reason="not installed: pip install .[export]"),
         )
         for name in export.FORMATS
     ],
@@ -270,5 +270,5 @@ def test_bad_requests(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="leave both out"):
         graph.make_fit(small(), (64, 64))
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"requirements-export\.txt"):
+    with pytest.raises(UserError, match=r"pip install 'daad_jax\[export\]'"):
         export.export(run, ["onnx"])
