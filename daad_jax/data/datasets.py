@@ -7,7 +7,7 @@ import numpy as np
 from daad_jax.config import Config, DataConfig
 from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
-from daad_jax.data.catalogue import classes_of
+from daad_jax.data.catalogue import find_data_set
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.samples import Rows, Samples, Split, Splits
 from daad_jax.data.tfds_source import open_named
@@ -22,10 +22,10 @@ def load(config: Config) -> Splits:
     Images stay on the disk (`Rows`). The test split is empty where the source has no test images.
 
     Raises:
-        UserError: see `classes_of`, `open_folder`, `open_named`, `cache.decoded` and `protocol`.
+        UserError: see `find_data_set`, `open_folder`, `open_named`, `cache.decoded` and `protocol`.
     """
     data = config.data
-    classes = () if data.source == "folder" else classes_of(data.name)
+    classes = () if data.source == "folder" else find_data_set(data.name).classes
     protocol.check(classes, data)  # before anything is downloaded
     source = _opened(data)
     found = cache.decoded(source, data)
