@@ -20,8 +20,8 @@ def pictures(count, dark=0):
 def test_nearest_l2_is_a_plain_loop(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "DISTANCES_AT_ONCE", chunk)
     images, references = pictures(7), pictures(5)
-    found = baselines.find_nearest(*(baselines.prepare_images(x, "l2") for x in (images, references)))
-    for image, index, square in zip(images, *found):
+    nearest = baselines.find_nearest(*(baselines.prepare_images(x, "l2") for x in (images, references)))
+    for image, index, square in zip(images, *nearest):
         distances = [np.sum((image / 255 - other / 255) ** 2) for other in references]
         assert index == np.argmin(distances)
         assert square == pytest.approx(min(distances), rel=1e-5)
@@ -29,12 +29,12 @@ def test_nearest_l2_is_a_plain_loop(monkeypatch, chunk):
 
 def test_nearest_cosine_is_a_plain_loop():
     images, references = pictures(6), pictures(9)
-    found = baselines.find_nearest(*(baselines.prepare_images(x, "cosine") for x in (images, references)))
+    nearest = baselines.find_nearest(*(baselines.prepare_images(x, "cosine") for x in (images, references)))
 
     def smoothed(image):
         return gaussian_filter(image / 255, (1, 1, 0), mode="reflect").ravel()
 
-    for image, index, square in zip(images, *found):
+    for image, index, square in zip(images, *nearest):
         x = smoothed(image)
         cosines = [x @ y / np.sqrt((x @ x) * (y @ y)) for y in map(smoothed, references)]
         assert index == np.argmax(cosines)
@@ -53,17 +53,17 @@ def test_an_image_is_nearest_to_itself():
     images = pictures(12)
     for kind in ("l2", "cosine"):
         compared = baselines.prepare_images(images, kind)
-        found = baselines.find_nearest(compared, compared)
-        np.testing.assert_array_equal(found.indices, np.arange(12))
-        assert found.squares.max() == 0
+        nearest = baselines.find_nearest(compared, compared)
+        np.testing.assert_array_equal(nearest.indices, np.arange(12))
+        assert nearest.squares.max() == 0
 
 
 def test_black_images_have_a_distance():
     black = np.zeros((2, 8, 10, 3), np.uint8)
-    found = baselines.find_nearest(
+    nearest = baselines.find_nearest(
         baselines.prepare_images(black, "cosine"), baselines.prepare_images(black, "cosine")
     )
-    assert found.squares.tolist() == [0, 0]
+    assert nearest.squares.tolist() == [0, 0]
 
 
 def test_mean_intensity_in_best_direction_auroc():
@@ -71,9 +71,9 @@ def test_mean_intensity_in_best_direction_auroc():
     images = np.stack([np.full((4, 4, 1), v, np.uint8) for v in (10, 20, 40, 30, 255)])
     np.testing.assert_allclose(baselines.mean_intensity(images) * 255, [10, 20, 40, 30, 255])
     for values, brighter in ((images, True), (255 - images, False)):
-        auroc, found = baselines.best_direction_auroc(labels, baselines.mean_intensity(values))
+        auroc, is_brighter = baselines.best_direction_auroc(labels, baselines.mean_intensity(values))
         assert auroc == pytest.approx(5 / 6)  # of six pairs one is in the wrong order
-        assert found == brighter
+        assert is_brighter == brighter
 
 
 def test_levelled_images_share_their_mean():
@@ -88,11 +88,11 @@ def test_difference_maps_show_the_place():
     references = np.zeros((1, 16, 16, 3), np.float32)
     images = references.copy()
     images[0, 4, 11] = 0.6
-    found = baselines.find_nearest(images, references)
-    sharp = baselines.difference_maps(images, references, found, 0)
+    nearest = baselines.find_nearest(images, references)
+    sharp = baselines.difference_maps(images, references, nearest, 0)
     assert sharp[0, 4, 11] == pytest.approx(0.6)
     assert np.count_nonzero(sharp) == 1
-    soft = baselines.difference_maps(images, references, found, 1.0)
+    soft = baselines.difference_maps(images, references, nearest, 1.0)
     assert np.unravel_index(soft[0].argmax(), (16, 16)) == (4, 11)
     assert soft[0, 4, 12] > soft[0, 4, 13] > 0
 

@@ -22,10 +22,10 @@ ENVIRONMENT = {"python": "3.11.7", "packages": {"jax": "0.10.0", "numpy": "2.4.0
 HISTOGRAM = {"low": 0.5, "high": 2.5, "threshold": 1.5, "normal": [5, 3, 0, 0], "anomalous": [0, 1, 4, 9]}
 
 
-def stored_of(name, figures):
+def make_results(name, figures):
     """Results of a table from {(subject, row, seed): AUROC or figures}."""
     table = TABLES[name]
-    found = TableResults(table)
+    stored = TableResults(table)
     for (subject, row, seed), given in figures.items():
         cell = make_cell(table, subject, row, seed, smoke=False)
         trains = seed is not None
@@ -43,16 +43,16 @@ def stored_of(name, figures):
             wall_s=30.0 if trains else 1.0,
             histogram=HISTOGRAM if subject == table.picture_subject and trains else None,
         )
-        found = found.merge(
+        stored = stored.merge(
             TableResults(table, {cell.recipe: make_recipe(cell)}, {"e": ENVIRONMENT}, [result])
         )
-    return found
+    return stored
 
 
 @pytest.fixture
 def mvtec():
     """DAAD beats the baselines only on bottle, and brightness tells screw apart."""
-    return stored_of(
+    return make_results(
         "mvtec_ad",
         {
             ("bottle", "mean_intensity", None): 0.6,
@@ -67,13 +67,13 @@ def mvtec():
     )
 
 
-def rows_of(text):
+def table_lines(text):
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
 def test_a_whole_table(mvtec):
     text = page.render([mvtec], set())
-    rows = rows_of(text)
+    rows = table_lines(text)
     for row in (
         "|  | paper, all 15 | paper, categories run | ours | categories run | time of a cell | images/s |",
         "| mean intensity | – | – | 0.800 | 2 of 15 | 1 s | – |",
@@ -101,7 +101,7 @@ def test_a_whole_table(mvtec):
 
 
 def test_times_of_several_machines_are_a_range():
-    stored = stored_of("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.9, ("8", "memae", 0): 0.9})
+    stored = make_results("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.9, ("8", "memae", 0): 0.9})
     fast = dataclasses.replace(
         stored.row_results("ae")[0], environment="gpu", wall_s=2.0, images_per_s=4000.0
     )
@@ -115,7 +115,7 @@ def test_the_order_of_the_rows_as_it_falls():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
 
     def words(figures):
-        stored = stored_of("mnist", {("8", row, 0): auroc for row, auroc in figures.items()})
+        stored = make_results("mnist", {("8", row, 0): auroc for row, auroc in figures.items()})
         return " ".join(page.render([stored], set()).split())
 
     assert (
@@ -133,7 +133,7 @@ def test_a_contradiction_is_compared_with_the_spread_over_seeds():
 
     def words(spread, seeds=(0, 1, 2)):
         cells = {("8", row, i): auroc + spread * (i - 1) for row, auroc in rows.items() for i in seeds}
-        return " ".join(page.render([stored_of("mnist", cells)], set()).split())
+        return " ".join(page.render([make_results("mnist", cells)], set()).split())
 
     claim = "The paper claims another order, AE+Skip < AE < MemAE < DAAD < DAAD+."
     claim = f"MemAE 0.850 < DAAD+ 0.940 < DAAD 0.950. {claim}"
@@ -148,10 +148,10 @@ def test_a_contradiction_is_compared_with_the_spread_over_seeds():
 def test_the_order_is_of_subjects_that_all_rows_have():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
     cells = {("8", row, 0): auroc for row, auroc in rows.items()} | {("3", "daad_plus", 0): 0.1}
-    text = " ".join(page.render([stored_of("mnist", cells)], set()).split())
+    text = " ".join(page.render([make_results("mnist", cells)], set()).split())
     assert "Order of the means over 8: AE+Skip 0.700 < AE 0.800" in text
     assert "DAAD 0.900 < DAAD+ 0.950. The paper claims this order." in text
-    nothing_shared = stored_of("mnist", {(str(i), row, 0): 0.5 for i, row in enumerate(rows)})
+    nothing_shared = make_results("mnist", {(str(i), row, 0): 0.5 for i, row in enumerate(rows)})
     assert "Order of the means" not in page.render([nothing_shared], set())
 
 
@@ -160,7 +160,7 @@ def test_where_brightness_separates_the_corrected_auroc_is_put_in_order():
     cells = {("screw", row, 0): {"auroc": 1 - x, "levelled_auroc": x} for row, x in rows.items()}
     cells |= {("bottle", row, 0): {"auroc": x, "levelled_auroc": 1 - x} for row, x in rows.items()}
     brightness = {("screw", "mean_intensity", None): 0.99, ("bottle", "mean_intensity", None): 0.6}
-    text = " ".join(page.render([stored_of("mvtec_ad", cells | brightness)], set()).split())
+    text = " ".join(page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
     assert "Order of the means: AE+Skip 0.700" in text
     assert "DAAD 0.900 < DAAD+ 0.950. The paper claims this order." in text
     assert "For screw the brightness-corrected AUROC counts, see below." in text
@@ -170,7 +170,7 @@ def test_the_order_of_pixel_figures_is_their_own():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
     cells = {("screw", row, 0): {"auroc": 0.5, "pixel_auroc": x, "aupro": 1 - x} for row, x in rows.items()}
     brightness = {("screw", "mean_intensity", None): 0.99}
-    text = " ".join(page.render([stored_of("mvtec_ad", cells | brightness)], set()).split())
+    text = " ".join(page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
     by = "Order of the means by {0} (the paper does not print {0}): {1}"
     assert by.format("pixel AUROC", "AE+Skip 0.700 < AE 0.800 < MemAE 0.850") in text
     assert by.format("AUPRO", "DAAD+ 0.050 < DAAD 0.100") in text
@@ -179,8 +179,8 @@ def test_the_order_of_pixel_figures_is_their_own():
 
 def test_the_order_over_tables():
     rows = ("ae", "ae_skip", "memae", "daad", "daad_plus")
-    one = stored_of("mnist", {("8", row, 0): x for row, x in zip(rows, (0.8, 0.7, 0.9, 0.95, 0.93))})
-    other = stored_of("cifar10", {("cat", row, 0): x for row, x in zip(rows, (0.6, 0.5, 0.6, 0.6, 0.7))})
+    one = make_results("mnist", {("8", row, 0): x for row, x in zip(rows, (0.8, 0.7, 0.9, 0.95, 0.93))})
+    other = make_results("cifar10", {("cat", row, 0): x for row, x in zip(rows, (0.6, 0.5, 0.6, 0.6, 0.7))})
     text = " ".join(page.render([one, other], set()).split())
     assert "Order of the means over MNIST, CIFAR-10: AE+Skip 0.600 < AE 0.700" in text
     assert "< MemAE 0.750 < DAAD 0.775 < DAAD+ 0.815. The paper claims this order." in text
@@ -188,13 +188,13 @@ def test_the_order_over_tables():
 
 
 def test_one_seed_has_no_spread_and_missing_cells_are_counted():
-    one = stored_of("mnist", {("8", "ae", 0): 0.9})
-    assert "| 8 | 0.900 |" in rows_of(page.render([one], set()))
-    gap = stored_of("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.7, ("3", "ae", 0): 0.5})
+    one = make_results("mnist", {("8", "ae", 0): 0.9})
+    assert "| 8 | 0.900 |" in table_lines(page.render([one], set()))
+    gap = make_results("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.7, ("3", "ae", 0): 0.5})
     text = page.render([gap], set())
     assert "**Not finished: 3 of 4 cells have run.**" in " ".join(text.split())
     # Only seed 0 has both digits: no spread of their mean.
-    assert "| AE | – | 0.650 | 2 of 10 | 30 s | 80 |" in rows_of(text)
+    assert "| AE | – | 0.650 | 2 of 10 | 30 s | 80 |" in table_lines(text)
 
 
 def test_the_recipes_table(mvtec):
@@ -205,12 +205,12 @@ def test_the_recipes_table(mvtec):
     made = [json.loads(config_lib.to_json(config)) for config in (plain, other)]
 
     def row(*recipes):
-        found = [
+        chosen = [
             dataclasses.replace(mvtec.row_results("daad")[i], recipe=str(i)) for i in range(len(recipes))
         ]
         by_name = {str(i): recipe for i, recipe in enumerate(recipes)}
-        text = page.render([TableResults(mvtec.table, by_name, mvtec.environments, found)], set())
-        return rows_of(text)[-1]
+        text = page.render([TableResults(mvtec.table, by_name, mvtec.environments, chosen)], set())
+        return table_lines(text)[-1]
 
     memory = "500, 500, 500, 500 | 1x1x1, 1x1x1, 2x2x1, 4x4x1 | 2000 | 64"
     weights = "loss.adversarial = 0.0, loss.alignment = 0.0"
@@ -223,7 +223,7 @@ def test_the_recipes_table(mvtec):
 
 def test_every_table_has_its_section(mvtec, tmp_path):
     law = {"held_out_error": 0.01, "normal_error": 0.011, "anomalous_error": 0.0345}
-    granularity = stored_of(
+    granularity = make_results(
         "granularity",
         {
             ("8", "nearest_l2", None): 0.885,
@@ -236,8 +236,8 @@ def test_every_table_has_its_section(mvtec, tmp_path):
     page.write(tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## MVTec AD", "## Granularity"]
-    assert "| one block | 0.900 | 0.0100 | 0.0110 | 0.0345 |" in rows_of(text)
-    assert "| pixel-wise | 0.700 † | 0.0100 | 0.0110 | 0.0345 |" in rows_of(text)
+    assert "| one block | 0.900 | 0.0100 | 0.0110 | 0.0345 |" in table_lines(text)
+    assert "| pixel-wise | 0.700 † | 0.0100 | 0.0110 | 0.0345 |" in table_lines(text)
     assert "Not run: `mnist`, `cifar10`, `solar_cells`" in text
     named = {part.split(")")[0] for part in text.split("](results/")[1:]}
     there = {path.name for path in (tmp_path / "results").iterdir()}
@@ -273,7 +273,7 @@ def test_results_survive_their_file(mvtec, tmp_path):
 
 
 def test_a_new_result_replaces_the_old_one_and_old_recipes_go(mvtec):
-    again = stored_of("mvtec_ad", {("bottle", "daad", 0): 0.5})
+    again = make_results("mvtec_ad", {("bottle", "daad", 0): 0.5})
     merged = mvtec.merge(again)
     assert len(merged.results) == len(mvtec.results)
     assert [r.figures["auroc"] for r in merged.row_results("daad")][:2] == [0.5, 0.98]
@@ -305,7 +305,7 @@ def test_reconstructions_of_all_rows_in_one_picture(tmp_path):
     out, docs = tmp_path / "out", tmp_path / "docs"
     for name, place in (("mnist", docs / "results"), ("mvtec_ad", out)):
         subject = TABLES[name].picture_subject
-        stored = stored_of(name, {(subject, row, 0): 0.9 for row in ("ae", "daad")})
+        stored = make_results(name, {(subject, row, 0): 0.9 for row in ("ae", "daad")})
         assert pictures.draw_reconstructions(stored, out, docs) is None
         for result in stored.results:
             folder = make_cell(stored.table, subject, result.row, 0, False).folder(out)
@@ -323,7 +323,7 @@ def test_reconstructions_of_all_rows_in_one_picture(tmp_path):
 def test_a_restored_recipe_is_named_as_ours(tmp_path):
     for name, subject, is_restored in (("cifar10", "automobile", True), ("mnist", "8", False)):
         docs = tmp_path / name
-        stored = stored_of(name, {(subject, "daad_plus", 0): 0.7})
+        stored = make_results(name, {(subject, "daad_plus", 0): 0.7})
         results.save(results.results_path(docs, stored.table), stored)
         page.write(docs)
         assert ("ours, not the paper's" in (docs / "results.md").read_text()) == is_restored

@@ -170,11 +170,11 @@ def test_figures_are_those_of_evaluate(small):
     """Of the same checkpoint, by the other command."""
     assert run.reproduce(TABLE, chosen(["tile"], ["daad_plus"]), small) == []
     figures = stored_in(small).row_results("daad_plus")[0].figures
-    found = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
+    evaluation = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
     for key in ("auroc", "average_precision", "f1"):
-        assert figures[key] == pytest.approx(found.image[key], abs=1e-6)
+        assert figures[key] == pytest.approx(evaluation.image[key], abs=1e-6)
     for key in ("pixel_auroc", "aupro"):
-        assert figures[key] == pytest.approx(found.pixel[key], abs=1e-6)
+        assert figures[key] == pytest.approx(evaluation.pixel[key], abs=1e-6)
 
 
 def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatch):
