@@ -2,9 +2,9 @@
 
     python train.py --config configs/folder.py:PATH[,VARIANT][,smoke]
 
-VARIANT is ae, ae_skip, memae, daad or daad_plus (default). Images are resized to 128 x 128. A path
-with a comma goes into --config.data.path instead. Without test images there is a checkpoint and a
-threshold, but no figures.
+VARIANT: see daad_jax/variants.py. Images are resized to 128 x 128. Give a path that contains a comma
+with --config.data.path instead. Without test images, training ends with a checkpoint and a threshold, but
+evaluation has no figures. configs/__init__.py gives the reasons for values that all recipes share.
 """
 
 from daad_jax import variants
@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
+    config.model.temperature = 0.1
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
     config.train.steps = 1000

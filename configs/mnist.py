@@ -2,8 +2,9 @@
 
     python train.py --config configs/mnist.py[:DIGIT[,VARIANT][,smoke]]
 
-DIGIT defaults to 8; VARIANT is ae, ae_skip, memae, daad or daad_plus (default). Digits are padded
-from 28 to 32 pixels. Results and times: docs/results.md.
+DIGIT is 8 by default. VARIANT: see daad_jax/variants.py. Digits are padded from 28 to 32 pixels.
+configs/__init__.py gives the reasons for values that all recipes share.
+Digit 8 reaches 0.958 AUROC (DAAD+) in half a minute on one CPU core.
 """
 
 from daad_jax import variants
@@ -20,17 +21,17 @@ def get_config(argument: str = "") -> Config:
     config.model.base_width = 16
     config.model.discriminator_width = 16
     config.model.max_width = 64
-    # Few items, one block a scale: what cannot be said by 10 whole digits is not reconstructed.
+    # Few items and one block at every scale: only mixtures of 10 whole digits can be reconstructed.
     config.model.memory_items = (10, 10, 10, 10)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.4  # the paper's 1 mixes all items almost evenly
-    # At this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
+    config.model.temperature = 0.4
     config.loss.reconstruction = 2000.0
-    # Long training reconstructs other digits too.
     config.train.learning_rate = 1e-3
-    config.train.steps = 300
-    # A stroke beside its place is a small error to the eye and a large one to plain L2.
+    config.train.steps = 300  # after longer training the network reconstructs other digits, too
+    # A stroke that is slightly displaced is a small error to the eye, but a large one to plain L2.
     config.score.distance = "cosine"
     config.score.smoothing = 1.0
-    config.score.gamma = 1.0  # R alone: features that see how real a digit looks say little of which it is
+    config.score.gamma = (
+        1.0  # R alone: the discriminator sees whether a digit looks real, not which digit it is
+    )
     return variants.finish(config, "mnist", value, variant, smoke)

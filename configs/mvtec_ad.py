@@ -2,9 +2,10 @@
 
     python train.py --config configs/mvtec_ad.py[:CATEGORY[,VARIANT][,smoke]]
 
-CATEGORY defaults to bottle; VARIANT is ae, ae_skip, memae, daad or daad_plus (default).
-DAAD_MVTEC_DIR (or --config.data.path) is the folder that holds the categories. Trained at 64 x 64.
-Results and times: docs/results.md.
+CATEGORY is bottle by default. VARIANT: see daad_jax/variants.py. DAAD_MVTEC_DIR or --config.data.path is
+the folder that holds the categories. Images are resized to 64 x 64.
+configs/__init__.py gives the reasons for values that all recipes share.
+Bottle reaches 0.973 AUROC (DAAD+) in two minutes on a GPU, or an hour on one CPU core.
 """
 
 from daad_jax import variants
@@ -23,14 +24,13 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 256
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.1  # the paper's 1 mixes all items almost evenly
-    # As in mnist.py: at this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
+    config.model.temperature = 0.1
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
-    config.train.steps = 5000  # two minutes on a GPU; on a laptop 1000 do for a first look
+    config.train.steps = 5000  # 1000 steps are enough for a first look on a laptop
     config.train.schedule = "cosine"
     config.train.batch_size = 32
-    # The best of all ways to score this network by separation (docs/recipes.md).
+    # Of all ways to score this network, these values have the largest separation (docs/recipes.md).
     config.score.distance = "cosine"
     config.score.smoothing = 2.0
     config.score.pooling = 4

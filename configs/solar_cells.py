@@ -1,9 +1,10 @@
-"""Solar cells in electroluminescence (package elpv-dataset): sound cells train, broken ones are found.
+"""Solar cells in electroluminescence (package elpv-dataset): sound cells are normal, broken ones anomalous.
 
     python train.py --config configs/solar_cells.py[:CELLS[,VARIANT][,smoke]]
 
-CELLS is mono (default), poly or all; VARIANT is ae, ae_skip, memae, daad or daad_plus (default).
-`make demo` runs a third of its steps. Results and times: docs/results.md.
+CELLS is mono (default), poly or all. VARIANT: see daad_jax/variants.py. `make demo` trains for a third of
+the steps. configs/__init__.py gives the reasons for values that all recipes share.
+Mono reaches 0.934 AUROC (DAAD+) in 76 seconds on a GPU, or half an hour on one CPU core.
 """
 
 from daad_jax import variants
@@ -24,13 +25,12 @@ def get_config(argument: str = "") -> Config:
     config.model.max_width = 128
     config.model.memory_items = (20, 20, 20, 20)
     config.model.division = ((1, 1, 1),) * 4
-    config.model.temperature = 0.05  # the paper's 1 mixes all items almost evenly
-    # As in mnist.py: at this learning rate the adversarial loss drowns a reconstruction loss of weight 50.
+    config.model.temperature = 0.05
     config.loss.reconstruction = 2000.0
     config.train.learning_rate = 1e-3
     config.train.steps = 3000
     config.train.batch_size = 32
-    # The current through a cell sets its brightness and contrast: defects are relative to those, and small.
+    # The current through a cell sets its brightness and contrast. Defects are small, and relative to both.
     config.score.distance = "correlation"
     config.score.pooling = 4
     config.score.alignment = "layers"

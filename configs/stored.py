@@ -1,4 +1,4 @@
-"""A run as it was configured before: the same again, or continued elsewhere, from its config.json.
+"""The configuration of an earlier run, from its config.json: to repeat the run, or to continue it elsewhere.
 
 python train.py --config configs/stored.py:RUN/config.json --workdir ANOTHER_RUN
 """

@@ -1,4 +1,4 @@
-"""Scores that need no network: what a figure must beat before it says anything of a method."""
+"""Baselines: scores without a network. A network's figure says nothing unless it beats them."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,18 @@ from sklearn.metrics import roc_auc_score
 
 from daad_jax.scoring.filters import smooth
 
-SMOOTHING = 1.0  # sigma in pixels, of the cosine distance
-CHUNK = 2**24  # distances at once
+COSINE_SMOOTHING_PX = 1.0  # sigma of the Gaussian before the cosine distance
+DISTANCES_AT_ONCE = 2**24  # float32 distances in memory: 64 MiB
 EPSILON = 1e-12
 
 
 class Nearest(NamedTuple):
-    """Of N images the nearest of M references: `indices` `[N]`, and the squared distances `[N]` to it."""
+    """The nearest of M reference images for each of N images.
+
+    Attributes:
+        indices: which reference is nearest, int `[N]`.
+        squares: the squared L2 distance to that reference, float32 `[N]`.
+    """
 
     indices: np.ndarray
     squares: np.ndarray
@@ -24,67 +29,82 @@ def mean_intensity(images: np.ndarray) -> np.ndarray:
     return images.mean(axis=(1, 2, 3)) / 255
 
 
-def either_direction(labels: np.ndarray, values: np.ndarray) -> tuple[float, bool]:
-    """AUROC of whichever of `values` and -`values` has the larger one, and whether it is `values`.
+def best_direction_auroc(labels: np.ndarray, values: np.ndarray) -> tuple[float, bool]:
+    """AUROC of `values` or of -`values`, whichever is larger.
 
-    It reads the labels to choose, so it is what the better direction could reach, not a method's figure.
+    The labels choose the direction. The result is therefore an upper bound, not a figure of a method.
+
+    Args:
+        labels: 0 (normal) or 1 (anomalous), `[N]`.
+        values: `[N]`.
+
+    Returns:
+        The larger AUROC, and whether it is the one of `values` (else of -`values`).
     """
     auroc = float(roc_auc_score(labels, values))
     return max(auroc, 1 - auroc), auroc >= 0.5
 
 
-def as_compared(images: np.ndarray, kind: str) -> np.ndarray:
-    """What nearest images are searched among, float32 `[N, H, W, C]`.
+def prepare_images(images: np.ndarray, distance: str) -> np.ndarray:
+    """Turns images into arrays whose L2 distance is the one that `find_nearest` shall use.
 
     Args:
         images: uint8 `[N, H, W, C]`.
-        kind: "l2", the pixels in [0, 1], or "cosine": smoothed, then of length 1, so that half the squared
-            distance of two is 1 - cos.
+        distance: "l2" for the pixels in [0, 1], or "cosine" for smoothed pixels scaled to length 1. Half
+            of a squared distance is then 1 - cos.
+
+    Returns:
+        float32 `[N, H, W, C]`.
     """
     pixels = images.astype(np.float32) / 255
-    if kind == "l2":
+    if distance == "l2":
         return pixels
-    pixels = np.asarray(smooth(pixels, SMOOTHING))  # type: ignore[arg-type]
-    length = np.linalg.norm(pixels.reshape(len(pixels), -1), axis=1)
-    return pixels / np.maximum(length, EPSILON).reshape(-1, 1, 1, 1)
+    pixels = np.asarray(smooth(pixels, COSINE_SMOOTHING_PX))  # type: ignore[arg-type]
+    lengths = np.linalg.norm(pixels.reshape(len(pixels), -1), axis=1)
+    return pixels / np.maximum(lengths, EPSILON).reshape(-1, 1, 1, 1)
 
 
-def nearest(images: np.ndarray, references: np.ndarray) -> Nearest:
-    """Exact search.
+def find_nearest(images: np.ndarray, references: np.ndarray) -> Nearest:
+    """Finds the nearest reference of every image by exact search.
 
     Args:
         images: float32 `[N, H, W, C]`.
         references: float32 `[M, H, W, C]`.
     """
     flat, others = (x.reshape(len(x), -1) for x in (images, references))
-    centre = others.mean(axis=0)  # distances stay, and what is subtracted from one another gets small
+    # Centring leaves all distances as they are. It makes the terms of |a|^2 - 2ab + |b|^2 small, so that
+    # their float32 sum loses fewer digits.
+    centre = others.mean(axis=0)
     centred = others - centre
-    lengths = np.sum(centred**2, axis=1)
-    rows = max(1, CHUNK // len(others))
+    squared_norms = np.sum(centred**2, axis=1)
+    rows = max(1, DISTANCES_AT_ONCE // len(others))
     indices, squares = [], []
     for start in range(0, len(flat), rows):
         part = flat[start : start + rows]
-        found = np.argmin(lengths - 2 * (part - centre) @ centred.T, axis=1)
-        indices.append(found)
-        squares.append(np.sum((part - others[found]) ** 2, axis=1))
+        nearest = np.argmin(squared_norms - 2 * (part - centre) @ centred.T, axis=1)
+        indices.append(nearest)
+        squares.append(np.sum((part - others[nearest]) ** 2, axis=1))
     return Nearest(np.concatenate(indices), np.concatenate(squares))
 
 
-def difference_maps(images: np.ndarray, references: np.ndarray, found: Nearest, sigma: float) -> np.ndarray:
-    """Where images differ from their nearest ones: root of the smoothed mean square, `[N, H, W]`.
+def difference_maps(images: np.ndarray, references: np.ndarray, nearest: Nearest, sigma: float) -> np.ndarray:
+    """Heat maps: the root of the smoothed squared difference from the nearest reference.
 
     Args:
-        images: as given to `nearest`.
-        references: as given to `nearest`.
-        found: what it returned.
+        images: the images that `find_nearest` got, float32 `[N, H, W, C]`.
+        references: the references that `find_nearest` got, float32 `[M, H, W, C]`.
+        nearest: the result of `find_nearest`.
         sigma: of the Gaussian, in pixels.
+
+    Returns:
+        float32 `[N, H, W]`.
     """
-    square = np.mean((images - references[found.indices]) ** 2, axis=-1, keepdims=True)
+    square = np.mean((images - references[nearest.indices]) ** 2, axis=-1, keepdims=True)
     return np.sqrt(np.maximum(np.asarray(smooth(square, sigma))[..., 0], 0))  # type: ignore[arg-type]
 
 
-def levelled(images: np.ndarray, mean: float) -> np.ndarray:
-    """Images brought to one mean intensity by a factor each, so that brightness tells them no more apart.
+def correct_brightness(images: np.ndarray, mean: float) -> np.ndarray:
+    """Scales every image to the same mean intensity, so that brightness cannot tell images apart.
 
     Args:
         images: uint8 `[N, H, W, C]`.
@@ -93,5 +113,5 @@ def levelled(images: np.ndarray, mean: float) -> np.ndarray:
     Returns:
         uint8 `[N, H, W, C]`.
     """
-    gain = mean / np.maximum(mean_intensity(images), EPSILON)
-    return np.clip(np.rint(images * gain.reshape(-1, 1, 1, 1)), 0, 255).astype(np.uint8)
+    gains = mean / np.maximum(mean_intensity(images), EPSILON)
+    return np.clip(np.rint(images * gains.reshape(-1, 1, 1, 1)), 0, 255).astype(np.uint8)

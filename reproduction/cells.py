@@ -1,40 +1,59 @@
-"""What a table is made of: a cell is one row (a trivial score, a variant) of one subject with one seed."""
+"""The tables of results and their cells.
+
+A cell is one row of a table (a baseline or a variant) for one subject and one seed.
+"""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config, ModelConfig
-from daad_jax.data.catalogue import CATEGORIES, CELL_TYPES, DIGITS, OBJECTS, SOLAR_CELLS
+from daad_jax.data.catalogue import DATA_SETS, DataSet
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.recipes import load_recipe
 from daad_jax.validation import validate
 from daad_jax.variants import VARIANTS
 
-# Scores without a network, that a figure of ours has to beat: see baselines.py.
-BASELINES = ("mean_intensity", "nearest_cosine", "nearest_l2")
-# Blocks along both axes of every scale, as far as its map has pixels.
-DIVISIONS = {"1x1": 1, "2x2": 2, "4x4": 4, "8x8": 8, "pixels": 0}
-TITLES = {
+# Scores without a network, which every figure of a network has to beat: see baselines.py.
+BASELINES = {
     "mean_intensity": "mean intensity",
     "nearest_cosine": "nearest image, cosine",
     "nearest_l2": "nearest image, L2",
-    **{name: variant.title for name, variant in VARIANTS.items()},
-    "1x1": "one block",
-    "2x2": "2 x 2 blocks",
-    "4x4": "4 x 4 blocks",
-    "8x8": "8 x 8 blocks",
-    "pixels": "pixel-wise",
 }
 
-# What does not change a result: how it is called, where things lie, what is watched. The subject and
-# the seed stand beside a recipe.
-NOT_OF_RECIPE = (
+
+@dataclass(frozen=True)
+class Division:
+    """A row of the granularity table: its title, and how many blocks a feature map has along each axis.
+
+    A map with fewer pixels than that has one block for each pixel. `blocks` = 0 always means pixels.
+    """
+
+    title: str
+    blocks: int
+
+
+DIVISIONS = {
+    "1x1": Division("one block", 1),
+    "2x2": Division("2 x 2 blocks", 2),
+    "4x4": Division("4 x 4 blocks", 4),
+    "8x8": Division("8 x 8 blocks", 8),
+    "pixels": Division("pixel-wise", 0),
+}
+ROW_TITLES = {
+    **BASELINES,
+    **{name: variant.title for name, variant in VARIANTS.items()},
+    **{name: division.title for name, division in DIVISIONS.items()},
+}
+
+# These keys do not change a result: names, places, and what is logged or kept. The subject and the seed
+# do change it, but a cell names them beside its recipe.
+KEYS_OUTSIDE_RECIPE = (
     "name", "seed", "data.name", "data.normal_class", "data.path", "data.data_dir", "data.cache_dir",
     "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
 )  # fmt: skip
@@ -42,43 +61,62 @@ NOT_OF_RECIPE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results.
+    """A table of results of one data set.
 
-    `subjects` are its classes or categories (each one is a `noun`), `usual` those that run unless others
-    are asked for, `shown` the one whose pictures are shown. Images of sets that may not be spread
-    (`free` is False) appear in no picture beside the results.
+    Attributes:
+        name: the name on the command line, and of the stored results.
+        title: the heading in docs/results.md.
+        data_set: the data set. Its name is also the name of the recipe of all cells.
+        default_subjects: the classes or parts that run if the user names none.
+        variants: the rows that train a network, in their order.
     """
 
     name: str
-    recipe_name: str
     title: str
-    noun: str
-    subjects: tuple[str, ...]
-    usual: tuple[str, ...]
-    shown: str
+    data_set: DataSet
+    default_subjects: tuple[str, ...]
     variants: tuple[str, ...] = tuple(VARIANTS)
-    free: bool = True
 
     @property
     def rows(self) -> tuple[str, ...]:
+        """The names of all rows: the baselines, then the variants."""
         return (*BASELINES, *self.variants)
 
+    @property
+    def noun(self) -> str:
+        """What one subject is called: "digit" or "category", for instance."""
+        return self.data_set.noun
 
-TABLES = {
-    table.name: table
-    for table in (
-        Table("mnist", "mnist", "MNIST", "digit", DIGITS, DIGITS, "8"),
-        Table("cifar10", "cifar10", "CIFAR-10", "class", OBJECTS, OBJECTS, "automobile"),
-        Table("mvtec_ad", "mvtec_ad", "MVTec AD", "category", CATEGORIES, CATEGORIES, "bottle", free=False),
-        Table("solar_cells", "solar_cells", "Solar cells", "kind", SOLAR_CELLS, CELL_TYPES, "mono", free=False),  # noqa: E501
-        Table("granularity", "mnist", "Granularity", "digit", DIGITS, ("8",), "8", tuple(DIVISIONS)),
-    )
-}  # fmt: skip
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """All classes or parts of the data set."""
+        return self.data_set.subjects
+
+    @property
+    def picture_subject(self) -> str:
+        """The subject whose reconstructions and scores are drawn."""
+        return self.data_set.default_subject
+
+    @property
+    def compares_divisions(self) -> bool:
+        """Whether the rows are division rates instead of the paper's methods."""
+        return self.variants == tuple(DIVISIONS)
+
+
+def make_tables(data_sets: Iterable[DataSet]) -> dict[str, Table]:
+    """One table for each data set, and the granularity table, by name."""
+    tables = [Table(d.name, d.title, d, d.default_subjects or d.subjects) for d in data_sets]
+    mnist = DATA_SETS["mnist"]
+    granularity = Table("granularity", "Granularity", mnist, (mnist.default_subject,), tuple(DIVISIONS))
+    return {table.name: table for table in (*tables, granularity)}
+
+
+TABLES = make_tables(DATA_SETS.values())
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table before it is known. `seed` is None where nothing is random."""
+    """One number of a table before it is measured. `seed` is None for baselines: they are not random."""
 
     table: Table
     subject: str
@@ -88,74 +126,96 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """As that of its `Result`."""
+        """The key of the cell's `Result`: subject, row, and seed (-1 for a baseline)."""
         return self.subject, self.row, -1 if self.seed is None else self.seed
 
     @property
     def label(self) -> str:
-        """For people: "mnist 8 daad seed 0"."""
+        """The cell in words: "mnist 8 daad seed 0"."""
         words = [self.table.name, self.subject, self.row]
         return " ".join(words + [f"seed {self.seed}"] * (self.seed is not None))
 
     @property
     def recipe(self) -> str:
-        """A digest of all that the result depends on, beside the subject and the seed.
+        """A digest of everything that the result depends on, beside the subject and the seed.
 
-        It is that of the values that differ from the defaults, so a key that is added later, and off by
-        default, leaves it as it is.
+        The digest covers only values that differ from the defaults. A new key of the configuration
+        therefore leaves all digests as they are, as long as its default changes nothing.
         """
-        default = config_lib.flat(recipe_of(dataclasses.replace(self, config=Config())))
-        changed = {k: v for k, v in config_lib.flat(recipe_of(self)).items() if v != default[k]}
+        default = config_lib.flat(make_recipe(dataclasses.replace(self, config=Config())))
+        changed = {k: v for k, v in config_lib.flat(make_recipe(self)).items() if v != default[k]}
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, out: Path) -> Path:
-        """Where the cell lives."""
-        return folder_of(out, self.table, self.subject, self.row, self.seed, self.recipe)
+        """The folder of the cell's run, inside `out`."""
+        return cell_folder(out, self.table, self.subject, self.row, self.seed, self.recipe)
 
 
-def folder_of(out: Path, table: Table, subject: str, row: str, seed: int | None, recipe: str) -> Path:
-    """A folder for each cell, another one for each recipe."""
+def cell_folder(out: Path, table: Table, subject: str, row: str, seed: int | None, recipe: str) -> Path:
+    """The folder of a cell's run. Another recipe has another folder."""
     words = [subject, row, *([] if seed is None else [f"seed{seed}"]), recipe]
     return out / table.name / "-".join(words)
 
 
-def recipe_of(cell: Cell) -> dict[str, Any]:
-    """The configuration without what does not change a result; a baseline depends on its data alone."""
-    tree = json.loads(config_lib.to_json(cell.config))  # as it will be stored
-    for key in NOT_OF_RECIPE:
+def make_recipe(cell: Cell) -> dict[str, Any]:
+    """The part of a cell's configuration that its result depends on, as nested dictionaries."""
+    tree = json.loads(config_lib.to_json(cell.config))  # a recipe is stored as JSON
+    for key in KEYS_OUTSIDE_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
-    model = tree["model"]  # nothing is divided or addressed where nothing is remembered
+
+    # A scale without a memory neither divides its map nor addresses items.
+    model = tree["model"]
     model["division"] = [
         cuts if items else [1, 1, 1] for cuts, items in zip(model["division"], model["memory_items"])
     ]
     if not any(model["memory_items"]):
         model |= {"temperature": ModelConfig.temperature, "shrink": ModelConfig.shrink}
+
+    # A baseline has no network: its result depends on the data and on how its heat map is smoothed.
     if cell.row in BASELINES:
         tree = {"data": tree["data"], "score": {"heat_smoothing": tree["score"]["heat_smoothing"]}}
     return tree
 
 
 def table_named(name: str) -> Table:
-    """Raises UserError with the nearest name where there is none of this one."""
-    (name,) = _known("table", [name], tuple(TABLES))
+    """Returns the table. Raises UserError with the most similar name if there is no such table."""
+    _check_names("table", [name], tuple(TABLES))
     return TABLES[name]
 
 
 def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: bool) -> Cell:
-    """A cell as its file in configs/ has it; a division of the granularity table is of variant daad."""
+    """Makes a cell with the configuration that the table's recipe in configs/ gives.
+
+    Args:
+        table: the table.
+        subject: one of the table's subjects.
+        row: one of the table's rows. A row of the granularity table is variant daad with other division
+            rates. A baseline takes its data from variant daad, too.
+        seed: None for a baseline.
+        smoke: whether the configuration is cut down so that a cell takes seconds.
+
+    Raises:
+        UserError: the recipe does not exist, or its configuration is impossible.
+    """
     variant = row if row in VARIANTS else "daad"
     words = ",".join([subject, variant] + ["smoke"] * smoke)
-    config = load_recipe(f"{table.recipe_name}:{words}")
+    config = load_recipe(f"{table.data_set.name}:{words}")
     if row in DIVISIONS:
-        config.model.division = divided(config, DIVISIONS[row])
+        config.model.division = make_division(config, DIVISIONS[row].blocks)
     config.seed = seed or 0
     validate(config)
     return Cell(table, subject, row, seed, config)
 
 
-def divided(config: Config, blocks: int) -> tuple[tuple[int, int, int], ...]:
-    """Division rates of at most `blocks` along both axes at every scale, bottleneck first; 0: pixel-wise."""
+def make_division(config: Config, blocks: int) -> tuple[tuple[int, int, int], ...]:
+    """Division rates (r_h, r_w, r_c) of every scale, bottleneck first.
+
+    Args:
+        config: gives the image size and the number of scales.
+        blocks: the number of blocks along both axes. A scale whose map has fewer pixels has one block for
+            each pixel, and so have all scales if `blocks` is 0.
+    """
     data, levels = config.data, config.model.levels
     rates = []
     for scale in range(levels):
@@ -167,36 +227,42 @@ def divided(config: Config, blocks: int) -> tuple[tuple[int, int, int], ...]:
 def choose(
     table: Table, only: Sequence[str], rows: Sequence[str], seeds: Sequence[str], smoke: bool
 ) -> list[Cell]:
-    """The cells to run: all of the first seed, then all of the next, so that an early end leaves a table.
+    """Chooses the cells to run.
+
+    The baselines come first, then all cells of the first seed, then all of the next one. A run that is
+    stopped early therefore leaves a whole table of fewer seeds.
 
     Args:
-        table: of which.
-        only: subjects; empty: the usual ones.
-        rows: of the table; empty: all.
+        table: the table.
+        only: the subjects; empty for the table's default subjects.
+        rows: names of rows; empty for all rows.
         seeds: decimal numbers.
-        smoke: in seconds instead of minutes, to see that it works.
+        smoke: see `make_cell`.
 
     Raises:
-        UserError: an unknown name (with the nearest one), or an impossible seed.
+        UserError: a name is unknown (the message has the most similar one), or a seed is impossible.
     """
-    subjects = _known(table.noun, only, table.subjects) if only else list(table.usual)
-    wanted = _known("variant", rows, table.rows) if rows else list(table.rows)
-    numbers = list(dict.fromkeys(_seed(seed) for seed in seeds))
+    chosen_subjects = list(dict.fromkeys(only)) or list(table.default_subjects)
+    chosen_rows = list(dict.fromkeys(rows)) or list(table.rows)
+    _check_names(table.noun, chosen_subjects, table.subjects)
+    _check_names("variant", chosen_rows, table.rows)
+    numbers = list(dict.fromkeys(_parse_seed(seed) for seed in seeds))
     if not numbers:
         raise UserError("--seeds is empty; for instance --seeds=0,1,2")
-    still = [(s, r, None) for s in subjects for r in wanted if r in BASELINES]
-    random = [(s, r, n) for n in numbers for s in subjects for r in wanted if r not in BASELINES]
-    return [make_cell(table, *cell, smoke) for cell in (*still, *random)]
+
+    pairs = [(subject, row) for subject in chosen_subjects for row in chosen_rows]
+    without_seed = [(subject, row, None) for subject, row in pairs if row in BASELINES]
+    with_seed = [(subject, row, n) for n in numbers for subject, row in pairs if row not in BASELINES]
+    return [make_cell(table, *key, smoke) for key in (*without_seed, *with_seed)]
 
 
-def _seed(text: str) -> int:
+def _parse_seed(text: str) -> int:
     if not (text.strip().isdecimal() and int(text) < 2**31):
-        raise UserError(f"--seeds: {text!r} is no number between 0 and 2^31 - 1")
+        raise UserError(f"--seeds: {text!r} is not a whole number between 0 and 2^31 - 1")
     return int(text)
 
 
-def _known(noun: str, names: Sequence[str], known: tuple[str, ...]) -> list[str]:
+def _check_names(noun: str, names: Sequence[str], known: tuple[str, ...]) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"{name!r}: no such {noun}; {did_you_mean(name, known)}")
-    return list(dict.fromkeys(names))

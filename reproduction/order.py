@@ -1,79 +1,111 @@
-"""The paper's claim of an order, AE+Skip < AE < MemAE < DAAD < DAAD+, as it falls here: in words."""
+"""Compares the order of our rows with the order that the paper claims, in words.
+
+The paper claims AE+Skip < AE < MemAE < DAAD < DAAD+.
+"""
 
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
 from reproduction import paper
-from reproduction.cells import TITLES
-from reproduction.results import Stored
-from reproduction.summary import Figure, over, told_by_brightness
+from reproduction.cells import ROW_TITLES
+from reproduction.results import TableResults
+from reproduction.summary import MeanAndSpread, brightness_separable, mean_over
 
 
-def of_table(stored: Stored, figure: str = "auroc", title: str = "") -> str:
-    """The order of one table's means over the subjects that all its rows have; "" where a row was not run.
+def describe_order(stored: TableResults, metric: str = "auroc", title: str = "") -> str:
+    """Describes the order of one table's means over the subjects that all rows have.
 
-    In place of the AUROC of subjects that brightness tells apart the corrected one counts.
+    Where brightness alone separates a subject's test images, the brightness-corrected AUROC counts in
+    place of the image AUROC.
 
     Args:
-        stored: the table.
-        figure: by which; `title` is its name where it is not the image AUROC.
+        stored: the results of the table.
+        metric: the metric to order by.
+        title: the metric in words; "" for the image AUROC.
+
+    Returns:
+        "" if a row was not run.
     """
-    means, told = _comparable(stored, figure)
+    means, corrected = _comparable_means(stored, metric)
     if not means:
         return ""
     shared = next(iter(means.values())).subjects
-    by = f" by {title}, which the paper does not print" if title else ""
-    partly = f" of {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
-    corrected = f" (of {', '.join(told)} the brightness-corrected score, see below)" if told else ""
-    return f"Order of the means{by}{partly}{corrected}: {_said(means)}."
+    by_metric = f" by {title} (the paper does not print {title})" if title else ""
+    of_subjects = f" over {', '.join(shared)}" if len(shared) < len(stored.subjects) else ""
+    correction = (
+        f" For {', '.join(corrected)} the brightness-corrected AUROC counts, see below." if corrected else ""
+    )
+    return f"Order of the means{by_metric}{of_subjects}: {_compare_with_claim(means)}{correction}"
 
 
-def over_tables(tables: Sequence[Stored]) -> str:
-    """The same of all tables that have all rows, each counting the same; "" where fewer than two have."""
-    found = {t.table.title: _comparable(t, "auroc")[0] for t in tables if t.table.name != "granularity"}
-    found = {title: means for title, means in found.items() if means}
-    if len(found) < 2:
+def describe_order_over_tables(tables: Sequence[TableResults]) -> str:
+    """Describes the order of the means over all tables that have all rows. Each table counts the same.
+
+    Returns:
+        "" if fewer than two tables have all rows.
+    """
+    by_table = {
+        stored.table.title: _comparable_means(stored, "auroc")[0]
+        for stored in tables
+        if not stored.table.compares_divisions
+    }
+    by_table = {title: means for title, means in by_table.items() if means}
+    if len(by_table) < 2:
         return ""
     means = {
-        row: Figure(statistics.mean(of[row].mean for of in found.values()), None, tuple(found))
-        for row in paper.ORDER
+        row: MeanAndSpread(statistics.mean(m[row].mean for m in by_table.values()), None, tuple(by_table))
+        for row in paper.CLAIMED_ORDER
     }
-    return f"Mean of {', '.join(found)}, of the subjects that all rows have: {_said(means)}."
+    return (
+        f"Order of the means over {', '.join(by_table)}: {_compare_with_claim(means)} Every table takes part "
+        "with the subjects that all its rows have."
+    )
 
 
-def _comparable(stored: Stored, figure: str) -> tuple[dict[str, Figure], list[str]]:
-    """Means, by title, of the rows that the paper puts in an order, and which subjects' are corrected."""
-    told = told_by_brightness(stored) if figure == "auroc" else []
-    counts = {s: "levelled_auroc" if s in told else figure for s in stored.subjects}
-    rows = [row for row in stored.table.variants if TITLES[row] in paper.ORDER]
-    ran = [{r.subject for r in stored.of(row) if counts[r.subject] in r.figures} for row in rows]
-    shared = {s: counts[s] for s in stored.subjects if all(s in of for of in ran)}
-    if len(rows) < len(paper.ORDER):
+def _comparable_means(stored: TableResults, metric: str) -> tuple[dict[str, MeanAndSpread], list[str]]:
+    """Means of the rows that the paper puts in an order.
+
+    Returns:
+        The means by title; empty if a row is missing. Then the subjects with a corrected AUROC.
+    """
+    separable = brightness_separable(stored) if metric == "auroc" else []
+    metrics = {s: "levelled_auroc" if s in separable else metric for s in stored.subjects}
+    rows = [row for row in stored.table.variants if ROW_TITLES[row] in paper.CLAIMED_ORDER]
+    if len(rows) < len(paper.CLAIMED_ORDER):
         return {}, []
-    found = {TITLES[row]: mean for row in rows if (mean := over(stored, row, shared))}
-    return found, [s for s in told if s in shared]
+    subjects_of_rows = [
+        {r.subject for r in stored.row_results(row) if metrics[r.subject] in r.figures} for row in rows
+    ]
+    shared = {s: metrics[s] for s in stored.subjects if all(s in subjects for subjects in subjects_of_rows)}
+    means = {ROW_TITLES[row]: mean for row in rows if (mean := mean_over(stored, row, shared))}
+    return means, [s for s in separable if s in shared]
 
 
-def _said(means: Mapping[str, Figure]) -> str:
+def _compare_with_claim(means: Mapping[str, MeanAndSpread]) -> str:
+    """The rows in ascending order, and whether the paper claims this order: two sentences or three."""
     order = sorted(means, key=lambda title: means[title].mean)
-    words = " < ".join(f"{title} {means[title].mean:.3f}" for title in order)
-    claim = " < ".join(paper.ORDER)
-    if tuple(order) == paper.ORDER:
-        return f"{words}; as in the paper ({claim})"
-    return f"{words}; not the paper's ({claim}){_how_surely(means)}"
+    ours = " < ".join(f"{title} {means[title].mean:.3f}" for title in order)
+    if tuple(order) == paper.CLAIMED_ORDER:
+        return f"{ours}. The paper claims this order."
+    claim = " < ".join(paper.CLAIMED_ORDER)
+    return f"{ours}. The paper claims another order, {claim}.{_describe_contradictions(means)}"
 
 
-def _how_surely(means: Mapping[str, Figure]) -> str:
-    """Whether what contradicts the paper does so by more than the larger standard deviation over seeds."""
-    sure, all_known = [], True
-    for lower, higher in itertools.combinations(paper.ORDER, 2):
+def _describe_contradictions(means: Mapping[str, MeanAndSpread]) -> str:
+    """Says which pairs contradict the paper by more than the larger of their two spreads over seeds."""
+    exceeding, all_spreads_known = [], True
+    for lower, higher in itertools.combinations(paper.CLAIMED_ORDER, 2):
         lead = means[lower].mean - means[higher].mean
         spreads = [s for row in (lower, higher) if (s := means[row].spread) is not None]
         if lead > 0 and len(spreads) < 2:
-            all_known = False
+            all_spreads_known = False
         elif lead > max(spreads, default=0):
-            sure.append(f"{lower} above {higher}")
-    if sure:
-        return f"; by more than seeds differ: {', '.join(sure)}"
-    return ", by no more than seeds differ" if all_known else ""
+            exceeding.append(f"{lower} above {higher}")
+    if exceeding:
+        return f" These differences exceed the spread over seeds: {', '.join(exceeding)}."
+    return (
+        " No difference that contradicts the claim exceeds the spread over seeds."
+        if all_spreads_known
+        else ""
+    )

@@ -1,21 +1,8 @@
-"""Figures printed in the paper (ICCV 2021, arXiv 2107.13118): image AUROC. None of them is ours."""
+"""Figures that the paper prints (ICCV 2021, arXiv 2107.13118): image AUROC. None of them is ours."""
 
 from collections.abc import Sequence
 
-# Where the paper prints one figure of its method, it is named DAAD.
-ONE_CLASS = {
-    "mnist": {
-        "VAE": 0.877, "AnoGAN": 0.937, "ADGAN": 0.947, "GANomaly": 0.928, "GeoTrans": 0.980,
-        "OCGAN": 0.975, "MemAE": 0.975, "CAVGA-Du": 0.986, "DAAD": 0.990,
-    },
-    "cifar10": {
-        "VAE": 0.581, "AnoGAN": 0.612, "ADGAN": 0.624, "GANomaly": 0.695, "GeoTrans": 0.656,
-        "Skip-GANomaly": 0.732, "OCGAN": 0.656, "MemAE": 0.609, "CAVGA-Du": 0.737, "DAAD": 0.753,
-    },
-}  # fmt: skip
-
-# MemAE here is the authors' own rerun.
-MVTEC_COLUMNS = ("AE", "MemAE", "AE+Skip", "DAAD", "DAAD+")
+MVTEC_COLUMNS = ("AE", "MemAE", "AE+Skip", "DAAD", "DAAD+")  # MemAE is the authors' own rerun
 MVTEC = {
     "carpet": (0.411, 0.454, 0.385, 0.671, 0.866),
     "grid": (0.841, 0.946, 0.879, 0.975, 0.957),
@@ -35,30 +22,50 @@ MVTEC = {
 }
 MVTEC_MEAN = (0.794, 0.802, 0.736, 0.845, 0.895)
 
-ORDER = ("AE+Skip", "AE", "MemAE", "DAAD", "DAAD+")  # ascending: the paper's claim
+# By table and method: the figure over all classes or categories. Where the paper prints one figure of its
+# own method, we call the method DAAD.
+MEANS = {
+    "mnist": {
+        "VAE": 0.877, "AnoGAN": 0.937, "ADGAN": 0.947, "GANomaly": 0.928, "GeoTrans": 0.980,
+        "OCGAN": 0.975, "MemAE": 0.975, "CAVGA-Du": 0.986, "DAAD": 0.990,
+    },
+    "cifar10": {
+        "VAE": 0.581, "AnoGAN": 0.612, "ADGAN": 0.624, "GANomaly": 0.695, "GeoTrans": 0.656,
+        "Skip-GANomaly": 0.732, "OCGAN": 0.656, "MemAE": 0.609, "CAVGA-Du": 0.737, "DAAD": 0.753,
+    },
+    "mvtec_ad": dict(zip(MVTEC_COLUMNS, MVTEC_MEAN)),
+}  # fmt: skip
+
+# By table, class or category, and method.
+SUBJECTS = {
+    "mvtec_ad": {category: dict(zip(MVTEC_COLUMNS, aurocs)) for category, aurocs in MVTEC.items()},
+}
+
+CLAIMED_ORDER = ("AE+Skip", "AE", "MemAE", "DAAD", "DAAD+")  # from the worst to the best
 
 
-def mean(table: str, row: str) -> float | None:
-    """The paper's figure over all classes or categories of a table; None where it prints none."""
-    if table == "mvtec_ad":
-        return dict(zip(MVTEC_COLUMNS, MVTEC_MEAN)).get(row)
-    return ONE_CLASS.get(table, {}).get(row)
+def mean_auroc(table: str, method: str) -> float | None:
+    """The paper's figure over all classes or categories of a table; None if the paper prints none."""
+    return MEANS.get(table, {}).get(method)
 
 
-def of_subject(table: str, subject: str, row: str) -> float | None:
-    """The paper's figure for one class or category; None where it prints none."""
-    if table != "mvtec_ad" or subject not in MVTEC:
-        return None
-    return dict(zip(MVTEC_COLUMNS, MVTEC[subject])).get(row)
+def prints_subjects(table: str) -> bool:
+    """Whether the paper prints a figure for each class or category of a table."""
+    return table in SUBJECTS
 
 
-def mean_over(table: str, subjects: Sequence[str], row: str) -> float | None:
-    """The mean of what the paper prints for these classes or categories; None where it does not."""
-    figures = [of_subject(table, subject, row) for subject in subjects]
-    known = [figure for figure in figures if figure is not None]
-    return sum(known) / len(known) if known and len(known) == len(figures) else None
+def subject_auroc(table: str, subject: str, method: str) -> float | None:
+    """The paper's figure for one class or category; None if the paper prints none."""
+    return SUBJECTS.get(table, {}).get(subject, {}).get(method)
 
 
-def others(table: str) -> dict[str, float]:
-    """Methods of the paper's table that are none of ours."""
-    return {k: v for k, v in ONE_CLASS.get(table, {}).items() if k not in ORDER}
+def mean_over(table: str, subjects: Sequence[str], method: str) -> float | None:
+    """The mean of the paper's figures for these subjects; None if the paper lacks one of them."""
+    printed = [subject_auroc(table, subject, method) for subject in subjects]
+    known = [auroc for auroc in printed if auroc is not None]
+    return sum(known) / len(known) if known and len(known) == len(printed) else None
+
+
+def other_methods(table: str) -> dict[str, float]:
+    """The methods of the paper's table that this project does not implement, with their figures."""
+    return {k: v for k, v in MEANS.get(table, {}).items() if k not in CLAIMED_ORDER}

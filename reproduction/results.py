@@ -1,4 +1,7 @@
-"""Results as they are stored: a table's JSON, small enough to be checked in, from which its page is made."""
+"""Stored results: one JSON file for each table, small enough for version control.
+
+docs/results.md is made from these files alone.
+"""
 
 import dataclasses
 import json
@@ -9,19 +12,31 @@ from typing import Any
 from daad_jax import files
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
-from reproduction.cells import TABLES, Cell, Table, make_cell
+from reproduction import cells
+from reproduction.cells import Cell, Table, make_cell
 
 FORMAT = 1
+CELL_FILE = "result.json"  # the result of one cell, in the cell's folder
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished cell came to.
+    """The result of a finished cell.
 
-    `images` counts those of training, held out, and of the test by label; `figures` are AUROC and the
-    like. `images_per_s` is the median of the rates logged while it trained, `wall_s` the time from the
-    configuration to the figures (loading, compiling, saving), over all attempts. A baseline has step 0
-    and trains nothing. `recipe` and `environment` are keys into the file.
+    Attributes:
+        subject: the class or part that was normal.
+        row: the baseline or variant.
+        seed: None for a baseline.
+        recipe: a key of `TableResults.recipes`.
+        environment: a key of `TableResults.environments`.
+        date: the day on which the cell finished, as YYYY-MM-DD.
+        step: the number of training steps; 0 for a baseline.
+        images: the number of images: "train", "held_out", and of the test set "normal" and "anomalous".
+        figures: the metrics by name, such as "auroc".
+        images_per_s: the median of the rates that training logged; 0 for a baseline.
+        wall_s: seconds from the configuration to the metrics, with loading, compiling and saving, and
+            summed over all attempts.
+        histogram: counts of anomaly scores by label, for the subject that is drawn.
     """
 
     subject: str
@@ -39,12 +54,13 @@ class Result:
 
     @property
     def key(self) -> tuple[str, str, int]:
+        """The key of the `Cell`: subject, row, and seed (-1 for a baseline)."""
         return self.subject, self.row, -1 if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Results of one table, with the recipes and environments that they name."""
+class TableResults:
+    """The results of one table, with the recipes and environments that the results name."""
 
     table: Table
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -53,118 +69,135 @@ class Stored:
 
     @property
     def subjects(self) -> list[str]:
-        """Those that have a result, in the order of the results."""
+        """The subjects that have a result, in the order of the results."""
         return list(dict.fromkeys(r.subject for r in self.results))
 
-    def of(self, row: str) -> list[Result]:
+    def row_results(self, row: str) -> list[Result]:
+        """The results of one row."""
         return [r for r in self.results if r.row == row]
 
-    def merged(self, other: "Stored") -> "Stored":
-        """With the results of `other` as well, and in place of its own where both have a cell."""
-        found = {r.key: r for r in (*self.results, *other.results)}
-        return _tidy(
+    def merge(self, other: "TableResults") -> "TableResults":
+        """Returns the results of both. Where both have a cell, the result of `other` counts."""
+        by_key = {r.key: r for r in (*self.results, *other.results)}
+        return _arrange(
             self.table,
             self.recipes | other.recipes,
             self.environments | other.environments,
-            list(found.values()),
+            list(by_key.values()),
         )
 
-    def current(self, smoke: bool) -> "Stored":
-        """Only the results that the configurations of today would give again."""
-        kept = [r for r in self.results if r.recipe == _recipe_today(self.table, r, smoke)]
-        return _tidy(self.table, self.recipes, self.environments, kept)
+    def select_current(self, smoke: bool) -> "TableResults":
+        """Returns only the results whose recipe is still the one in configs/.
+
+        Args:
+            smoke: whether the results are those of smoke runs.
+        """
+        current = [r for r in self.results if r.recipe == _current_recipe(self.table, r, smoke)]
+        return _arrange(self.table, self.recipes, self.environments, current)
 
 
-def place(docs: Path, table: Table) -> Path:
+def results_path(docs: Path, table: Table) -> Path:
+    """The file of a table's results, in the folder of the documentation."""
     return docs / "results" / f"{table.name}.json"
 
 
-def load(path: Path, table: Table) -> Stored:
-    """What is stored in a file; nothing where there is none.
+def load(path: Path, table: Table) -> TableResults:
+    """Loads a file of results. A file that does not exist counts as a table without results.
 
     Raises:
-        UserError: it is no file of this table's results.
+        UserError: the file does not hold results of this table.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["format"] != FORMAT or tree["table"] != table.name:
             raise ValueError(f"format {tree['format']!r} of table {tree['table']!r}")
-        return _tidy(
-            table, dict(tree["recipes"]), dict(tree["environments"]), [_result(r) for r in tree["cells"]]
-        )
+        results = [_parse_result(cell) for cell in tree["cells"]]
+        return _arrange(table, dict(tree["recipes"]), dict(tree["environments"]), results)
     except FileNotFoundError:
-        return Stored(table)
+        return TableResults(table)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path}: no results of {table.name} ({reason}); mend or remove it") from error
+        raise UserError(
+            f"{path}: no results of {table.name} ({reason}); repair or remove the file"
+        ) from error
 
 
-def save(path: Path, stored: Stored) -> None:
-    """Writes the file in one go, a line for each recipe, environment and cell.
+def load_all(docs: Path) -> list[TableResults]:
+    """Loads the results of all tables, in their order. A table may have no result.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: see `load`.
+    """
+    return [load(results_path(docs, table), table) for table in cells.TABLES.values()]
+
+
+def load_cell(cell: Cell, folder: Path) -> TableResults | None:
+    """Loads the result in a cell's folder; None if the cell has not finished.
+
+    Raises:
+        UserError: see `load`.
+    """
+    path = folder / CELL_FILE
+    stored = load(path, cell.table) if path.is_file() else None
+    return stored if stored and stored.results and stored.results[0].recipe == cell.recipe else None
+
+
+def save(path: Path, stored: TableResults) -> None:
+    """Replaces the file as a whole, with a line for each recipe, environment and cell.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     with explain_write_errors(path, "give another --docs"):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, to_json(stored))
 
 
-def to_json(stored: Stored) -> str:
-    def lines(entries: list[str]) -> str:
+def to_json(stored: TableResults) -> str:
+    """The text of a file of results."""
+
+    def join_lines(entries: list[str]) -> str:
         return "".join(f"\n    {entry}{',' * (i + 1 < len(entries))}" for i, entry in enumerate(entries))
 
-    def named(tree: dict[str, Any]) -> str:
-        return lines([f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(tree.items())])
+    def format_tree(tree: dict[str, Any]) -> str:
+        return join_lines([f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(tree.items())])
 
-    cells = [json.dumps(dataclasses.asdict(r)) for r in stored.results]
+    results = [json.dumps(dataclasses.asdict(r)) for r in stored.results]
     return (
         f'{{\n  "format": {FORMAT},\n  "table": {json.dumps(stored.table.name)},\n'
-        f'  "recipes": {{{named(stored.recipes)}\n  }},\n'
-        f'  "environments": {{{named(stored.environments)}\n  }},\n'
-        f'  "cells": [{lines(cells)}\n  ]\n}}\n'
+        f'  "recipes": {{{format_tree(stored.recipes)}\n  }},\n'
+        f'  "environments": {{{format_tree(stored.environments)}\n  }},\n'
+        f'  "cells": [{join_lines(results)}\n  ]\n}}\n'
     )
 
 
-def of_cell(cell: Cell, folder: Path) -> Stored | None:
-    """What a finished cell left in its folder; None where it has not finished."""
-    path = folder / "result.json"
-    found = load(path, cell.table) if path.is_file() else None
-    return found if found and found.results and found.results[0].recipe == cell.recipe else None
-
-
-def _tidy(
+def _arrange(
     table: Table, recipes: dict[str, Any], environments: dict[str, Any], results: list[Result]
-) -> Stored:
-    """In the table's order, and without the recipes and environments that no result names."""
+) -> TableResults:
+    """Sorts the results as the table does, and drops recipes and environments that no result names."""
 
-    def order(result: Result) -> tuple[int, int, int]:
+    def position(result: Result) -> tuple[int, int, int]:
         return table.subjects.index(result.subject), table.rows.index(result.row), result.key[2]
 
     known = [r for r in results if r.subject in table.subjects and r.row in table.rows]
-    return Stored(
+    return TableResults(
         table,
         {r.recipe: recipes[r.recipe] for r in known},
         {r.environment: environments[r.environment] for r in known},
-        sorted(known, key=order),
+        sorted(known, key=position),
     )
 
 
-def _result(tree: dict[str, Any]) -> Result:
-    found = Result(**tree)
-    numbers = (found.step, found.images_per_s, found.wall_s, *found.figures.values())
-    if not all(isinstance(n, (int, float)) for n in (*numbers, *found.images.values())):
-        raise ValueError(f"cell {found.key}: not a number")
-    return found
+def _parse_result(tree: dict[str, Any]) -> Result:
+    result = Result(**tree)
+    numbers = (result.step, result.images_per_s, result.wall_s, *result.figures.values())
+    if not all(isinstance(n, (int, float)) for n in (*numbers, *result.images.values())):
+        raise ValueError(f"cell {result.key}: not a number")
+    return result
 
 
-def _recipe_today(table: Table, result: Result, smoke: bool) -> str:
+def _current_recipe(table: Table, result: Result, smoke: bool) -> str:
     try:
         return make_cell(table, result.subject, result.row, result.seed, smoke).recipe
-    except UserError:  # a variant, say, that is no more
+    except UserError:  # the recipe or the variant may have been removed since
         return ""
-
-
-def tables_stored(docs: Path) -> list[Stored]:
-    """All tables, in their order, also those of which nothing is stored."""
-    return [load(place(docs, table), table) for table in TABLES.values()]

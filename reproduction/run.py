@@ -1,8 +1,8 @@
-"""All cells of a table, one after the other.
+"""Runs all cells of a table, one after the other.
 
-They run in this process: the libraries are imported once, and a cell that fails raises, so it is named
-and the next one goes on. What would take the whole process down loses what came after the last
-checkpoint of one cell; the same command continues there.
+All cells run in this process, so the libraries are imported once. If a cell raises, its error is reported
+and the next cell starts. If the whole process dies, one cell loses what came after its last checkpoint;
+the same command continues there.
 """
 
 import statistics
@@ -13,21 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daad_jax.data import datasets
-from daad_jax.data.tfds_source import categories_at_hand
+from daad_jax.data.tfds_source import available_subjects
 from daad_jax.errors import Stopped, UserError
 from daad_jax.files import exclusive, explain_write_errors
-from daad_jax.training import workdir as workdirs
-from reproduction import experiment, pictures, results
-from reproduction import results_page as page
+from daad_jax.training.workdir import saved_step
+from reproduction import experiment, pictures, results, results_page
 from reproduction.cells import BASELINES, Cell, Table
-from reproduction.results import Result, Stored
+from reproduction.results import Result, TableResults
 
-LOG = "cell.log"  # what a cell's training would have printed
+LOG_FILE = "cell.log"  # in a cell's folder: what training would have printed
 
 
 @dataclass(frozen=True)
 class Places:
-    """`out` is where cells live, `docs` where results.md and results/ are."""
+    """Where results lie.
+
+    Attributes:
+        out: the folder of the cells' runs.
+        docs: the folder of results.md and results/.
+    """
 
     out: Path
     docs: Path
@@ -41,190 +45,234 @@ def reproduce(
     only_missing: bool = False,
     drop_checkpoints: bool = False,
 ) -> list[str]:
-    """Runs what is not done, stores every result as it comes, and writes the page at the end.
+    """Runs the cells that have no result, stores every result at once, and writes the page at the end.
 
     Args:
-        table: whose cells.
+        table: the table of the cells.
         cells: in the order in which they run.
-        places: where everything is.
-        smoke: the cells are small ones (so are those that are stored).
-        only_missing: leave out cells whose results are stored in `places.docs`, done here or elsewhere.
-        drop_checkpoints: of finished cells.
+        places: where results lie.
+        smoke: whether the cells are those of a smoke run, and the stored results as well.
+        only_missing: leave out cells whose results are stored in `places.docs`, wherever they ran.
+        drop_checkpoints: remove the last checkpoint of a finished cell, too.
 
     Returns:
         A line for every cell that failed.
 
     Raises:
-        UserError: none of the data can be loaded, or a place cannot be written.
-        SystemExit: a signal came while a cell trained; what was done is saved.
+        UserError: no data set of the cells can be loaded, stored results cannot be read, or a place
+            cannot be written.
+        SystemExit: a signal came while a cell trained; finished cells and the last step are saved.
     """
-    cells = _with_data(table, cells)
-    results.tables_stored(places.docs)  # the page needs them all; a damaged one is named now, not in hours
-    stored, ran_here = _gathered(table, places, smoke)
+    cells = _keep_available(table, cells)
+    # The page needs the results of all tables. A damaged file is reported now instead of after hours.
+    results.load_all(places.docs)
+    stored, _ = _store_local_results(table, places, smoke)
     if only_missing:
         known = {r.key for r in stored.results}
         cells = [c for c in cells if c.key not in known]
-    to_run = [c for c in cells if not results.of_cell(c, c.folder(places.out))]
-    counts = f"{len(cells) - len(to_run)} done, {len(to_run)} to run"
-    print(f"{len(cells)} cells of {table.name}: {counts}", flush=True)
+    to_run = [c for c in cells if not results.load_cell(c, c.folder(places.out))]
+    print(_count_cells(table, cells, to_run), flush=True)
     if to_run:
-        print(f"what a cell prints as it goes: {places.out / table.name / '*' / LOG}", flush=True)
-    refused = _refused_sources(to_run)
-    failed: list[str] = []
+        print(f"cells write their progress to {places.out / table.name / '*' / LOG_FILE}", flush=True)
+    refusals = _find_refused_sources(to_run)
     try:
-        for number, cell in enumerate(to_run, len(cells) - len(to_run) + 1):
-            left = remaining_s(to_run[number - len(cells) - 1 :], ran_here, places)
-            how_long = "" if left is None else f", {_duration(left)} left"
-            print(f"cell {number}/{len(cells)}: {cell.label}{how_long}", flush=True)
-            try:
-                found = _one(cell, cell.folder(places.out), refused, drop_checkpoints)
-            except _FailedCell as problem:
-                failed.append(f"{cell.label}: {problem}")
-                print(f"  failed: {problem}", flush=True)
-                continue
-            stored, ran_here = _gathered(table, places, smoke)  # others may run cells of this table as well
-            print(f"  {_said(found.results[0])}", flush=True)
+        failures = _run_cells(
+            table, to_run, len(cells) - len(to_run), places, refusals, smoke, drop_checkpoints
+        )
     except (SystemExit, KeyboardInterrupt, Stopped):
         print("stopped; the same command continues", flush=True)
         raise
     finally:
-        pictures.reconstructions(stored, places.out, places.docs)
-        page.write(places.docs)
+        stored = results.load(results.results_path(places.docs, table), table)
+        pictures.draw_reconstructions(stored, places.out, places.docs)
+        results_page.write(places.docs)
     print(f"wrote {places.docs / 'results.md'}")
-    return failed
+    return failures
 
 
 def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = False) -> None:
-    """Prints every cell: whether it is done, where an interrupted one stands, the time that it will take."""
-    cells = _with_data(table, cells)
-    ran_here = _ran_here(table, places, smoke)
+    """Prints the state of every cell, the step of interrupted ones, and how long the rest will take.
+
+    Args:
+        table: the table of the cells.
+        cells: in the order in which they would run.
+        places: where results lie.
+        smoke: whether the cells are those of a smoke run.
+
+    Raises:
+        UserError: a stored result cannot be read.
+    """
+    cells = _keep_available(table, cells)
+    local = _load_local_results(table, places, smoke)
     to_run = []
     for cell in cells:
         folder = cell.folder(places.out)
-        if results.of_cell(cell, folder):
+        if results.load_cell(cell, folder):
             print(f"done         {cell.label}")
             continue
         to_run.append(cell)
-        step = workdirs.saved_step(folder)
+        step = saved_step(folder)
         state = f"at step {step}" if step else "to run"
-        print(f"{state:12} {cell.label}  {_duration(remaining_s([cell], ran_here, places))}")
-    total = _duration(remaining_s(to_run, ran_here, places))
-    print(
-        f"{len(cells)} cells of {table.name}: {len(cells) - len(to_run)} done, {len(to_run)} to run, {total}"
-    )
+        print(f"{state:12} {cell.label}  {_format_duration(estimate_s([cell], local, places))}")
+    duration = _format_duration(estimate_s(to_run, local, places))
+    print(f"{_count_cells(table, cells, to_run)}, {duration}")
 
 
-def remaining_s(cells: Sequence[Cell], ran_here: Stored, places: Places) -> float | None:
-    """Seconds that these cells will take; None where nothing is known.
+def estimate_s(cells: Sequence[Cell], local: TableResults, places: Places) -> float | None:
+    """Estimates the seconds that cells will take from results of this machine.
 
-    By those that ran on this machine: what is stored of others may be of a GPU. A row that was not run
-    yet takes what the others take, so the longer it runs the truer this is.
+    Stored results do not count: other machines may have measured them. A row without a result is
+    estimated from the other rows, so the estimate gets better during the run.
+
+    Args:
+        cells: the cells without a result.
+        local: the results in the cells' folders on this machine.
+        places: where results lie.
+
+    Returns:
+        None if no network has been trained here.
     """
     total = 0.0
     for cell in cells:
-        alike = ran_here.of(cell.row)
-        if not alike and cell.row not in BASELINES:
-            alike = [r for r in ran_here.results if r.step]
-        if not alike and cell.row not in BASELINES:
+        similar = local.row_results(cell.row)
+        if not similar and cell.row not in BASELINES:
+            similar = [r for r in local.results if r.step]
+        if not similar and cell.row not in BASELINES:
             return None
-        share = 1 - workdirs.saved_step(cell.folder(places.out)) / cell.config.train.steps
-        # The median: the first of its kind also compiled.
-        total += share * statistics.median(r.wall_s for r in alike) if alike else 0
+        remaining = 1 - saved_step(cell.folder(places.out)) / cell.config.train.steps
+        # The median, because the first cell of a kind also compiled its programs.
+        total += remaining * statistics.median(r.wall_s for r in similar) if similar else 0
     return total
 
 
-class _FailedCell(Exception):
-    """Why, in a line."""
+class _CellError(Exception):
+    """A cell failed. The message is one line with the reason."""
 
 
-def _one(cell: Cell, folder: Path, refused: dict[str, str], drop_checkpoints: bool) -> Stored:
-    if cell.config.data.name in refused:
-        raise _FailedCell(refused[cell.config.data.name])
+def _run_cells(
+    table: Table,
+    to_run: Sequence[Cell],
+    done: int,
+    places: Places,
+    refusals: dict[str, str],
+    smoke: bool,
+    drop_checkpoints: bool,
+) -> list[str]:
+    """Runs cells and stores each result. Returns a line for every cell that failed.
+
+    `done` is the number of cells that have finished before, and `refusals` has the data sets that cannot
+    be loaded, with the reasons.
+    """
+    local = _load_local_results(table, places, smoke)
+    failures: list[str] = []
+    for index, cell in enumerate(to_run):
+        estimate = estimate_s(to_run[index:], local, places)
+        left = "" if estimate is None else f", {_format_duration(estimate)} left"
+        print(f"cell {done + index + 1}/{done + len(to_run)}: {cell.label}{left}", flush=True)
+        try:
+            result = _run_cell(cell, cell.folder(places.out), refusals, drop_checkpoints)
+        except _CellError as error:
+            failures.append(f"{cell.label}: {error}")
+            print(f"  failed: {error}", flush=True)
+            continue
+        # Other processes may run cells of this table, too, so the results are read again.
+        _, local = _store_local_results(table, places, smoke)
+        print(f"  {_summarise(result)}", flush=True)
+    return failures
+
+
+def _run_cell(cell: Cell, folder: Path, refusals: dict[str, str], drop_checkpoints: bool) -> Result:
+    """Runs a cell and prunes its checkpoints. Raises _CellError if the cell fails."""
+    if cell.config.data.name in refusals:
+        raise _CellError(refusals[cell.config.data.name])
     with explain_write_errors(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
-        log = (folder / LOG).open("a", encoding="utf-8")
+        log = (folder / LOG_FILE).open("a", encoding="utf-8")
     with log:
         try:
             with exclusive(folder / ".lock", "another process is running it"):
-                if done := results.of_cell(cell, folder):  # by another process, since this one began
-                    return done
+                # Another process may have finished the cell since this process started.
+                if finished := results.load_cell(cell, folder):
+                    return finished.results[0]
                 with redirect_stdout(log):
-                    found = experiment.run(cell, folder)
-                experiment.prune_checkpoints(folder, None if drop_checkpoints else found.results[0].step)
+                    result = experiment.run_cell(cell, folder).results[0]
+                experiment.prune_checkpoints(folder, None if drop_checkpoints else result.step)
         except UserError as error:
-            raise _FailedCell(" ".join(str(error).split())) from error
-        except Exception as error:  # a defect of one cell need not cost the others
+            raise _CellError(" ".join(str(error).split())) from error
+        except Exception as error:  # a defect in one cell must not stop the other cells
             traceback.print_exc(file=log)
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise _FailedCell(f"{line} (traceback in {folder / LOG})") from error
-    return found
+            raise _CellError(f"{line} (traceback in {folder / LOG_FILE})") from error
+    return result
 
 
-def _ran_here(table: Table, places: Places, smoke: bool) -> Stored:
-    """What finished cells have left in their folders, where it is still true."""
-    found = Stored(table)
-    for file in sorted((places.out / table.name).glob("*/result.json")):
-        found = found.merged(results.load(file, table).current(smoke))
-    return found
+def _load_local_results(table: Table, places: Places, smoke: bool) -> TableResults:
+    """Loads the results in the cells' folders whose recipes are still in configs/."""
+    local = TableResults(table)
+    for path in sorted((places.out / table.name).glob(f"*/{results.CELL_FILE}")):
+        local = local.merge(results.load(path, table).select_current(smoke))
+    return local
 
 
-def _gathered(table: Table, places: Places, smoke: bool) -> tuple[Stored, Stored]:
-    """What is stored and still true together with what ran here, stored again; and what ran here alone."""
-    path = results.place(places.docs, table)
+def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[TableResults, TableResults]:
+    """Adds the results in the cells' folders to the stored ones, and drops results of old recipes.
+
+    Returns:
+        All stored results, and the results in the cells' folders alone.
+    """
+    path = results.results_path(places.docs, table)
     before = results.load(path, table)
-    stored = before.current(smoke)
-    if gone := len(before.results) - len(stored.results):
-        print(f"{gone} stored results of other recipes are dropped from {path}", flush=True)
-    ran_here = _ran_here(table, places, smoke)
-    stored = stored.merged(ran_here)
+    current = before.select_current(smoke)
+    if dropped := len(before.results) - len(current.results):
+        print(f"dropped {dropped} results from {path}: their recipes are no longer in configs/", flush=True)
+    local = _load_local_results(table, places, smoke)
+    stored = current.merge(local)
     if stored != before:
         results.save(path, stored)
-    return stored, ran_here
+    return stored, local
 
 
-def _with_data(table: Table, cells: Sequence[Cell]) -> list[Cell]:
-    """Without the categories of MVTec AD that are not here; they are named.
+def _keep_available(table: Table, cells: Sequence[Cell]) -> list[Cell]:
+    """Drops the cells whose images are not on this machine, and prints their subjects.
 
-    Raises:
-        UserError: none is here.
+    If no images are here, all cells stay: opening the data set then raises an error with the remedy.
     """
-    if table.name != "mvtec_ad":
+    available = available_subjects(table.data_set, cells[0].config.data)
+    subjects = list(dict.fromkeys(c.subject for c in cells))
+    absent = [s for s in subjects if s not in available]
+    if not absent or len(absent) == len(subjects):
         return list(cells)
-    here = categories_at_hand(cells[0].config.data)
-    wanted = list(dict.fromkeys(c.subject for c in cells))
-    absent = [s for s in wanted if s not in here]
-    if absent and len(absent) < len(wanted):
-        print(f"not run, no images of them in DAAD_MVTEC_DIR: {', '.join(absent)}", flush=True)
-        return [c for c in cells if c.subject in here]
-    return list(cells)
+    variable = table.data_set.folder_variable
+    print(f"not run, because {variable} has no images for: {', '.join(absent)}", flush=True)
+    return [c for c in cells if c.subject in available]
 
 
-def _refused_sources(cells: Sequence[Cell]) -> dict[str, str]:
-    """Data sets that cannot be loaded, and why.
-
-    Raises:
-        UserError: none can.
-    """
+def _find_refused_sources(cells: Sequence[Cell]) -> dict[str, str]:
+    """Loads every data set of the cells. Returns the errors by name; raises UserError if all fail."""
     configs = {c.config.data.name: c.config for c in cells}
-    refused = {}
+    refusals = {}
     for name, config in configs.items():
         try:
             datasets.load(config)
         except UserError as error:
-            refused[name] = " ".join(str(error).split())
-    if configs and len(refused) == len(configs):
-        raise UserError(next(iter(refused.values())))
-    return refused
+            refusals[name] = " ".join(str(error).split())
+    if configs and len(refusals) == len(configs):
+        raise UserError(next(iter(refusals.values())))
+    return refusals
 
 
-def _said(result: Result) -> str:
+def _count_cells(table: Table, cells: Sequence[Cell], to_run: Sequence[Cell]) -> str:
+    return f"{len(cells)} cells of {table.name}: {len(cells) - len(to_run)} done, {len(to_run)} to run"
+
+
+def _summarise(result: Result) -> str:
     text = f"AUROC {result.figures['auroc']:.4f}, {result.wall_s:.0f} s"
     return f"{text}, {result.step} steps at {result.images_per_s:.0f} images/s" if result.step else text
 
 
-def _duration(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
-        return "of unknown time"
+        return "time unknown"
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -1,21 +1,25 @@
-"""Means over seeds and subjects, and the trivial figures that they are held against."""
+"""Means over seeds and subjects, and the baselines' figures that the other figures are compared with."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reproduction.cells import BASELINES
-from reproduction.results import Stored
+from reproduction.results import TableResults
 
-SEPARATES = 0.95  # AUROC of the mean intensity from which a set is said to be told apart by brightness
+# Brightness separates a test set if the mean intensity alone reaches this AUROC.
+SEPARABLE_AUROC = 0.95
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean over `subjects` of means over seeds.
+class MeanAndSpread:
+    """A metric of one row of a table.
 
-    `spread` is the standard deviation (n - 1) over seeds of the mean over subjects; None where fewer than
-    two seeds have them all.
+    Attributes:
+        mean: the mean over `subjects`, in which each subject is the mean over its seeds.
+        spread: the standard deviation (n - 1) over seeds of the mean over subjects. None if fewer than two
+            seeds have all the subjects.
+        subjects: the subjects that the mean is taken over.
     """
 
     mean: float
@@ -23,49 +27,61 @@ class Figure:
     subjects: tuple[str, ...]
 
 
-def over(stored: Stored, row: str, figures: Mapping[str, str]) -> Figure | None:
-    """Of the subjects that are named, each by the figure that is named; None where none has its own."""
-    values: dict[str, dict[int, float]] = {}
-    for result in stored.of(row):
-        figure = figures.get(result.subject)
-        if figure in result.figures:
-            values.setdefault(result.subject, {})[result.key[2]] = result.figures[figure]
-    if not values:
+def mean_over(stored: TableResults, row: str, metrics: Mapping[str, str]) -> MeanAndSpread | None:
+    """The mean and spread of a row.
+
+    Args:
+        stored: the results of the table.
+        row: the name of the row.
+        metrics: maps every subject that counts to its metric, a key of `Result.figures`.
+
+    Returns:
+        None if no result of the row has the metric of its subject.
+    """
+    by_subject: dict[str, dict[int, float]] = {}
+    for result in stored.row_results(row):
+        metric = metrics.get(result.subject)
+        if metric in result.figures:
+            by_subject.setdefault(result.subject, {})[result.key[2]] = result.figures[metric]
+    if not by_subject:
         return None
-    mean = statistics.mean(statistics.mean(of.values()) for of in values.values())
-    shared = set.intersection(*(set(of) for of in values.values()))
-    per_seed = [statistics.mean(of[seed] for of in values.values()) for seed in shared]
-    spread = statistics.stdev(per_seed) if len(per_seed) > 1 else None
-    return Figure(mean, spread, tuple(values))
+    mean = statistics.mean(statistics.mean(by_seed.values()) for by_seed in by_subject.values())
+    shared_seeds = set.intersection(*(set(by_seed) for by_seed in by_subject.values()))
+    seed_means = [statistics.mean(by_seed[seed] for by_seed in by_subject.values()) for seed in shared_seeds]
+    spread = statistics.stdev(seed_means) if len(seed_means) > 1 else None
+    return MeanAndSpread(mean, spread, tuple(by_subject))
 
 
-def over_seeds(stored: Stored, row: str, subject: str, figure: str) -> Figure | None:
-    """One subject's; None where it was not run or has no such figure."""
-    return over(stored, row, {subject: figure})
+def mean_over_seeds(stored: TableResults, row: str, subject: str, metric: str) -> MeanAndSpread | None:
+    """The mean and spread of one subject; None if the subject has no such metric in this row."""
+    return mean_over(stored, row, {subject: metric})
 
 
-def over_subjects(stored: Stored, row: str, figure: str) -> Figure | None:
-    """Of all subjects of a row that have the figure, each counting the same; None where none has."""
-    have = dict.fromkeys(r.subject for r in stored.of(row) if figure in r.figures)
-    return over(stored, row, dict.fromkeys(have, figure))
+def mean_over_subjects(stored: TableResults, row: str, metric: str) -> MeanAndSpread | None:
+    """The mean and spread over all subjects of a row that have the metric; None if no subject has it."""
+    subjects = dict.fromkeys(r.subject for r in stored.row_results(row) if metric in r.figures)
+    return mean_over(stored, row, dict.fromkeys(subjects, metric))
 
 
-def trivial(stored: Stored, subject: str, figure: str) -> float | None:
-    """The best of the baselines' figures; None where there is none."""
-    return _best(over_seeds(stored, row, subject, figure) for row in BASELINES)
+def best_baseline(stored: TableResults, subject: str, metric: str) -> float | None:
+    """The best baseline's figure for one subject; None if no baseline has the metric."""
+    return _best_mean(mean_over_seeds(stored, row, subject, metric) for row in BASELINES)
 
 
-def trivial_mean(stored: Stored, subjects: Sequence[str], figure: str) -> float | None:
-    """The best mean over these subjects that a baseline has which was run for all of them."""
-    means = (over(stored, row, dict.fromkeys(subjects, figure)) for row in BASELINES)
-    return _best(m for m in means if m and len(m.subjects) == len(subjects))
+def best_baseline_mean(stored: TableResults, subjects: Sequence[str], metric: str) -> float | None:
+    """The best baseline's mean over the subjects; None if no baseline has the metric for all of them."""
+    means = [mean_over(stored, row, dict.fromkeys(subjects, metric)) for row in BASELINES]
+    return _best_mean(mean for mean in means if mean and len(mean.subjects) == len(subjects))
 
 
-def told_by_brightness(stored: Stored) -> list[str]:
-    """Subjects whose test images the mean intensity alone tells apart: image AUROC says nothing there."""
-    found = {s: over_seeds(stored, "mean_intensity", s, "auroc") for s in stored.subjects}
-    return [subject for subject, figure in found.items() if figure and figure.mean >= SEPARATES]
+def brightness_separable(stored: TableResults) -> list[str]:
+    """The subjects whose normal and anomalous test images the mean intensity alone separates.
+
+    For these subjects the image AUROC says nothing about defects.
+    """
+    means = {s: mean_over_seeds(stored, "mean_intensity", s, "auroc") for s in stored.subjects}
+    return [subject for subject, mean in means.items() if mean and mean.mean >= SEPARABLE_AUROC]
 
 
-def _best(found: Iterable[Figure | None]) -> float | None:
-    return max((f.mean for f in found if f), default=None)
+def _best_mean(means: Iterable[MeanAndSpread | None]) -> float | None:
+    return max((mean.mean for mean in means if mean), default=None)

@@ -7,7 +7,7 @@ import numpy as np
 from daad_jax.config import Config, DataConfig
 from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
-from daad_jax.data.catalogue import classes_of
+from daad_jax.data.catalogue import find_data_set
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.samples import Rows, Source, Split, Splits
 from daad_jax.data.tfds_source import open_tfds
@@ -22,10 +22,10 @@ def load(config: Config) -> Splits:
     The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
 
     Raises:
-        UserError: see `classes_of`, `open_folder`, `open_tfds`, `cache.load_decoded` and `protocol`.
+        UserError: see `find_data_set`, `open_folder`, `open_tfds`, `cache.load_decoded` and `protocol`.
     """
     data = config.data
-    classes = () if data.source == "folder" else classes_of(data.name)
+    classes = () if data.source == "folder" else find_data_set(data.name).classes
     protocol.check(classes, data)  # before anything is downloaded
     source = _open_source(data)
     decoded = cache.load_decoded(source, data)

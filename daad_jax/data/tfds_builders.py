@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from daad_jax.data.catalogue import CATEGORIES, SOLAR_CELLS
+from daad_jax.data.catalogue import DATA_SETS
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample
@@ -34,7 +34,7 @@ class SolarCells(tfds.core.GeneratorBasedBuilder):
     name = "solar_cells"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in SOLAR_CELLS
+        tfds.core.BuilderConfig(name=n, description=f"{n}crystalline cells") for n in DATA_SETS[name].parts
     ]
 
     def _info(self) -> Any:
@@ -66,7 +66,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds the categories (bottle, ...)."
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=category, description=category) for category in CATEGORIES
+        tfds.core.BuilderConfig(name=category, description=category) for category in DATA_SETS[name].parts
     ]
 
     def _info(self) -> Any:

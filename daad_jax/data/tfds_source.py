@@ -1,4 +1,4 @@
-"""Opens the named data sets through TFDS: its own `mnist` and `cifar10`, our `solar_cells` and `mvtec_ad`."""
+"""Opens the data sets of the catalogue through TFDS, with its own builders and with ours."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from daad_jax.config import DataConfig
-from daad_jax.data.catalogue import CATEGORIES, CLASSES
+from daad_jax.data.catalogue import DataSet, find_data_set
 from daad_jax.data.images import decode
 from daad_jax.data.samples import GOOD, Sample, Source
 from daad_jax.errors import UserError
@@ -54,14 +54,19 @@ def open_tfds(config: DataConfig) -> Source:
     return Source(f"tfds {builder.info.full_name} {folder} {stamps}", read)
 
 
-def categories_at_hand(config: DataConfig) -> tuple[str, ...]:
-    """Categories of MVTec AD that can be opened: prepared in the TFDS directory, or to be prepared."""
-    directory = Path(_directory(config))
-    root = _mvtec_folder(config.path, str(directory))
+def available_subjects(data_set: DataSet, config: DataConfig) -> tuple[str, ...]:
+    """The classes or parts whose images are here: prepared in the TFDS directory, or as original files.
+
+    A data set without a folder of original files counts as here, because TFDS or our builder fetches it.
+    """
+    if not data_set.folder_variable:
+        return data_set.subjects
+    directory = _directory(config)
+    originals = _originals_folder(data_set, config.path, directory)
     return tuple(
-        category
-        for category in CATEGORIES
-        if (root / category / "train").is_dir() or (directory / "mvtec_ad" / category).is_dir()
+        part
+        for part in data_set.parts
+        if (originals / part / "train").is_dir() or (Path(directory) / data_set.name / part).is_dir()
     )
 
 
@@ -111,7 +116,8 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     from tensorflow_datasets.core.download.util import DownloadError
 
     name, settings = config.name, dict[str, Any]()
-    if name in CLASSES:
+    data_set = find_data_set(name)
+    if data_set.needs_tensorflow:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"{name}: this data set is not prepared in {directory}, and TFDS needs TensorFlow to prepare "
@@ -120,9 +126,9 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
             )
     else:
         tfds.disable_progress_bar()  # our builders download nothing and take seconds
-    if name.startswith("mvtec_ad/"):
-        root = _mvtec_root(config.path, directory)
-        settings["download_config"] = tfds.download.DownloadConfig(manual_dir=str(root))
+    if data_set.folder_variable:
+        originals = _find_originals(data_set, config.path, directory)
+        settings["download_config"] = tfds.download.DownloadConfig(manual_dir=str(originals))
     print(f"Preparing {builder.info.full_name} in {directory} for this and all later runs.", flush=True)
     try:
         builder.download_and_prepare(**settings)
@@ -141,18 +147,19 @@ def _directory(config: DataConfig) -> str:
     return os.path.expanduser(chosen)
 
 
-def _mvtec_folder(path: str, directory: str) -> Path:
-    """The folder of categories: as configured, $DAAD_MVTEC_DIR, or where TFDS keeps manual downloads."""
-    chosen = path or os.environ.get("DAAD_MVTEC_DIR", "")
+def _originals_folder(data_set: DataSet, path: str, directory: str) -> Path:
+    """The folder of original files: as configured, as the environment says, or TFDS's own place for them."""
+    chosen = path or os.environ.get(data_set.folder_variable, "")
     return Path(chosen).expanduser() if chosen else Path(directory) / "downloads" / "manual"
 
 
-def _mvtec_root(path: str, directory: str) -> Path:
-    """Raises UserError where there is no category in the folder of categories."""
-    root = _mvtec_folder(path, directory)
-    if not any((root / category / "train").is_dir() for category in CATEGORIES):
+def _find_originals(data_set: DataSet, path: str, directory: str) -> Path:
+    """Returns the folder of original files. Raises UserError if the folder has no part of the data set."""
+    folder = _originals_folder(data_set, path, directory)
+    if not any((folder / part / "train").is_dir() for part in data_set.parts):
         raise UserError(
-            f"mvtec_ad: not in {root}; download MVTec AD and set config.data.path or DAAD_MVTEC_DIR to "
-            "the folder that holds its categories (bottle, cable, ...)"
+            f"{data_set.name}: not in {folder}; download {data_set.title} and set config.data.path or "
+            f"{data_set.folder_variable} to the folder that holds its {data_set.plural} "
+            f"({', '.join(data_set.parts[:2])}, ...)"
         )
-    return root
+    return folder

@@ -11,7 +11,7 @@ from PIL import Image
 from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol
 from daad_jax.data import tfds_builders as builders
-from daad_jax.data.catalogue import CLASSES
+from daad_jax.data.catalogue import DATA_SETS
 from daad_jax.data.samples import GOOD, Rows, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
@@ -241,7 +241,7 @@ def test_only_normal_images_train(config, monkeypatch, which):
     def samples(count):
         return [
             Sample(f"{kind}/{i}", kind, lambda kind=kind: np.full((16, 16, 3), int(kind), np.uint8))
-            for kind in CLASSES["mnist"]
+            for kind in DATA_SETS["mnist"].classes
             for i in range(count)
         ]
 
@@ -250,10 +250,10 @@ def test_only_normal_images_train(config, monkeypatch, which):
     config.data.source, config.data.name, config.data.protocol = "tfds", "mnist", which
     config.data.normal_class = "3"
     splits = datasets.load(config)
-    normal = {"3"} if which == "one_class" else set(CLASSES["mnist"]) - {"3"}
+    normal = {"3"} if which == "one_class" else set(DATA_SETS["mnist"].classes) - {"3"}
     assert set(splits.train.kinds) == normal
     assert set(splits.calibration.kinds) <= normal
-    assert set(splits.test.kinds) == set(CLASSES["mnist"])
+    assert set(splits.test.kinds) == set(DATA_SETS["mnist"].classes)
     np.testing.assert_array_equal(splits.test.labels == 0, [kind in normal for kind in splits.test.kinds])
     np.testing.assert_array_equal(splits.train.images[:][:, 0, 0, 0], [int(k) for k in splits.train.kinds])
 
@@ -406,9 +406,10 @@ def test_an_unknown_class_is_said_before_anything_is_downloaded(config, tmp_path
 def test_classes_are_those_of_the_prepared_sets():
     import tensorflow_datasets as tfds
 
-    for name, classes in CLASSES.items():
-        info = tfds.builder(name, data_dir=os.environ["TFDS_DATA_DIR"]).info
-        assert tuple(info.features["label"].names) == classes
+    for data_set in DATA_SETS.values():
+        if data_set.classes:
+            info = tfds.builder(data_set.name, data_dir=os.environ["TFDS_DATA_DIR"]).info
+            assert tuple(info.features["label"].names) == data_set.classes
 
 
 def test_a_category_is_prepared_once(config, tmp_path):

@@ -1,13 +1,23 @@
-"""What is run, and what makes a cell another one."""
+"""Which cells run, what makes a cell another one, and what a new data set needs."""
 
 import dataclasses
+import hashlib
+import json
+from pathlib import Path
 
 import pytest
 
+from daad_jax import config as config_lib
+from daad_jax import recipes
+from daad_jax.config import Config
+from daad_jax.data import datasets
+from daad_jax.data.catalogue import DATA_SETS, DataSet
 from daad_jax.errors import UserError
+from daad_jax.recipes import load_recipe
 from daad_jax.variants import VARIANTS
-from reproduction import cells, paper
-from reproduction.cells import BASELINES, TABLES, choose, make_cell
+from reproduction import cells, paper, results, results_page
+from reproduction.cells import BASELINES, TABLES, Cell, choose, make_cell, make_recipe
+from reproduction.results import Result, TableResults
 
 SEEDS = ["0", "1", "2"]
 
@@ -119,6 +129,108 @@ def test_the_papers_figures_agree_with_its_means():
     for column, printed in zip(paper.MVTEC_COLUMNS, paper.MVTEC_MEAN):
         assert paper.mean_over("mvtec_ad", list(paper.MVTEC), column) == pytest.approx(printed, abs=6e-4)
     assert paper.mean_over("mvtec_ad", ["bottle", "screw"], "DAAD+") == pytest.approx((0.976 + 0.987) / 2)
-    assert paper.mean("mnist", "DAAD") == 0.990
-    assert paper.mean("mnist", "AE") is None
-    assert "MemAE" not in paper.others("cifar10")
+    assert paper.mean_auroc("mnist", "DAAD") == 0.990
+    assert paper.mean_auroc("mnist", "AE") is None
+    assert "MemAE" not in paper.other_methods("cifar10")
+
+
+def test_recipes_default_to_the_subject_of_the_catalogue():
+    for data_set in DATA_SETS.values():
+        data = load_recipe(data_set.name).data
+        part = data.name.partition("/")[2]
+        assert (part or data.normal_class) == data_set.default_subject
+
+
+RECIPE = """
+from daad_jax import variants
+from daad_jax.config import Config
+
+
+def get_config(argument=""):
+    value, variant, smoke = variants.parse(argument, "shirt")
+    config = Config()
+    config.data.name = "clothes"
+    config.data.normal_class = value
+    return variants.finish(config, "clothes", value, variant, smoke)
+"""
+
+
+@pytest.fixture
+def clothes(monkeypatch, tmp_path):
+    """A made-up data set: one entry in the catalogue, and one recipe."""
+    entry = DataSet("clothes", "Clothes", "garment", "garments", "shirt", classes=("shirt", "shoe", "bag"))
+    monkeypatch.setitem(DATA_SETS, "clothes", entry)
+    monkeypatch.setattr(recipes, "folder", lambda: tmp_path)
+    (tmp_path / "clothes.py").write_text(RECIPE)
+    monkeypatch.setattr(cells, "TABLES", cells.make_tables(DATA_SETS.values()))
+    return entry
+
+
+def test_a_new_data_set_is_an_entry_and_a_recipe(clothes, monkeypatch):
+    table = cells.table_named("clothes")
+    assert (table.title, table.subjects, table.picture_subject) == ("Clothes", clothes.classes, "shirt")
+    chosen = choose(table, [], [], SEEDS, False)
+    assert len(chosen) == 3 * (len(BASELINES) + 3 * len(VARIANTS))
+    assert {c.config.data.normal_class for c in chosen} == set(clothes.classes)
+    assert {c.config.data.name for c in chosen} == {"clothes"}
+    with pytest.raises(UserError, match="'shirts': no such garment; did you mean 'shirt'"):
+        choose(table, ["shirts"], [], SEEDS, False)
+    with pytest.raises(UserError, match="'cloths': no such table; did you mean 'clothes'"):
+        cells.table_named("cloths")
+
+    # The name and the class in a configuration are checked before anything is opened.
+    monkeypatch.setattr(datasets, "open_tfds", lambda _: pytest.fail("opened"))
+    config = load_recipe("clothes:sho")
+    with pytest.raises(UserError, match="'sho': no such class; did you mean 'shoe'"):
+        datasets.load(config)
+    config.data.name = "cloths"
+    with pytest.raises(UserError, match="'cloths': no such data set; did you mean 'clothes'"):
+        datasets.load(config)
+
+
+def test_a_new_data_set_has_its_place_on_the_page(clothes, tmp_path):
+    assert "`clothes`" in results_page.render(results.load_all(tmp_path), set())
+    (cell,) = choose(cells.table_named("clothes"), ["bag"], ["daad"], ["0"], False)
+    result = Result(
+        subject="bag", row="daad", seed=0, recipe=cell.recipe, environment="e", date="2026-11-27", step=9,
+        images={"train": 9, "held_out": 1, "normal": 2, "anomalous": 4}, figures={"auroc": 0.75},
+        images_per_s=1.0, wall_s=2.0,
+    )  # fmt: skip
+    environment = {"python": "3", "packages": {}, "device": "CPU"}
+    stored = TableResults(cell.table, {cell.recipe: make_recipe(cell)}, {"e": environment}, [result])
+    results.save(results.results_path(tmp_path, cell.table), stored)
+    text = results_page.render(results.load_all(tmp_path), set())
+    assert "## Clothes" in text
+    assert "| DAAD | – | 0.750 | 1 of 3 | 2 s | 1 |" in text
+    assert "Not run: shirt, shoe." in text
+
+
+@pytest.mark.parametrize(
+    ("row", "blocks", "digest", "folder"),
+    [
+        ("daad", None, "f14ca8f2d2", "mnist/3-daad-seed1-f14ca8f2d2"),
+        ("nearest_l2", None, "04c34d3e87", "mnist/3-nearest_l2-04c34d3e87"),
+        ("4x4", 4, "aec69b3074", "mnist/3-4x4-seed1-aec69b3074"),
+    ],
+)
+def test_stored_results_keep_their_digests_and_folders(row, blocks, digest, folder):
+    """Stored results and runs are found by these names, so a change of code must not change them."""
+    config = Config()
+    config.data.name, config.data.height, config.data.channels = "mnist", 64, 1
+    config.model.memory_items, config.train.steps = (10, 0, 20, 30), 300
+    if blocks:
+        config.model.division = cells.make_division(config, blocks)
+    cell = Cell(TABLES["mnist"], "3", row, None if row in BASELINES else 1, config)
+    assert cell.recipe == digest
+    assert cell.folder(Path("out")) == Path("out") / folder
+
+
+def test_stored_recipes_are_found_by_the_digest_of_their_values():
+    """A plain second computation of every key in docs/results/*.json."""
+    default = config_lib.flat(json.loads(config_lib.to_json(Config())))
+    for path in sorted((Path(__file__).parents[2] / "docs" / "results").glob("*.json")):
+        stored = json.loads(path.read_text())
+        assert len(results.load(path, TABLES[path.stem]).results) == len(stored["cells"])
+        for digest, tree in stored["recipes"].items():
+            changed = {k: v for k, v in config_lib.flat(tree).items() if v != default[k]}
+            assert hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10] == digest

@@ -76,7 +76,7 @@ def chosen(only, rows, seeds=("0",)):
 
 
 def stored_in(places):
-    return results.load(results.place(places.docs, TABLE), TABLE)
+    return results.load(results.results_path(places.docs, TABLE), TABLE)
 
 
 def test_a_table_cell_by_cell(small, capsys, monkeypatch):
@@ -101,47 +101,45 @@ def test_a_table_cell_by_cell(small, capsys, monkeypatch):
     assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
     out = capsys.readouterr().out
     assert "cell 3/3: mvtec_ad tile ae seed 0" in out
-    assert f"what a cell prints as it goes: {small.out}/mvtec_ad/*/cell.log" in out
+    assert f"cells write their progress to {small.out}/mvtec_ad/*/cell.log" in out
     folder = cells.make_cell(TABLE, "tile", "ae", 0, False).folder(small.out)
     assert "resumed from step" in (folder / "cell.log").read_text()
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["12"]
     stored = stored_in(small)
     keys = [(r.row, r.seed, r.step) for r in stored.results]
     assert keys == [("mean_intensity", None, 0), ("nearest_l2", None, 0), ("ae", 0, 12)]
-    assert stored.of("ae")[0].images == {"train": 18, "held_out": 2, "normal": 6, "anomalous": 6}
-    assert set(stored.of("ae")[0].figures) == {
+    assert stored.row_results("ae")[0].images == {"train": 18, "held_out": 2, "normal": 6, "anomalous": 6}
+    assert set(stored.row_results("ae")[0].figures) == {
         "auroc", "average_precision", "f1", "pixel_auroc", "aupro", "levelled_auroc",
     }  # fmt: skip
     # A white blot is brighter, and far from all normal images, also at the same mean intensity.
-    assert stored.of("mean_intensity")[0].figures == {"auroc": 1.0, "anomalous_is_brighter": 1.0}
-    assert stored.of("nearest_l2")[0].figures["levelled_auroc"] == 1.0
-    assert stored.of("nearest_l2")[0].figures["aupro"] > 0.9
+    assert stored.row_results("mean_intensity")[0].figures == {"auroc": 1.0, "anomalous_is_brighter": 1.0}
+    assert stored.row_results("nearest_l2")[0].figures["levelled_auroc"] == 1.0
+    assert stored.row_results("nearest_l2")[0].figures["aupro"] > 0.9
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "run", lambda *_: pytest.fail("ran again"))
+        patch.setattr(experiment, "run_cell", lambda *_: pytest.fail("ran again"))
         assert run.reproduce(TABLE, chosen(["tile"], ROWS), small) == []
     assert "3 cells of mvtec_ad: 3 done, 0 to run" in capsys.readouterr().out
     run.dry_run(TABLE, chosen(["tile", "wood", "zipper"], ["nearest_l2", "ae"]), small)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "not run, no images of them in DAAD_MVTEC_DIR: zipper"
+    assert lines[0] == "not run, because DAAD_MVTEC_DIR has no images for: zipper"
     assert lines[1] == "done         mvtec_ad tile nearest_l2"
     assert lines[4].startswith("to run       mvtec_ad wood ae seed 0  about ")
 
     # How long cells took on another machine, a GPU perhaps, says nothing of this one.
     run.dry_run(TABLE, chosen(["wood"], ["ae"]), run.Places(small.out / "none", small.docs))
-    assert (
-        capsys.readouterr().out.splitlines()[-1] == "1 cells of mvtec_ad: 0 done, 1 to run, of unknown time"
-    )
+    assert capsys.readouterr().out.splitlines()[-1] == "1 cells of mvtec_ad: 0 done, 1 to run, time unknown"
 
 
 def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
     rows = ["mean_intensity", "nearest_l2"]
     run.reproduce(TABLE, chosen(["tile"], rows), small)
     run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
-    assert [r.subject for r in stored_in(small).of("nearest_l2")] == ["tile", "wood"]
+    assert [r.subject for r in stored_in(small).row_results("nearest_l2")] == ["tile", "wood"]
 
     # A killed run's stored file lacks a finished cell: the next run takes it up.
-    results.save(results.place(small.docs, TABLE), results.Stored(TABLE))
+    results.save(results.results_path(small.docs, TABLE), results.TableResults(TABLE))
     run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
     assert len(stored_in(small).results) == 3
 
@@ -156,7 +154,7 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
     monkeypatch.setattr(variants, "finish", other)
     capsys.readouterr()
     run.reproduce(TABLE, chosen(["wood"], rows), small)
-    assert "3 stored results of other recipes are dropped" in capsys.readouterr().out
+    assert "dropped 3 results from " in capsys.readouterr().out
     assert [r.key for r in stored_in(small).results] == [("wood", row, -1) for row in rows]
 
     # Elsewhere, where no cell has run: what is stored can count as done.
@@ -171,12 +169,12 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
 def test_figures_are_those_of_evaluate(small):
     """Of the same checkpoint, by the other command."""
     assert run.reproduce(TABLE, chosen(["tile"], ["daad_plus"]), small) == []
-    figures = stored_in(small).of("daad_plus")[0].figures
-    found = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
+    figures = stored_in(small).row_results("daad_plus")[0].figures
+    evaluation = evaluate(cells.make_cell(TABLE, "tile", "daad_plus", 0, False).folder(small.out))
     for key in ("auroc", "average_precision", "f1"):
-        assert figures[key] == pytest.approx(found.image_metrics[key], abs=1e-6)
+        assert figures[key] == pytest.approx(evaluation.image_metrics[key], abs=1e-6)
     for key in ("pixel_auroc", "aupro"):
-        assert figures[key] == pytest.approx(found.pixel_metrics[key], abs=1e-6)
+        assert figures[key] == pytest.approx(evaluation.pixel_metrics[key], abs=1e-6)
 
 
 def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatch):
@@ -188,14 +186,14 @@ def test_a_cell_that_fails_is_named_and_the_rest_go_on(small, capsys, monkeypatc
         return config
 
     monkeypatch.setattr(variants, "finish", refused)
-    baseline = experiment._baseline
+    baseline = experiment._measure_baseline
 
     def broken(cell):
         if cell.row == "nearest_cosine":
             raise ZeroDivisionError("a defect")
         return baseline(cell)
 
-    monkeypatch.setattr(experiment, "_baseline", broken)
+    monkeypatch.setattr(experiment, "_measure_baseline", broken)
     rows = ["nearest_cosine", "nearest_l2", "ae", "mean_intensity"]
     cell = chosen(["tile"], ["nearest_l2"])[0]
     folder = cell.folder(small.out)
@@ -227,7 +225,6 @@ def test_places_that_cannot_be_written(small):
 COMMAND = """
 import os, sys
 from daad_jax import variants
-from daad_jax.training import logs
 finish = variants.finish
 def shrink(config, *rest):
     config.data.height = config.data.width = 32
@@ -335,7 +332,7 @@ def test_the_status_stays_where_nobody_reads_the_errors_either(original, tmp_pat
         (["mnits"], "did you mean 'mnist'"),
         (["mvtec_ad", "--only=botle"], "no such category; did you mean 'bottle'"),
         (["mnist", "--variants=dad"], "no such variant; did you mean 'daad'"),
-        (["mnist", "--seeds=one"], "--seeds: 'one' is no number"),
+        (["mnist", "--seeds=one"], "--seeds: 'one' is not a whole number"),
         (["mnist", "--sedes=1"], "sedes"),
         (["mvtec_ad", "--only=screw"], "screw"),
     ],

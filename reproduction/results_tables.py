@@ -1,0 +1,185 @@
+"""The Markdown tables of docs/results.md, each made from the stored results of one table."""
+
+import json
+import statistics
+from typing import Any
+
+from daad_jax import config as config_lib
+from daad_jax.config import Config
+from reproduction import paper
+from reproduction.cells import BASELINES, ROW_TITLES
+from reproduction.markdown import NONE, format_auroc, format_range, format_result, make_grid
+from reproduction.results import Result, TableResults
+from reproduction.summary import (
+    MeanAndSpread,
+    best_baseline,
+    best_baseline_mean,
+    mean_over_seeds,
+    mean_over_subjects,
+)
+
+# Metrics beside the image AUROC, with their titles.
+EXTRA_METRICS = {
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO",
+    "levelled_auroc": "image AUROC, brightness-corrected",
+}
+# The last column of the recipes lists all values that differ from the defaults, except these: they have a
+# column of their own, or the page states them elsewhere.
+KEYS_STATED_ELSEWHERE = (
+    "data.height", "data.width", "data.channels", "data.source", "data.protocol", "data.fit",
+    "data.limit_train", "data.limit_test", "model.base_width", "model.discriminator_width",
+    "model.memory_items", "model.division", "train.steps", "train.batch_size",
+)  # fmt: skip
+
+
+def make_means_table(stored: TableResults) -> str:
+    """Means over the subjects: a line for each row of ours, then the methods that only the paper has."""
+    table = stored.table
+    paper_has_subjects = paper.prints_subjects(table.name)
+    head = ["", "paper", "ours", f"{table.data_set.plural} run", "time of a cell", "images/s"]
+    if paper_has_subjects:
+        head[1:2] = [f"paper, all {len(table.subjects)}", f"paper, {table.data_set.plural} run"]
+    lines = []
+    for row in table.rows:
+        title, printed = ROW_TITLES[row], paper.mean_auroc(table.name, ROW_TITLES[row])
+        ours = mean_over_subjects(stored, row, "auroc")
+        if ours is None and printed is None:
+            continue
+        baseline = best_baseline_mean(stored, ours.subjects, "auroc") if ours else None
+        line = [title, format_auroc(printed)]
+        if paper_has_subjects:
+            printed_same = paper.mean_over(table.name, ours.subjects, title) if ours else None
+            line.append(format_auroc(printed_same))
+        line.append(format_result(ours, None if row in BASELINES else baseline))
+        line.append(_count_subjects(stored, ours) if ours else NONE)
+        lines.append([*line, *_format_pace(stored.row_results(row))])
+    for title, printed in paper.other_methods(table.name).items():
+        lines.append([title, format_auroc(printed), *[NONE] * (len(head) - 2)])
+    return make_grid(head, lines)
+
+
+def make_subjects_table(stored: TableResults) -> str:
+    """A line for each subject: our figures, and beside each the paper's if the paper prints one."""
+    table = stored.table
+    rows = [row for row in table.rows if stored.row_results(row)]
+    in_paper = [row for row in rows if paper.prints_subjects(table.name) and row not in BASELINES]
+    head = [table.noun]
+    for row in rows:
+        head += [ROW_TITLES[row]] + ["paper"] * (row in in_paper)
+    lines = []
+    for subject in stored.subjects:
+        baseline, line = best_baseline(stored, subject, "auroc"), [subject]
+        for row in rows:
+            ours = mean_over_seeds(stored, row, subject, "auroc")
+            line.append(format_result(ours, None if row in BASELINES else baseline))
+            if row in in_paper:
+                line.append(format_auroc(paper.subject_auroc(table.name, subject, ROW_TITLES[row])))
+        lines.append(line)
+    return make_grid(head, lines)
+
+
+def make_divisions_table(stored: TableResults) -> str:
+    """A line for each division: the AUROC and the errors of reconstructions."""
+    head = ["blocks at every scale", "AUROC", "error, held-out normal", "error, normal", "error, anomalous"]
+    baseline = best_baseline_mean(stored, stored.subjects, "auroc")
+    lines = []
+    for row in stored.table.rows:
+        if not stored.row_results(row):
+            continue
+        auroc = mean_over_subjects(stored, row, "auroc")
+        line = [ROW_TITLES[row], format_result(auroc, None if row in BASELINES else baseline)]
+        for metric in ("held_out_error", "normal_error", "anomalous_error"):
+            error = mean_over_subjects(stored, row, metric)
+            line.append(f"{error.mean:.4f}" if error else NONE)
+        lines.append(line)
+    return make_grid(head, lines)
+
+
+def find_extra_metrics(stored: TableResults) -> dict[str, str]:
+    """The titles of the metrics beside the image AUROC that any result has, by name."""
+    return {
+        metric: title
+        for metric, title in EXTRA_METRICS.items()
+        if any(metric in result.figures for result in stored.results)
+    }
+
+
+def make_extra_metrics_table(stored: TableResults) -> str:
+    """A line for each subject and metric beside the image AUROC."""
+    metrics = find_extra_metrics(stored)
+    rows = [
+        row
+        for row in stored.table.rows
+        if any(set(r.figures) & set(metrics) for r in stored.row_results(row))
+    ]
+    lines = []
+    for subject in stored.subjects:
+        for metric, title in metrics.items():
+            baseline, line = best_baseline(stored, subject, metric), [subject, title]
+            for row in rows:
+                ours = mean_over_seeds(stored, row, subject, metric)
+                line.append(format_result(ours, None if row in BASELINES else baseline))
+            lines.append(line)
+    return make_grid([stored.table.noun, "metric", *(ROW_TITLES[row] for row in rows)], lines)
+
+
+def make_recipes_table(stored: TableResults) -> str:
+    """A line for each trained row: what its configurations set. "" if no network was trained."""
+    lines = []
+    columns: list[str] = []
+    for row in stored.table.variants:
+        recipes = [_describe_recipe(stored.recipes[r.recipe]) for r in stored.row_results(row)]
+        if not recipes:
+            continue
+        columns = list(recipes[0])
+        # Cells of one row may have several recipes; each different value is listed once.
+        values = (" / ".join(dict.fromkeys(recipe[column] for recipe in recipes)) for column in columns)
+        lines.append([ROW_TITLES[row], *values])
+    return make_grid(["", *columns], lines) if lines else ""
+
+
+def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
+    """The columns of the recipes' table, by title."""
+    model, train = tree["model"], tree["train"]
+    has_discriminator = tree["loss"]["adversarial"] > 0 or tree["loss"]["alignment"] > 0
+    division = [
+        "x".join(map(str, cuts)) if items else NONE
+        for cuts, items in zip(model["division"], model["memory_items"])
+    ]
+    default = config_lib.flat(json.loads(config_lib.to_json(Config())))
+    others = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in config_lib.flat(tree).items()
+        if key not in KEYS_STATED_ELSEWHERE and value != default.get(key)
+    ]
+    return {
+        "image": "{height} x {width} x {channels}".format(**tree["data"]),
+        "width": str(model["base_width"]),
+        "discriminator": str(model["discriminator_width"]) if has_discriminator else NONE,
+        "memory items": ", ".join(map(str, model["memory_items"])),
+        "division": ", ".join(division),
+        "steps": str(train["steps"]),
+        "batch": str(train["batch_size"]),
+        "other values": ", ".join(others) or NONE,
+    }
+
+
+def _count_subjects(stored: TableResults, ours: MeanAndSpread) -> str:
+    """How many subjects have run: "2 of 15", or "10" if all of the table's default subjects have."""
+    default = stored.table.default_subjects
+    count = len(ours.subjects)
+    return f"{count} of {len(default)}" if set(default) - set(ours.subjects) else f"{count}"
+
+
+def _format_pace(results: list[Result]) -> tuple[str, str]:
+    """The time of a cell, and the images/s of training. Each is a median, or a range of several machines'."""
+    if not results:
+        return NONE, NONE
+    environments = dict.fromkeys(r.environment for r in results)
+    machines = [[r for r in results if r.environment == environment] for environment in environments]
+    times = [round(statistics.median(r.wall_s for r in machine)) for machine in machines]
+    rates = [
+        round(statistics.median(r.images_per_s for r in machine)) for machine in machines if machine[0].step
+    ]
+    return f"{format_range(times)} s", format_range(rates) if rates else NONE
