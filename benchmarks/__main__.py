@@ -193,7 +193,7 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
         docs: the folder of performance.json, which is completed, and of the page, which is written anew.
     """
     # Imported here, since the engines' processes import this file and do not need matplotlib.
-    from benchmarks import performance_page as page
+    from benchmarks import performance_page
 
     docs.mkdir(parents=True, exist_ok=True)
     stored = docs / "performance.json"
@@ -202,10 +202,10 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     for piece in pieces:
         print(f"{piece}:", flush=True)
         # Rows of another machine or of other versions are dropped.
-        if platform_records.get(piece, {}).get("versions") != (versions := page.versions()):
+        if platform_records.get(piece, {}).get("versions") != (versions := performance_page.versions()):
             platform_records[piece] = {"versions": versions}
         for name, row in PIECES[piece](plan):
-            print(f"  {name}: {page.summary(piece, row)}", flush=True)
+            print(f"  {name}: {performance_page.summary(piece, row)}", flush=True)
             # Rows of other engines are dropped, too.
             kept = {
                 other_name: other
@@ -214,7 +214,7 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
             }
             platform_records[piece] = kept | {name: row}
             files.write_text(stored, json.dumps(records, indent=1))
-            page.write(records, docs)
+            performance_page.write(records, docs)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from daad_jax.method.restoration import to_unit
 from daad_jax.method.state import abstract_state, build_generator, create_state, init_state
 from daad_jax.method.step import make_train_step, scan_steps
 from daad_jax.runtime import compilation
-from daad_jax.runtime import devices as parallel
+from daad_jax.runtime import devices as device_groups
 from daad_jax.variants import apply
 
 Record = dict[str, Any]
@@ -32,7 +32,7 @@ def prepare_step(config: Config, batch: np.ndarray, devices: int = 1) -> tuple[C
         A function that starts one call (of `train.steps_per_call` steps) on the batch, and a function that
         waits for all started calls.
     """
-    mapped, steps_per_call = parallel.choose(devices, len(batch)), config.train.steps_per_call
+    mapped, steps_per_call = device_groups.choose(devices, len(batch)), config.train.steps_per_call
     abstract = abstract_state(config)
     put: Callable[[np.ndarray], jax.Array] = mapped.put
     step, inputs = make_train_step(config, mapped.axis_name), batch
@@ -148,7 +148,7 @@ def measure_input_wait(steps: int) -> Record:
     rows: Record = {}
     for count in (1_000, 10_000, 100_000):
         split = Split(make_images(count, 32), np.zeros(count, np.int32), [], [])
-        mapped = parallel.choose(1, 64)
+        mapped = device_groups.choose(1, 64)
         step = mapped.compile_step(make_train_step(config))
         state = mapped.replicate(create_state(config))
         waits: list[float] = []

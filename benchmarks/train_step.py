@@ -17,14 +17,14 @@ from benchmarks.step_costs import prepare_whole_step
 from benchmarks.workload import make_config, make_images, time_call
 from daad_jax.config import Config
 from daad_jax.models import layers
-from daad_jax.runtime import devices as parallel
+from daad_jax.runtime import devices
 
 
 def prepare_native_step(config: Config, batch: np.ndarray) -> Callable[[], None]:
     """`prepare_whole_step` with XLA's native convolutions and default compiler options."""
     with (
         mock.patch.object(layers, "choose_implementation", return_value="native"),
-        mock.patch.object(parallel, "options", return_value=None),
+        mock.patch.object(devices, "options", return_value=None),
     ):
         run = prepare_whole_step(config, batch)
         run()  # traced and compiled while the patches hold

@@ -35,9 +35,14 @@ class Invocation:
     words: tuple[str, ...]
     program: str
 
+    @property
+    def is_script(self) -> bool:
+        """True for a script of a checkout, `train.py`; False for `daad-jax train`."""
+        return self.program.endswith(".py")
+
     def spell(self, command: str) -> str:
         """Another command, spelled as this one was: `python evaluate.py` or `daad-jax evaluate`."""
-        if self.program.endswith(".py"):
+        if self.is_script:
             return f"python {command.replace('-', '_')}.py"
         return f"{self.program.rpartition(' ')[0]} {command}"
 

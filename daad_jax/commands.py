@@ -143,7 +143,12 @@ def _export(call: Invocation) -> None:
     from daad_jax.export.exporter import export
 
     size = (options.height, options.width) if options.height else None
-    export(workdir, options.formats, size, Path(options.output) if options.output else None)
+    files = export(workdir, options.formats, size, Path(options.output) if options.output else None)
+    for name, file in files.items():
+        if call.is_script:
+            print(f"next: python examples/score_{name}.py {file} IMAGE...")
+        else:
+            print(f"next: run {file} as examples/score_{name}.py of the repository does")
 
 
 def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:

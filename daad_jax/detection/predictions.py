@@ -1,4 +1,4 @@
-"""Scores unlabelled images with a checkpoint: files, folders, patterns, any number of them."""
+"""Scores any number of unlabelled images: files, folders and patterns."""
 
 import csv
 import glob
@@ -18,101 +18,96 @@ from tqdm import tqdm
 
 from daad_jax.data.folder_source import find_images
 from daad_jax.data.images import decode, resize, shrink_to_fit, undo_fit
-from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.detector import Detections, Detector, Entry
 from daad_jax.detection.overlay import overlay
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free, replacing
 
 OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
-ANOTHER = "give another --out"
-LARGEST_OVERLAY = 1024  # pixels of the longer side
-EVERY = 5.0  # seconds
-Drawing = tuple[dict[str, Any], Future[None]]  # an image's line, and its overlay in the making
-NAMED = 20  # so few images get a line each on the terminal
+REMEDY = "give another --out"
+MAX_OVERLAY_SIDE = 1024  # pixels of the longer side
+PROGRESS_INTERVAL_S = 5.0
+MAX_PRINTED_IMAGES = 20  # up to so many images, each gets a line on the terminal
+Row = dict[str, Any]  # the results of one image, by column
+Drawing = tuple[Row, Future[None]]  # a row, and its overlay in the making
 
 
 def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str) -> None:
     """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl` and `overlays/` into `out`.
 
-    Lines of `scores.jsonl` appear batch by batch, `scores.csv` once all are known. An image that cannot
-    be read has a line with its error, is counted, and the rest go on. What lies in `out` is not scored.
+    The lines of `scores.jsonl` appear batch by batch; `scores.csv` appears at the end. An image that cannot
+    be read is counted and has a line with its error, and the other images go on. Images in `out` are not
+    scored.
 
     Args:
         detector: its `threshold` decides.
-        sources: files, folders (searched whole) and patterns.
+        sources: files, folders (with all their sub-folders) and patterns.
         out: a folder that does not exist yet, or is empty.
-        overlays: of which images a picture with the heat map is written: see OVERLAYS.
+        overlays: which images get a picture with their heat map, one of OVERLAYS.
 
     Raises:
-        UserError: nothing to score, nothing that could be read, or `out` cannot be used.
+        UserError: there is no image, no image can be read, or `out` cannot be used.
     """
     count = sum(1 for _ in find(sources, out))
-    start, say = time.perf_counter(), _Progress(count)
+    start, report_progress = time.perf_counter(), _Progress(count)
+    tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
     with ExitStack() as stack:
-        with explain_write_errors(out, ANOTHER):
-            write = stack.enter_context(_Table(out, overlays != "none"))
+        with explain_write_errors(out, REMEDY):
+            table = stack.enter_context(_Table(out, overlays != "none"))
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         )
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-        tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
-        for entries, found in detector.stream(find(sources, out)):
-            rows, lines = iter(range(len(found) if found else 0)), []
-            drawings: list[Drawing] = []
-            for path, error in entries:
-                if error or not found:
-                    line = {"name": str(path), "verdict": "unreadable", "error": str(error)}
-                    tqdm.write(f"warning: {error}", file=sys.stderr)
-                else:
-                    i = next(rows)
-                    line = _line(path, found, i)
-                    if overlays == "all" or (overlays == "anomalous" and found.anomalous[i]):
-                        line["overlay"] = f"overlays/{sum(tally.values()):07d}-{path.stem[:80]}.png"
-                        file = out / line["overlay"]
-                        drawings.append((line, pool.submit(_draw, path, found.heat[i], detector, file)))
-                tally[line["verdict"]] += 1
-                lines.append(line)
-            with explain_write_errors(out, ANOTHER):
+        draw = _Overlays(detector, out, overlays, stack.enter_context(ThreadPoolExecutor(os.cpu_count())))
+        for entries, detections in detector.stream(find(sources, out)):
+            # The rows of the batch, and their overlays.
+            rows = _make_rows(entries, detections)
+            drawings = draw.start(rows, detections, first_number=sum(tally.values()))
+            for row in rows:
+                tally[row["verdict"]] += 1
+            with explain_write_errors(out, REMEDY):
                 _finish(drawings)
-                for line in lines:
-                    write(line)
-            for line in lines if count <= NAMED else []:
-                tqdm.write(_sentence(line), file=sys.stdout)
+                for row in rows:
+                    table.write(row)
+            # What the user sees.
+            for row in rows if count <= MAX_PRINTED_IMAGES else []:
+                tqdm.write(_sentence(row), file=sys.stdout)
             bar.update(len(entries))
             if bar.disable:
-                say(sum(tally.values()))
+                report_progress(sum(tally.values()))
         if not tally["anomalous"] + tally["normal"]:
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
 
 
 def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
-    """The files that `sources` name, in order; of folders and patterns not those below `leave_out`.
+    """The image files of `sources`, in order. Folders and patterns leave out the files below `leave_out`.
 
     Raises:
-        UserError: a source that does not exist or has no images, or a folder that cannot be listed.
+        UserError: a source does not exist or has no images, or a folder cannot be listed.
     """
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found: Iterator[Path] = find_images(path, leave_out)
+            files: Iterator[Path] = find_images(path, leave_out)
         elif path.exists():
-            found = iter([path])
+            files = iter([path])
         else:
-            found = _matching(source, leave_out)
-        first = next(found, None)
+            files = _find_matches(source, leave_out)
+        first = next(files, None)
         if first is None:
-            what = "no images in it" if path.is_dir() else "no such file, folder or match"
-            raise UserError(f"{source}: {what}")
+            reason = (
+                "this folder has no images" if path.is_dir() else "no file, folder or match has this name"
+            )
+            raise UserError(f"{source}: {reason}")
         yield first
-        yield from found
+        yield from files
 
 
-def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
-    left = leave_out and leave_out.resolve()
+def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[Path]:
+    excluded = leave_out and leave_out.resolve()
     for match in map(Path, sorted(glob.iglob(pattern, recursive=True))):
-        if left and match.resolve().is_relative_to(left):
+        if excluded and match.resolve().is_relative_to(excluded):
             continue
         if match.is_dir():
             yield from find_images(match, leave_out)
@@ -121,7 +116,7 @@ def _matching(pattern: str, leave_out: Path | None) -> Iterator[Path]:
 
 
 def output_folder(workdir: Path, chosen: str | None) -> Path:
-    """Where predictions go: as chosen, or the first free of `predictions`, `predictions-2`, ...
+    """The folder for predictions: the chosen one, or the first free of `predictions`, `predictions-2`, ...
 
     Raises:
         UserError: the chosen folder is not empty or cannot be written.
@@ -132,91 +127,131 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
             raise UserError(f"--out {out}: exists already; give a folder that is new or empty")
     else:
         out = first_free(workdir / "predictions")
-    with explain_write_errors(out, ANOTHER):
+    with explain_write_errors(out, REMEDY):
         out.mkdir(parents=True, exist_ok=bool(chosen))
     return out
 
 
 class _Table:
-    """The two files of lines, written as they come; `scores.csv` gets its name when it is whole."""
+    """The two files of rows. Rows are written as they come; `scores.csv` gets its name at the end."""
 
-    def __init__(self, out: Path, overlays: bool) -> None:
+    def __init__(self, out: Path, with_overlays: bool) -> None:
         self._out = out
         self._partial = out / ".scores.csv.partial"
-        (out / "overlays" if overlays else out).mkdir(parents=True, exist_ok=True)
-        self._lines = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
-        self._rows = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._csv = csv.DictWriter(self._rows, COLUMNS, restval="", lineterminator="\n")
+        (out / "overlays" if with_overlays else out).mkdir(parents=True, exist_ok=True)
+        self._jsonl = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
+        self._file = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._csv = csv.DictWriter(self._file, COLUMNS, restval="", lineterminator="\n")
         self._csv.writeheader()
 
     def __enter__(self) -> "_Table":
         return self
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(line) + "\n")
-        self._csv.writerow(line | {k: f"{v:.8g}" for k, v in line.items() if isinstance(v, float)})
+    def write(self, row: Row) -> None:
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._csv.writerow(row | {k: f"{v:.8g}" for k, v in row.items() if isinstance(v, float)})
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        with explain_write_errors(self._out, ANOTHER):
-            self._lines.close()
-            self._rows.close()
+        with explain_write_errors(self._out, REMEDY):
+            self._jsonl.close()
+            self._file.close()
             if kind is None:
                 os.replace(self._partial, self._out / "scores.csv")
             else:
                 self._partial.unlink(missing_ok=True)
 
 
-def _line(path: Path, found: Detections, i: int) -> dict[str, Any]:
-    return {
-        "name": str(path),
-        "score": float(found.scores[i]),
-        "p_value": float(found.p_values[i]),
-        "R": float(found.reconstruction[i]),
-        "L": float(found.alignment[i]),
-        "verdict": "anomalous" if found.anomalous[i] else "normal",
-    }
+def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[Row]:
+    """A row for each file of a batch; unreadable files have a row with their error, and a warning."""
+    rows: list[Row] = []
+    index = 0
+    for path, error in entries:
+        if error or not detections:
+            rows.append({"name": str(path), "verdict": "unreadable", "error": str(error)})
+            tqdm.write(f"warning: {error}", file=sys.stderr)
+            continue
+        rows.append(
+            {
+                "name": str(path),
+                "score": float(detections.scores[index]),
+                "p_value": float(detections.p_values[index]),
+                "R": float(detections.reconstruction[index]),
+                "L": float(detections.alignment[index]),
+                "verdict": "anomalous" if detections.anomalous[index] else "normal",
+            }
+        )
+        index += 1
+    return rows
 
 
-def _sentence(line: dict[str, Any]) -> str:
-    if "score" not in line:
-        return f"{line['verdict']:10} {'':8} {line['name']}"
-    return f"{line['verdict']:10} {line['score']:8.3f} {line['name']}"
+def _sentence(row: Row) -> str:
+    if "score" not in row:
+        return f"{row['verdict']:10} {'':8} {row['name']}"
+    return f"{row['verdict']:10} {row['score']:8.3f} {row['name']}"
+
+
+class _Overlays:
+    """Draws the overlays of a batch in threads."""
+
+    def __init__(self, detector: Detector, out: Path, which: str, pool: ThreadPoolExecutor) -> None:
+        self._detector, self._out, self._which, self._pool = detector, out, which, pool
+
+    def start(self, rows: list[Row], detections: Detections | None, first_number: int) -> list[Drawing]:
+        """Starts on the overlays that were asked for, and notes their names in the rows.
+
+        Args:
+            rows: of a batch.
+            detections: of its readable images.
+            first_number: the number of the first row among all rows; it begins the overlay's name.
+        """
+        drawings: list[Drawing] = []
+        index = 0
+        for number, row in enumerate(rows, first_number):
+            if "score" not in row or not detections:
+                continue
+            if self._which == "all" or (self._which == "anomalous" and row["verdict"] == "anomalous"):
+                path = Path(row["name"])
+                row["overlay"] = f"overlays/{number:07d}-{path.stem[:80]}.png"
+                file, heat = self._out / row["overlay"], detections.heat[index]
+                drawings.append((row, self._pool.submit(_draw, path, heat, self._detector, file)))
+            index += 1
+        return drawings
 
 
 def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
-    """The image at its own size (within LARGEST_OVERLAY) with its heat map."""
+    """Writes the image with its heat map, at the image's own size or at most MAX_OVERLAY_SIDE."""
     data = detector.config.data
     pixels = decode(path, data.channels)
     height, width = pixels.shape[:2]
-    # First of all small: laying over takes eighty bytes a pixel.
-    size = shrink_to_fit(height, width, LARGEST_OVERLAY, LARGEST_OVERLAY)
-    over = undo_fit(heat, height, width, data.fit, size)
-    picture = Image.fromarray(overlay(resize(pixels, *size), over))
+    # Shrink first: an overlay takes eighty bytes a pixel.
+    size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)
+    shown_heat = undo_fit(heat, height, width, data.fit, size)
+    picture = Image.fromarray(overlay(resize(pixels, *size), shown_heat))
     with replacing(file) as temporary:
         picture.save(temporary, format="png")
 
 
 def _finish(drawings: list[Drawing]) -> None:
-    """Waits for pictures. An image that has gone since it was scored keeps its line, without one."""
-    for line, drawing in drawings:
+    """Waits for the overlays. An image that was removed after scoring keeps its row, without an overlay."""
+    for row, drawing in drawings:
         try:
             drawing.result()
         except UserError as error:
-            del line["overlay"]
+            del row["overlay"]
             tqdm.write(f"warning: no overlay: {error}", file=sys.stderr)
 
 
 class _Progress:
-    """How far it is where no bar can be drawn: a line every EVERY seconds."""
+    """Prints the progress every few seconds, for output that is no terminal and cannot show a bar."""
 
     def __init__(self, total: int) -> None:
         self._total, self._start = total, time.perf_counter()
-        self._due = self._start + EVERY
+        self._due = self._start + PROGRESS_INTERVAL_S
 
     def __call__(self, done: int) -> None:
         now = time.perf_counter()
         if now >= self._due:
-            self._due = now + EVERY
+            self._due = now + PROGRESS_INTERVAL_S
             pace = done / (now - self._start)
             left = tqdm.format_interval((self._total - done) / pace)
             print(f"{done}/{self._total} images  {pace:.0f} images/s  {left} left", flush=True)
@@ -226,8 +261,8 @@ def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: fl
     scored = tally["anomalous"] + tally["normal"]
     print(
         f"{scored} images scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous, "
-        f"{tally['normal']} normal, by score > {detector.threshold:.4f}"
+        f"{tally['normal']} normal. An image is anomalous if its score is above {detector.threshold:.4f}."
     )
     if tally["unreadable"]:
-        print(f"{tally['unreadable']} image(s) could not be read; they are in the table with their error")
+        print(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
     print(f"wrote {out / 'scores.csv'}, scores.jsonl, overlays/")

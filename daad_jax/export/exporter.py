@@ -1,4 +1,4 @@
-"""A run as files that score images without this package: StableHLO by jax.export, ONNX by jax2onnx."""
+"""Exports a run as files that score images without this package, and checks the files against the run."""
 
 import importlib.util
 import json
@@ -24,25 +24,28 @@ from daad_jax.scoring.scorer import variables_of
 from daad_jax.training import checkpoint
 
 FORMATS = ("stablehlo", "onnx")
-MOST_BYTES = 2_000_000_000  # of parameters: both formats end at 2 GiB
-LARGEST_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
-CHECKED = 8  # images
+MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
+MAX_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
+TEST_IMAGES = 8
 
 
 def export(
     workdir: Path, formats: Sequence[str], size: Size | None = None, output: Path | None = None
-) -> None:
+) -> dict[str, Path]:
     """Writes `model.stablehlo` with `model.json`, `model.onnx`, or all, each checked before it appears.
 
     Args:
-        workdir: of the run.
-        formats: of `FORMATS`.
-        size: of the images that will come; None: the model's own.
+        workdir: the folder of the run.
+        formats: names of `FORMATS`.
+        size: the size of the images that the file will get; None: the model's size.
         output: a folder; None: `<workdir>/export`.
 
+    Returns:
+        The model's file, by format.
+
     Raises:
-        UserError: an unknown format, a missing package, no checkpoint, a size that cannot be brought to
-            the model's, a folder that cannot be written, or a file that scores otherwise than the run.
+        UserError: an unknown format, a missing package, no checkpoint, a size that cannot be scaled to the
+            model's, a folder that cannot be written, or a file whose scores differ from the run's.
     """
     _check_formats(formats)
     state, config, calibration = checkpoint.load(workdir)
@@ -50,22 +53,21 @@ def export(
     with _staged(folder) as staging:
         detector = Detector(state, config, calibration)
         for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
-            images = probes(size or model_size(config), config.data.channels)
-            score, heat = differences(runner, detector, images)
+            images = make_test_images(size or model_size(config), config.data.channels)
+            score, heat = max_differences(runner, detector, images)
             print(
-                f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB; on {CHECKED} random images its "
-                f"scores differ from the run's by {score:.1e} relative at most, its heat maps by {heat:.1e}"
+                f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {TEST_IMAGES} random images, "
+                f"scores differ from the run's by at most {score:.1e} (relative), heat maps by {heat:.1e}."
             )
-            if not (score <= LARGEST_DIFFERENCE and heat <= LARGEST_DIFFERENCE):  # NaN is refused, too
+            if not (score <= MAX_DIFFERENCE and heat <= MAX_DIFFERENCE):  # NaN is refused, too
                 raise UserError(
-                    f"{path.name}: differs from the run by more than {LARGEST_DIFFERENCE:g}, and was not "
+                    f"{path.name}: differs from the run by more than {MAX_DIFFERENCE:g}, and was not "
                     f'written; try other versions of {name}\'s packages (pip install "daad_jax[export]")'
                 )
-    for name in formats:
-        print(f"next: python examples/score_{name}.py {folder / f'model.{name}'} IMAGE...")
+    return {name: folder / f"model.{name}" for name in formats}
 
 
-def probes(size: Size, channels: int, count: int = CHECKED) -> np.ndarray:
+def make_test_images(size: Size, channels: int, count: int = TEST_IMAGES) -> np.ndarray:
     """Random images from nearly flat to pure noise: uint8 `[count, h, w, channels]`."""
     rng = np.random.default_rng(0)
     contrast = np.linspace(0.02, 1, count).reshape(-1, 1, 1, 1)
@@ -73,10 +75,10 @@ def probes(size: Size, channels: int, count: int = CHECKED) -> np.ndarray:
     return (255 * (level + contrast * rng.random((count, *size, channels)))).astype(np.uint8)
 
 
-def differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple[float, float]:
+def max_differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple[float, float]:
     """The largest differences of scores and of heat maps from the detector's, relative, absolute below 1.
 
-    The images go in as a batch and the first once more alone, as both must give the same.
+    The images run as a batch, and the first image once more alone: both must agree with the detector.
     """
     expected = detector.score(images)
     together, alone = runner(images), runner(images[:1])
@@ -112,12 +114,12 @@ def _write(
     calibration: Calibration,
     size: Size | None,
 ) -> dict[str, tuple[Path, Runner]]:
-    """The files in `folder`, loaded back: format -> model and what runs it."""
+    """Writes the files into `folder` and loads them again: format -> (file, function that runs it)."""
     variables = jax.device_get(variables_of(state))
     count = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    if count > MOST_BYTES:
+    if count > MAX_PARAMETER_BYTES:
         raise UserError(
-            f"the run has {count / 1e9:.1f} GB of parameters, and a file of either format holds 2"
+            f"the run has {count / 1e9:.1f} GB of parameters, but files of both formats hold at most 2 GB"
         )
     about = metadata(int(state.step), config, calibration, size)
     written: dict[str, tuple[Path, Runner]] = {}
@@ -135,7 +137,7 @@ def _write(
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A folder whose files move into `folder` once everything in the block has gone well."""
+    """Yields a folder whose files move into `folder` if the block ends well."""
     with explain_write_errors(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))

@@ -1,4 +1,4 @@
-"""The whole way from uint8 images to score, heat map and verdict, as one function of arrays to export."""
+"""One function of arrays from uint8 images to score, heat map and verdict, for export."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.data import images as pillow
+from daad_jax.data.images import resize, shrink_to_fit, split_margin
 from daad_jax.errors import UserError
 from daad_jax.export.pillow_scaling import bilinear, can_scale
 from daad_jax.models.layers import Implementation
@@ -27,18 +27,16 @@ def make_graph(
     size: Size | None,
     implementation: Implementation,
 ) -> Graph:
-    """The whole way from uint8 images `[b, h, w, C]` of `size` to `OUTPUTS`.
+    """The function from uint8 images `[b, h, w, C]` of `size` to a dictionary of `OUTPUTS`.
 
     The outputs are `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and
     `reconstruction` uint8 `[b, H, W, C]`. Variables and calibration are constants of the graph.
     """
-    distances_of, fitted = (
-        make_distances(config, implementation),
-        make_fit(config, size or model_size(config)),
-    )
+    distances_of = make_distances(config, implementation)
+    fit = make_fit(config, size or model_size(config))
 
     def graph(images: jax.Array) -> dict[str, jax.Array]:
-        distances = distances_of(variables, fitted(images))
+        distances = distances_of(variables, fit(images))
         score = calibration.score(distances.reconstruction, distances.alignment)
         return {
             "score": score,
@@ -51,47 +49,48 @@ def make_graph(
 
 
 def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
-    """`data.images.fit` for images of one size as a function of arrays.
+    """`data.images.fit` for images of one size, as a function of arrays.
 
-    Uint8 `[b, h, w, C]` -> `[b, H, W, C]`.
+    The function takes uint8 `[b, h, w, C]` and returns `[b, H, W, C]`.
 
     Raises:
-        UserError: the model takes no other size than its own, or is far too small for this one.
+        UserError: the model accepts its own size only, or is far too small for this size.
     """
     data, target = config.data, model_size(config)
     if size == target:
         return lambda images: images
     if data.fit == "exact":
         raise UserError(
-            f"--height {size[0]} --width {size[1]}: this run takes images of {target[0]} x {target[1]} only "
-            "(config.data.fit = 'exact'); leave both out"
+            f"--height {size[0]} --width {size[1]}: this run accepts only images of {target[0]} x "
+            f"{target[1]} (config.data.fit = 'exact'); leave both options out"
         )
-    inner = pillow.shrink_to_fit(*size, *target) if data.fit == "pad" else target
+    inner = shrink_to_fit(*size, *target) if data.fit == "pad" else target
     if not all(map(can_scale, size, inner)):
         raise UserError(
-            f"--height {size[0]} --width {size[1]}: over 256 times the model's size; scale before"
+            f"--height {size[0]} --width {size[1]}: this is over 256 times the model's size; scale the "
+            "images first"
         )
-    scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=rows_first(size, inner))
+    scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=scales_rows_first(size, inner))
     if inner == target:
         return scale
-    # The edges are repeated by index: jax2onnx (0.17.1) goes wrong on jnp.pad of one axis with mode "edge".
-    places = [np.pad(np.arange(n), pillow.split_margin(n, m), mode="edge") for n, m in zip(inner, target)]
+    # Repeat the edges by index, because jax2onnx 0.17.1 exports jnp.pad of one axis with mode "edge" wrongly.
+    places = [np.pad(np.arange(n), split_margin(n, m), mode="edge") for n, m in zip(inner, target)]
     return lambda images: jnp.take(jnp.take(scale(images), places[0], axis=1), places[1], axis=2)
 
 
-def rows_first(size: Size, target: Size) -> bool:
-    """The order of the passes of the installed Pillow, by trial: versions differ.
+def scales_rows_first(size: Size, target: Size) -> bool:
+    """True if the installed Pillow scales rows before columns. Versions differ, so this is found by trial.
 
     Raises:
-        UserError: neither gives its pixels.
+        UserError: neither order gives Pillow's pixels.
     """
     image = np.random.default_rng(0).integers(0, 256, (*size, 1), np.uint8)
-    expected = pillow.resize(image, *target)
+    expected = resize(image, *target)
     for order in (False, True):
         if np.array_equal(bilinear(jnp.asarray(image)[None], *target, rows_first=order)[0], expected):
             return order
     raise UserError(
-        "this version of Pillow scales images in a way unknown here; leave out --height and --width"
+        "the installed version of Pillow scales images in an unknown way; leave out --height and --width"
     )
 
 

@@ -21,10 +21,10 @@ from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import workdir as workdirs
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
+from daad_jax.training.workdir import claim_workdir, require_claim
 from daad_jax.validation import validate
 
 
@@ -61,10 +61,10 @@ def train(config: Config, workdir: str | Path) -> None:
             group = devices.choose(config.train.devices, config.train.batch_size)
             abstract = abstract_state(config)
             if processes.is_first():
-                stack.enter_context(workdirs.claim_workdir(workdir, config))
+                stack.enter_context(claim_workdir(workdir, config))
             splits = datasets.load(config)
         with processes.errors_end_all():
-            workdirs.require_claim(workdir)
+            require_claim(workdir)
         # Say what is trained on what.
         for note in splits.notes:
             _print(note)

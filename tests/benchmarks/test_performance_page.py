@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import performance_page as page
+from benchmarks import performance_page
 
 PLAN = command.Plan(["daad_jax"], 3, {32: 64})
 VERSIONS = {"machine": "m", "jax": "1"}
@@ -18,7 +18,7 @@ def make_row(ours, *others, **more):
 
 
 def test_speedup_compares_medians_with_the_fastest_other_engine():
-    assert page.speedup(make_row([0.1, 9, 0.1], [0.3], [0.2, 0.2, 7])) == pytest.approx(2)
+    assert performance_page.speedup(make_row([0.1, 9, 0.1], [0.3], [0.2, 0.2, 7])) == pytest.approx(2)
 
 
 def test_the_page_has_all_rows_and_pictures(tmp_path):
@@ -35,7 +35,7 @@ def test_the_page_has_all_rows_and_pictures(tmp_path):
         },
     }
     gpu_records = {"step": {"32 px": make_row([0.2], [0.5], [0.4], peak=7e6), "versions": VERSIONS}}
-    page.write({"cpu": records, "gpu": gpu_records}, tmp_path)
+    performance_page.write({"cpu": records, "gpu": gpu_records}, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 40% |" in text
     assert "| 32 px | 500 | 500 | 500 |" in text
@@ -49,7 +49,7 @@ def test_the_page_has_all_rows_and_pictures(tmp_path):
 
 
 def test_without_other_engines_there_is_no_comparison(tmp_path):
-    page.write({"cpu": {"score": {"32 px": make_row([0.1]), "versions": VERSIONS}}}, tmp_path)
+    performance_page.write({"cpu": {"score": {"32 px": make_row([0.1]), "versions": VERSIONS}}}, tmp_path)
     assert "times as fast" not in (tmp_path / "performance.md").read_text().split("##")[1]
     assert not list(tmp_path.glob("*.png"))
 
@@ -81,7 +81,7 @@ def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
     text = (tmp_path / "performance.md").read_text()
     assert "| 64 px | 250.0 | 500.0 | 2.00 |" in text
     assert "| 32 px |" not in text
-    monkeypatch.setattr(page, "versions", lambda: {"machine": "another"})
+    monkeypatch.setattr(performance_page, "versions", lambda: {"machine": "another"})
     monkeypatch.setitem(command.PIECES, "score", lambda plan: iter([("8 px", make_row([1.0], [2.0]))]))
     command.measure(["score"], PLAN, tmp_path)
     assert "64 px" not in (tmp_path / "performance.md").read_text()
@@ -89,5 +89,5 @@ def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
 
 def test_the_page_of_the_repository_is_made_from_its_stored_measurements(tmp_path):
     docs = Path(__file__).parents[2] / "docs"
-    page.write(json.loads((docs / "performance.json").read_text()), tmp_path)
+    performance_page.write(json.loads((docs / "performance.json").read_text()), tmp_path)
     assert (tmp_path / "performance.md").read_text() == (docs / "performance.md").read_text()

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.data import cache, datasets, protocol
-from daad_jax.data import tfds_builders as builders
+from daad_jax.data import cache, datasets, protocol, tfds_builders
 from daad_jax.data.catalogue import DATA_SETS
 from daad_jax.data.samples import GOOD, Rows, Sample, Source
 from daad_jax.errors import UserError
@@ -430,14 +429,14 @@ def test_two_may_prepare_a_category_at_once(config, tmp_path, monkeypatch):
     mvtec(tmp_path / "original/tile")
     config.data.path = str(tmp_path / "original")
     named(config, "mvtec_ad/tile", tmp_path / "tfds")
-    make, shapes = builders.MvtecAd._split_generators, []
+    make, shapes = tfds_builders.MvtecAd._split_generators, []
 
     def overtaken(self, dl_manager):
-        monkeypatch.setattr(builders.MvtecAd, "_split_generators", make)
+        monkeypatch.setattr(tfds_builders.MvtecAd, "_split_generators", make)
         shapes.append(datasets.load(config).test.images.shape)
         return make(self, dl_manager)
 
-    monkeypatch.setattr(builders.MvtecAd, "_split_generators", overtaken)
+    monkeypatch.setattr(tfds_builders.MvtecAd, "_split_generators", overtaken)
     shapes.append(datasets.load(config).test.images.shape)
     assert shapes == [(2, 16, 16, 3)] * 2
 

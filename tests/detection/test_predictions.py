@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.detection import predictions as predicting
+from daad_jax.detection import predictions
 from daad_jax.detection.detector import Detector
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
@@ -114,9 +114,9 @@ def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_pat
     assert len(list((out / "overlays").iterdir())) == 3
     everything = [images / "deep" / "b.jpg", *sorted((out / "overlays").iterdir())]  # now images like any
     for source in (images / "deep", images / "deep" / "*", images / "**" / "*.*"):
-        assert set(everything) <= set(predicting.find([str(source)], tmp_path))
+        assert set(everything) <= set(predictions.find([str(source)], tmp_path))
         for left in (out, link):
-            assert not set(everything[1:]) & set(predicting.find([str(source)], left))
+            assert not set(everything[1:]) & set(predictions.find([str(source)], left))
     shutil.rmtree(out)
 
 
@@ -124,16 +124,16 @@ def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_p
     large, lost = tmp_path / "large.png", tmp_path / "lost.png"
     for path in (large, lost):
         Image.fromarray(RNG.integers(0, 256, (1536, 2048, 3), np.uint8)).save(path)
-    areas, over = [], predicting.overlay
+    areas, over = [], predictions.overlay
 
     def overlay(image, heat):
         lost.unlink(missing_ok=True)
         areas.append(image.shape)
         return over(image, heat)
 
-    monkeypatch.setattr(predicting, "overlay", overlay)
-    monkeypatch.setattr(predicting, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
-    predicting.predict(Detector.load(run), [str(large), str(lost)], tmp_path / "out", "all")
+    monkeypatch.setattr(predictions, "overlay", overlay)
+    monkeypatch.setattr(predictions, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    predictions.predict(Detector.load(run), [str(large), str(lost)], tmp_path / "out", "all")
     assert areas == [(768, 1024, 3)]
     rows = table(tmp_path / "out")
     assert [bool(row["score"]) for row in rows] == [True, True]
@@ -144,7 +144,7 @@ def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_p
 def test_thresholds_and_folders_of_ones_own(run, images):
     code, printed, err = predict(run, images / "**" / "*.[jw]*", "--threshold=-1")
     assert code == 0, err
-    assert "2 anomalous, 0 normal, by score > -1.0000" in printed
+    assert "2 anomalous, 0 normal. An image is anomalous if its score is above -1.0000." in printed
     first = table(run / "predictions")
     code, printed, err = predict(run, images / "a.png", "--threshold=1e9", "--overlays=none")
     assert code == 0, err
@@ -155,7 +155,7 @@ def test_thresholds_and_folders_of_ones_own(run, images):
     code, printed, err = predict(run, images / "a.png", "--false_alarm_rate=0.5", "--overlays=none")
     assert (code, err) == (0, "")
     calibration = Detector.load(run).calibration
-    assert f"by score > {calibration.threshold_at(0.5):.4f}" in printed
+    assert f"if its score is above {calibration.threshold_at(0.5):.4f}." in printed
     assert calibration.threshold_at(0.5) < calibration.threshold
 
 
@@ -165,8 +165,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     (full / "mine.txt").write_text("precious")
     for arguments, says in (
         ([], "no images were named"),
-        (["/nonexistent/x.png"], "/nonexistent/x.png: no such file, folder or match"),
-        ([full], f"{full}: no images in it"),
+        (["/nonexistent/x.png"], "/nonexistent/x.png: no file, folder or match has this name"),
+        ([full], f"{full}: this folder has no images"),
         ([images, f"--out={full}"], "exists already"),
         ([images, "--out=/proc/x"], "/proc/x: cannot be written"),
         ([images, "--threshold=1", "--false_alarm_rate=0.1"], "give one of them"),

@@ -19,8 +19,7 @@ from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
-from daad_jax.export import exporter as export
-from daad_jax.export import formats, graph
+from daad_jax.export import exporter, formats, graph
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
@@ -59,7 +58,7 @@ CASES = {
 
 def images_of(config, count):
     data = config.data
-    return export.probes((data.height, data.width), data.channels, count)
+    return exporter.make_test_images((data.height, data.width), data.channels, count)
 
 
 @functools.cache
@@ -99,7 +98,7 @@ def same(found, expected, threshold):
     assert {k: str(v.dtype) for k, v in found.items()} == types
 
 
-FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
+FORMATS = [name for name in exporter.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ FORMATS = [name for name in export.FORMATS if name != "onnx" or all(map(find_spe
             name,
             marks=pytest.mark.skipif(name not in FORMATS, reason="not installed: pip install .[export]"),
         )
-        for name in export.FORMATS
+        for name in exporter.FORMATS
     ],
 )
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_the_script_and_the_examples(run, tmp_path):
         assert "deep.png: pixels of mode I;16; store 8 bit" in err
 
 
-@pytest.mark.parametrize("name", export.FORMATS)
+@pytest.mark.parametrize("name", exporter.FORMATS)
 def test_examples_are_short_and_import_nothing_of_ours(name):
     text = (ROOT / "examples" / f"score_{name}.py").read_text()
     code = [line for line in text.splitlines()[1:] if line.strip() and not line.startswith("#")]
@@ -221,7 +220,7 @@ def test_examples_are_short_and_import_nothing_of_ours(name):
 
 @pytest.mark.slow
 def test_metadata_says_what_the_detector_does(run):
-    export.export(run, ["stablehlo"], output=run / "other")
+    exporter.export(run, ["stablehlo"], output=run / "other")
     about = json.loads((run / "other" / "model.json").read_text())
     assert about["threshold"] == Detector.load(run).threshold
     assert about["held_out"] == 40
@@ -240,16 +239,16 @@ def test_what_is_no_number_counts_as_a_difference():
             "heat": np.where(found.heat > np.median(found.heat), np.nan, found.heat),
         }
 
-    score, heat = export.differences(broken, detector, images_of(detector.config, 4))
+    score, heat = exporter.max_differences(broken, detector, images_of(detector.config, 4))
     assert score == 0
     assert np.isnan(heat)
 
 
 @pytest.mark.slow
 def test_a_file_that_scores_otherwise_does_not_appear(run, monkeypatch):
-    monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(exporter, "MAX_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="differs from the run"):
-        export.export(run, ["stablehlo"], output=run / "wrong")
+        exporter.export(run, ["stablehlo"], output=run / "wrong")
     assert list((run / "wrong").iterdir()) == []
 
 
@@ -266,9 +265,9 @@ def test_bad_requests(run, tmp_path, monkeypatch):
         (run, ["stablehlo"], (9000, 16), None, "over 256 times"),
     ):
         with pytest.raises(UserError, match=says):
-            export.export(workdir, names, size, output)
-    with pytest.raises(UserError, match="leave both out"):
+            exporter.export(workdir, names, size, output)
+    with pytest.raises(UserError, match="leave both options out"):
         graph.make_fit(small(), (64, 64))
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'daad_jax\[export\]'"):
-        export.export(run, ["onnx"])
+        exporter.export(run, ["onnx"])

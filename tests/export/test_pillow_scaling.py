@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from daad_jax.data.images import resize
-from daad_jax.export.graph import rows_first
+from daad_jax.export.graph import scales_rows_first
 from daad_jax.export.pillow_scaling import bilinear, can_scale
 from daad_jax.scoring.filters import along_both, triangle_matrix
 
@@ -26,7 +26,7 @@ SIZES = {
 @pytest.mark.parametrize("case", SIZES)
 def test_bilinear_gives_pillows_pixels(case):
     source, target, channels = SIZES[case]
-    order = rows_first(source, target)
+    order = scales_rows_first(source, target)
     noise = RNG.integers(0, 256, (2, *source, channels), np.uint8)
     for images in (noise, np.where(noise > 127, 255, 0).astype(np.uint8), np.full_like(noise, 255)):
         got = jax.jit(lambda x: bilinear(x, *target, rows_first=order))(images)

@@ -11,8 +11,7 @@ from PIL import Image
 from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
-from reproduction import pictures, results
-from reproduction import results_page as page
+from reproduction import pictures, results, results_page
 from reproduction.cells import TABLES, make_cell, make_recipe
 from reproduction.results import Result, TableResults
 from reproduction.summary import best_baseline_mean, mean_over
@@ -72,7 +71,7 @@ def table_lines(text):
 
 
 def test_a_whole_table(mvtec):
-    text = page.render([mvtec], set())
+    text = results_page.render([mvtec], set())
     rows = table_lines(text)
     for row in (
         "|  | paper, all 15 | paper, categories run | ours | categories run | time of a cell | images/s |",
@@ -106,7 +105,7 @@ def test_times_of_several_machines_are_a_range():
         stored.row_results("ae")[0], environment="gpu", wall_s=2.0, images_per_s=4000.0
     )
     stored = stored.merge(TableResults(stored.table, stored.recipes, {"gpu": ENVIRONMENT}, [fast]))
-    text = page.render([stored], set())
+    text = results_page.render([stored], set())
     assert "| 2 to 30 s | 80 to 4000 |" in next(x for x in text.splitlines() if x.startswith("| AE |"))
     assert "| 30 s | 80 |" in next(x for x in text.splitlines() if x.startswith("| MemAE |"))
 
@@ -116,7 +115,7 @@ def test_the_order_of_the_rows_as_it_falls():
 
     def words(figures):
         stored = make_results("mnist", {("8", row, 0): auroc for row, auroc in figures.items()})
-        return " ".join(page.render([stored], set()).split())
+        return " ".join(results_page.render([stored], set()).split())
 
     assert (
         "AE+Skip 0.700 < AE 0.800 < MemAE 0.850 < DAAD 0.900 < DAAD+ 0.950. The paper claims this order."
@@ -133,7 +132,7 @@ def test_a_contradiction_is_compared_with_the_spread_over_seeds():
 
     def words(spread, seeds=(0, 1, 2)):
         cells = {("8", row, i): auroc + spread * (i - 1) for row, auroc in rows.items() for i in seeds}
-        return " ".join(page.render([make_results("mnist", cells)], set()).split())
+        return " ".join(results_page.render([make_results("mnist", cells)], set()).split())
 
     claim = "The paper claims another order, AE+Skip < AE < MemAE < DAAD < DAAD+."
     claim = f"MemAE 0.850 < DAAD+ 0.940 < DAAD 0.950. {claim}"
@@ -148,11 +147,11 @@ def test_a_contradiction_is_compared_with_the_spread_over_seeds():
 def test_the_order_is_of_subjects_that_all_rows_have():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
     cells = {("8", row, 0): auroc for row, auroc in rows.items()} | {("3", "daad_plus", 0): 0.1}
-    text = " ".join(page.render([make_results("mnist", cells)], set()).split())
+    text = " ".join(results_page.render([make_results("mnist", cells)], set()).split())
     assert "Order of the means over 8: AE+Skip 0.700 < AE 0.800" in text
     assert "DAAD 0.900 < DAAD+ 0.950. The paper claims this order." in text
     nothing_shared = make_results("mnist", {(str(i), row, 0): 0.5 for i, row in enumerate(rows)})
-    assert "Order of the means" not in page.render([nothing_shared], set())
+    assert "Order of the means" not in results_page.render([nothing_shared], set())
 
 
 def test_where_brightness_separates_the_corrected_auroc_is_put_in_order():
@@ -160,7 +159,7 @@ def test_where_brightness_separates_the_corrected_auroc_is_put_in_order():
     cells = {("screw", row, 0): {"auroc": 1 - x, "levelled_auroc": x} for row, x in rows.items()}
     cells |= {("bottle", row, 0): {"auroc": x, "levelled_auroc": 1 - x} for row, x in rows.items()}
     brightness = {("screw", "mean_intensity", None): 0.99, ("bottle", "mean_intensity", None): 0.6}
-    text = " ".join(page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
+    text = " ".join(results_page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
     assert "Order of the means: AE+Skip 0.700" in text
     assert "DAAD 0.900 < DAAD+ 0.950. The paper claims this order." in text
     assert "For screw the brightness-corrected AUROC counts, see below." in text
@@ -170,7 +169,7 @@ def test_the_order_of_pixel_figures_is_their_own():
     rows = {"ae": 0.8, "ae_skip": 0.7, "memae": 0.85, "daad": 0.9, "daad_plus": 0.95}
     cells = {("screw", row, 0): {"auroc": 0.5, "pixel_auroc": x, "aupro": 1 - x} for row, x in rows.items()}
     brightness = {("screw", "mean_intensity", None): 0.99}
-    text = " ".join(page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
+    text = " ".join(results_page.render([make_results("mvtec_ad", cells | brightness)], set()).split())
     by = "Order of the means by {0} (the paper does not print {0}): {1}"
     assert by.format("pixel AUROC", "AE+Skip 0.700 < AE 0.800 < MemAE 0.850") in text
     assert by.format("AUPRO", "DAAD+ 0.050 < DAAD 0.100") in text
@@ -181,17 +180,17 @@ def test_the_order_over_tables():
     rows = ("ae", "ae_skip", "memae", "daad", "daad_plus")
     one = make_results("mnist", {("8", row, 0): x for row, x in zip(rows, (0.8, 0.7, 0.9, 0.95, 0.93))})
     other = make_results("cifar10", {("cat", row, 0): x for row, x in zip(rows, (0.6, 0.5, 0.6, 0.6, 0.7))})
-    text = " ".join(page.render([one, other], set()).split())
+    text = " ".join(results_page.render([one, other], set()).split())
     assert "Order of the means over MNIST, CIFAR-10: AE+Skip 0.600 < AE 0.700" in text
     assert "< MemAE 0.750 < DAAD 0.775 < DAAD+ 0.815. The paper claims this order." in text
-    assert "Order over the tables" not in page.render([one], set())
+    assert "Order over the tables" not in results_page.render([one], set())
 
 
 def test_one_seed_has_no_spread_and_missing_cells_are_counted():
     one = make_results("mnist", {("8", "ae", 0): 0.9})
-    assert "| 8 | 0.900 |" in table_lines(page.render([one], set()))
+    assert "| 8 | 0.900 |" in table_lines(results_page.render([one], set()))
     gap = make_results("mnist", {("8", "ae", 0): 0.9, ("8", "ae", 1): 0.7, ("3", "ae", 0): 0.5})
-    text = page.render([gap], set())
+    text = results_page.render([gap], set())
     assert "**Not finished: 3 of 4 cells have run.**" in " ".join(text.split())
     # Only seed 0 has both digits: no spread of their mean.
     assert "| AE | – | 0.650 | 2 of 10 | 30 s | 80 |" in table_lines(text)
@@ -209,7 +208,7 @@ def test_the_recipes_table(mvtec):
             dataclasses.replace(mvtec.row_results("daad")[i], recipe=str(i)) for i in range(len(recipes))
         ]
         by_name = {str(i): recipe for i, recipe in enumerate(recipes)}
-        text = page.render([TableResults(mvtec.table, by_name, mvtec.environments, chosen)], set())
+        text = results_page.render([TableResults(mvtec.table, by_name, mvtec.environments, chosen)], set())
         return table_lines(text)[-1]
 
     memory = "500, 500, 500, 500 | 1x1x1, 1x1x1, 2x2x1, 4x4x1 | 2000 | 64"
@@ -233,7 +232,7 @@ def test_every_table_has_its_section(mvtec, tmp_path):
     )
     for stored in (mvtec, granularity):
         results.save(results.results_path(tmp_path, stored.table), stored)
-    page.write(tmp_path)
+    results_page.write(tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## MVTec AD", "## Granularity"]
     assert "| one block | 0.900 | 0.0100 | 0.0110 | 0.0345 |" in table_lines(text)
@@ -244,7 +243,7 @@ def test_every_table_has_its_section(mvtec, tmp_path):
     assert named == there  # all that is linked exists, and all that exists is linked
     assert "mvtec_ad-scores.png" in there
     again = (tmp_path / "results" / "mvtec_ad-scores.png").read_bytes()
-    page.write(tmp_path)
+    results_page.write(tmp_path)
     assert (tmp_path / "results.md").read_text() == text
     assert (tmp_path / "results" / "mvtec_ad-scores.png").read_bytes() == again
 
@@ -252,11 +251,11 @@ def test_every_table_has_its_section(mvtec, tmp_path):
 @pytest.mark.parametrize("damage", ["", "[]", '{"format": 0, "table": "mnist"}', '{"format": 1}'])
 def test_damaged_results_leave_the_page_as_it_is(mvtec, tmp_path, damage):
     results.save(results.results_path(tmp_path, mvtec.table), mvtec)
-    page.write(tmp_path)
+    results_page.write(tmp_path)
     before = (tmp_path / "results.md").read_text()
     (tmp_path / "results" / "mnist.json").write_text(damage)
     with pytest.raises(UserError, match=r"mnist\.json: no results of mnist"):
-        page.write(tmp_path)
+        results_page.write(tmp_path)
     assert (tmp_path / "results.md").read_text() == before
 
 
@@ -287,7 +286,7 @@ def test_a_new_result_replaces_the_old_one_and_old_recipes_go(mvtec):
 
 def test_figures_of_removed_recipes_are_counted(mvtec):
     def text(stored):
-        return " ".join(page.render([stored], set()).split())
+        return " ".join(results_page.render([stored], set()).split())
 
     first = mvtec.row_results("daad")[0]
     older = TableResults(
@@ -325,7 +324,7 @@ def test_a_restored_recipe_is_named_as_ours(tmp_path):
         docs = tmp_path / name
         stored = make_results(name, {(subject, "daad_plus", 0): 0.7})
         results.save(results.results_path(docs, stored.table), stored)
-        page.write(docs)
+        results_page.write(docs)
         assert ("ours, not the paper's" in (docs / "results.md").read_text()) == is_restored
 
 

@@ -18,8 +18,7 @@ from daad_jax.errors import UserError
 from daad_jax.evaluation.outputs import evaluate
 from daad_jax.files import exclusive
 from daad_jax.training import logs
-from reproduction import cells, experiment, results, run
-from reproduction import results_page as page
+from reproduction import cells, experiment, results, results_page, run
 from reproduction.cells import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +217,7 @@ def test_places_that_cannot_be_written(small):
     with pytest.raises(UserError, match=r"/proc/nowhere.*give another --docs"):
         run.reproduce(TABLE, cell, run.Places(small.out, nowhere))
     with pytest.raises(UserError, match=r"/proc/nowhere.*give another --docs"):
-        page.write(nowhere)
+        results_page.write(nowhere)
 
 
 # The command with configurations of seconds.

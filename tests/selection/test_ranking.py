@@ -10,7 +10,7 @@ from daad_jax.method.step import make_train_step
 from daad_jax.scoring.anomaly_score import Unit
 from daad_jax.scoring.distances import make_distances
 from daad_jax.scoring.scorer import variables_of
-from daad_jax.selection import ranking as selection
+from daad_jax.selection import ranking
 from daad_jax.selection.corruptions import anomalies_of, corrupt
 
 RNG = np.random.default_rng(0)
@@ -39,32 +39,32 @@ def bars(count: int) -> np.ndarray:
 
 
 def test_separation_is_the_auroc():
-    assert selection.separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])) == 1
-    assert selection.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
+    assert ranking.separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])) == 1
+    assert ranking.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
 
 
 @pytest.mark.parametrize(("alignment", "pooling"), [("l2", 1), ("layers", 4)])
 def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config, held_out = small(), bars(20)
     trained = state.create_state(config)
-    found = selection.rank_choices(trained, config, held_out)
+    found = ranking.rank_choices(trained, config, held_out)
     separations = [choice.separation for choice in found]
     assert separations == sorted(separations, reverse=True)
     ways = {(c.distance, c.smoothing, c.pooling, c.alignment, c.gamma): c for c in found}
-    assert len(ways) == len(found) == len(selection.SETTINGS) * (1 + 2 * len(selection.GAMMAS))
+    assert len(ways) == len(found) == len(ranking.SETTINGS) * (1 + 2 * len(ranking.GAMMAS))
 
     choice = ways["cosine", 1.0, pooling, alignment, 0.5]
     config.score.pooling = pooling
     config.score.distance, config.score.smoothing, config.score.alignment = "cosine", 1.0, alignment
     kinds, radii = anomalies_of(config.data.protocol)
-    rounds = selection.MIN_CORRUPTED // 20
+    rounds = ranking.MIN_CORRUPTED // 20
     broken = np.concatenate([corrupt(held_out, "erase", radii, seed) for seed in range(rounds)])
     normal, corrupted = (
         jax.device_get(jax.jit(make_distances(config))(variables_of(trained), x)) for x in (held_out, broken)
     )
     units = Unit.measure(normal.reconstruction).std, Unit.measure(normal.alignment).std
     a, b = (0.5 * m.reconstruction / units[0] + 0.5 * m.alignment / units[1] for m in (normal, corrupted))
-    assert choice.separations["erase"] == pytest.approx(selection.separation(a, b), abs=2e-3)
+    assert choice.separations["erase"] == pytest.approx(ranking.separation(a, b), abs=2e-3)
     assert set(choice.separations) == set(kinds)
 
 
@@ -72,9 +72,9 @@ def test_training_is_seen():
     config, images = small(adversarial=0.0), bars(160)
     config.train.learning_rate = 3e-3
     step, current = jax.jit(make_train_step(config)), state.create_state(config)
-    before = selection.rank_choices(current, config, images[:40])[0]
+    before = ranking.rank_choices(current, config, images[:40])[0]
     for _ in range(200):
         current, _ = step(current, images[40:])
-    after = selection.rank_choices(current, config, images[:40])[0]
+    after = ranking.rank_choices(current, config, images[:40])[0]
     assert after.separation > before.separation + 0.1
     assert after.gamma == 1

@@ -14,15 +14,15 @@ from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method import state
-from daad_jax.runtime import devices as parallel
+from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.selection import ranking
 from daad_jax.selection.ranking import Choice
 from daad_jax.training import checkpoint, loop
-from daad_jax.training import workdir as workdirs
 from daad_jax.training.feed import device_batches, gather_batch
 from daad_jax.training.loop import train
 from daad_jax.training.program import StepProgram
+from daad_jax.training.workdir import claim_workdir
 from daad_jax.validation import validate
 
 CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
@@ -91,7 +91,7 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
 
 def begun(config, run):
     """A workdir with a checkpoint of its last step, as far as its claim can tell."""
-    with workdirs.claim_workdir(run, config):
+    with claim_workdir(run, config):
         (run / "checkpoints" / str(config.train.steps)).mkdir(parents=True)
 
 
@@ -161,7 +161,7 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
         names.append(splits.calibration.names)
         numbered = np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1)
         split = dataclasses.replace(splits.train, images=np.broadcast_to(numbered, (36, 16, 16, 3)))
-        with closing(device_batches(config, parallel.DeviceGroup(jax.devices()[:1]), split, 0)) as ready:
+        with closing(device_batches(config, DeviceGroup(jax.devices()[:1]), split, 0)) as ready:
             batches.append(np.asarray(next(ready)))
     assert not np.array_equal(*kernels)
     assert names[0] != names[1]
@@ -173,9 +173,9 @@ def test_a_seed_reaches_the_networks_the_batches_and_what_is_held_out(config, tm
 
 def test_batches_that_lie_on_the_device_go_on_where_a_run_resumes(config, tmp_path, monkeypatch):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
-    split, mapped, found = datasets.load(config).train, parallel.DeviceGroup(jax.devices()[:1]), []
+    split, mapped, found = datasets.load(config).train, DeviceGroup(jax.devices()[:1]), []
     for holds in (False, True):
-        monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size, holds=holds: holds)
+        monkeypatch.setattr(DeviceGroup, "fits_resident", lambda self, size, holds=holds: holds)
         with closing(device_batches(config, mapped, split, 3)) as ready:
             found.append([np.asarray(next(ready)) for _ in range(2)])
     np.testing.assert_array_equal(*found)
@@ -218,7 +218,7 @@ def test_one_process_at_a_time_trains_a_workdir(config, tmp_path):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     run, config.train.steps = tmp_path / "run", 1
     with (
-        workdirs.claim_workdir(run, config),
+        claim_workdir(run, config),
         pytest.raises(UserError, match=f"{run}: another process trains here"),
     ):
         train(config, run)
@@ -277,7 +277,7 @@ def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monk
     config.train.devices, config.train.steps_per_call, config.train.steps = devices, at_once, 4
     config.train.log_every = config.train.checkpoint_every = 2
     train(config, tmp_path / "host")
-    monkeypatch.setattr(parallel.DeviceGroup, "fits_resident", lambda self, size: size == 18 * 16 * 16 * 3)
+    monkeypatch.setattr(DeviceGroup, "fits_resident", lambda self, size: size == 18 * 16 * 16 * 3)
     traced = []
     monkeypatch.setattr(
         "daad_jax.training.feed.gather_batch", lambda *a, **k: traced.append(1) or gather_batch(*a, **k)
