@@ -15,7 +15,6 @@ import pytest
 from jax import export as jax_export
 from PIL import Image
 
-from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
@@ -23,6 +22,7 @@ from daad_jax.export import exporter, formats, graph
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -30,17 +30,8 @@ ONNX = ("jax2onnx", "onnx", "onnxruntime")
 
 
 def small(**changes):
-    """A config of tiny networks of two levels; `changes` are keys with __ for the dot."""
-    config = Config(name="tiny")
-    config.data.height = config.data.width = 16
-    config.model.levels, config.model.skips = 2, (True,)
-    config.model.base_width, config.model.discriminator_width, config.model.max_width = 4, 4, 8
-    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (2, 2, 1))
-    config.score.batch_size = 8  # one compilation: that many devices
-    for key, value in changes.items():
-        part, _, name = key.partition("__")
-        setattr(getattr(config, part), name, value)
-    return config
+    # One number of images at once, so one compilation.
+    return tiny_config(**{"model__max_width": 8, "score__batch_size": 8} | changes)
 
 
 CASES = {

@@ -12,20 +12,12 @@ from daad_jax.method import losses, restoration, state
 from daad_jax.method.restoration import to_unit
 from daad_jax.method.step import make_train_step, scan_steps
 from daad_jax.runtime.devices import DeviceGroup
+from tests.tiny import tiny_config
 
 
 def small(**loss) -> Config:
-    config = Config()
-    config.model.levels = 2
-    config.model.base_width = 4
-    config.model.skips = (True,)
-    config.model.memory_items = (5, 6)
-    config.model.division = ((1, 1, 1), (2, 2, 1))
-    config.model.discriminator_width = 4
-    config.data.height = config.data.width = 16
-    for key, value in loss.items():
-        setattr(config.loss, key, value)
-    return config
+    changes = {f"loss__{key}": value for key, value in loss.items()}
+    return tiny_config(model__memory_items=(5, 6), **changes)
 
 
 def batches(count):

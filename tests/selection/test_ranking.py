@@ -12,22 +12,21 @@ from daad_jax.scoring.distances import make_distances
 from daad_jax.scoring.scorer import variables_of
 from daad_jax.selection import ranking
 from daad_jax.selection.corruptions import anomalies_of, corrupt
+from tests.tiny import tiny_config
 
 RNG = np.random.default_rng(0)
 
 
 def small(adversarial: float = 1.0) -> Config:
-    config = Config()
-    config.data.height = config.data.width = 16
-    config.data.channels = 1
-    config.model.levels = 2
-    config.model.base_width = config.model.discriminator_width = 4
-    config.model.skips = (False,)
-    config.model.memory_items = (4, 4)
-    config.model.division = ((1, 1, 1),) * 2
-    config.loss.adversarial = config.loss.alignment = adversarial
-    config.score.gamma = 1.0 if adversarial == 0 else 0.5
-    return config
+    return tiny_config(
+        data__channels=1,
+        model__skips=(False,),
+        model__memory_items=(4, 4),
+        model__division=((1, 1, 1),) * 2,
+        loss__adversarial=adversarial,
+        loss__alignment=adversarial,
+        score__gamma=1.0 if adversarial == 0 else 0.5,
+    )
 
 
 def bars(count: int) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.config import Config
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method import state
@@ -24,6 +23,7 @@ from daad_jax.training.loop import train
 from daad_jax.training.program import StepProgram
 from daad_jax.training.workdir import claim_workdir
 from daad_jax.validation import validate
+from tests.tiny import tiny_config
 
 CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
 
@@ -32,16 +32,16 @@ CHOICES = [Choice("squared", 0.0, 1, "l2", 1.0, {"noise": 0.5})]
 def config(tmp_path, monkeypatch):
     """A tiny run on a folder of images."""
     monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
-    config = Config(name="tiny")
-    config.data.source, config.data.path = "folder", str(tmp_path / "images")
-    config.data.protocol = "inspection"
-    config.data.height = config.data.width = 16
-    config.model.levels, config.model.skips = 2, (True,)
-    config.model.base_width = config.model.discriminator_width = 4
-    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (1, 1, 1))
-    config.train.steps, config.train.batch_size = 6, 8
-    config.train.log_every, config.train.checkpoint_every = 1, 1
-    return config
+    return tiny_config(
+        data__source="folder",
+        data__path=str(tmp_path / "images"),
+        data__protocol="inspection",
+        model__division=((1, 1, 1), (1, 1, 1)),
+        train__steps=6,
+        train__batch_size=8,
+        train__log_every=1,
+        train__checkpoint_every=1,
+    )
 
 
 def draw(path, images):
