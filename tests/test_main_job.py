@@ -309,7 +309,11 @@ def test_other_bad_commands(folder, finished):
     other = ["--config.seed=5"]
     for arguments, says in (
         (["train.py"], "--config is missing"),
-        (["train.py", "--config=configs/none.py"], "no such config file"),
+        (
+            ["train.py", "--config=configs/none.py"],
+            "configs/none.py: no such file; built-in recipes: cifar10, ",
+        ),
+        (["train.py", "--config=mnits"], "no such built-in recipe; did you mean 'mnist'"),
         (["train.py", "--config=configs/mnist.py:8,memea"], "did you mean 'memae'"),
         (["train.py", config_of(folder), f"--workdir={finished}", *SMALL, *other], "another configuration"),
         (["evaluate.py"], "--workdir is missing"),

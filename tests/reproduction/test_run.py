@@ -312,7 +312,7 @@ def test_a_reader_that_leaves_is_one_line(original, tmp_path, words):
     child.stdout.close()
     code, err = child.wait(timeout=300), child.stderr.read()
     child.stderr.close()
-    assert (code, err) == (128 + signal.SIGPIPE, "reproduce.py: stopped: nobody reads its output any more\n")
+    assert (code, err) == (128 + signal.SIGPIPE, "reproduce.py: stopped: nobody reads the output any more\n")
 
 
 def test_the_status_stays_where_nobody_reads_the_errors_either(original, tmp_path):
