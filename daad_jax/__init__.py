@@ -14,19 +14,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daad_jax.config import Config
     from daad_jax.detection.detector import Detections, Detector
+    from daad_jax.detection.overlay import draw_overlay
     from daad_jax.errors import UserError
     from daad_jax.recipes import load_recipe
-    from daad_jax.training.loop import train
+    from daad_jax.training.loop import TrainingResult, train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Detections", "Detector", "UserError", "load_recipe", "train"]
+__all__ = [
+    "Config",
+    "Detections",
+    "Detector",
+    "TrainingResult",
+    "UserError",
+    "draw_overlay",
+    "load_recipe",
+    "train",
+]
 
 # The modules are imported on first use: our commands set JAX's flags before JAX is imported.
 _MODULES = {
     "Config": "daad_jax.config",
     "Detections": "daad_jax.detection.detector",
     "Detector": "daad_jax.detection.detector",
+    "TrainingResult": "daad_jax.training.loop",
     "UserError": "daad_jax.errors",
+    "draw_overlay": "daad_jax.detection.overlay",
     "load_recipe": "daad_jax.recipes",
     "train": "daad_jax.training.loop",
 }

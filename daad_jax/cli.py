@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from daad_jax import config as config_lib
 from daad_jax import recipes
 from daad_jax.config import Config
-from daad_jax.errors import Stopped, UserError
+from daad_jax.errors import Stopped, UserError, nearest
 from daad_jax.runtime import startup
 
 HELP = ("-h", "--help")
@@ -137,8 +137,10 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
         words = options([program, *arguments])[1:]
         if "config" in options and options.config is not None:
             options.config.name  # noqa: B018 - config_flags keeps a failed import until the first access
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_explain_unknown_option(error, options)) from error
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        raise UserError(_in_plain_words(str(error))) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         raise UserError(_explain_config_error(error, arguments)) from error
     if words and not command.takes_words:
@@ -163,6 +165,25 @@ def _with_recipe_file(arguments: Sequence[str]) -> list[str]:
 def _recipe_file(recipe: str) -> str:
     name, colon, words = recipe.partition(":")
     return f"{recipes.find(name)}{colon}{words}"
+
+
+def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.FlagValues) -> str:
+    """One line for an option that does not exist, with the option or the key of the recipe that is meant."""
+    name = error.flagname
+    keys = (
+        [key for key in config_lib.all_keys() if key.rpartition(".")[2] == name]
+        if "config" in options
+        else []
+    )
+    match = nearest(name, options) or (f"config.{keys[0]}" if keys else "")
+    hint = f"did you mean --{match}?" if match else "--help shows all options"
+    return f"--{name}: no such option; {hint}"
+
+
+def _in_plain_words(message: str) -> str:
+    """absl's message about a value, without Python's words for a text that is no number."""
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", message)
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", message)
 
 
 def _explain_config_error(error: Exception, arguments: Sequence[str]) -> str:

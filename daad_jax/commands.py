@@ -20,7 +20,7 @@ OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a 
 
 def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_config(options, arguments)
-    define_workdir(options, "the folder of the run (default: runs/NAME, NAME is the value of config.name)")
+    define_workdir(options, "the folder of the run (default: runs/ and the recipe's name)")
     flags.DEFINE_bool(
         "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
     )
@@ -56,9 +56,10 @@ def _train(call: Invocation) -> None:
     if options.distributed:
         processes.start(*cluster)
     workdir = Path(options.workdir or f"runs/{config.name}")
-    train(config, workdir)
+    result = train(config, workdir)
     if processes.is_first():
-        print(f"next: {call.spell('evaluate')} --workdir {workdir}")
+        words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
+        print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
 
 
 def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -76,7 +77,10 @@ def _evaluate(call: Invocation) -> None:
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     flags.DEFINE_string(
-        "out", None, "the folder for the results (default: WORKDIR/predictions)", flag_values=options
+        "out",
+        None,
+        "the folder for the results, new or empty (default: WORKDIR/predictions, then predictions-2, ...)",
+        flag_values=options,
     )
     flags.DEFINE_enum(
         "overlays",
@@ -126,13 +130,16 @@ def _predict(call: Invocation) -> None:
 def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     flags.DEFINE_list(
-        "formats", "stablehlo,onnx", "the formats to write: stablehlo, onnx or both", flag_values=options
+        "formats",
+        None,
+        "the formats to write: stablehlo, onnx or both (default: both; without the extra export, stablehlo)",
+        flag_values=options,
     )
     flags.DEFINE_string(
         "output", None, "the folder for the files (default: WORKDIR/export)", flag_values=options
     )
     for name in ("height", "width"):
-        help_text = f"the {name} of the images that the exported model will get (default: the model's {name})"
+        help_text = f"the {name} of the images that the exported model will get; give both or neither"
         flags.DEFINE_integer(name, None, help_text, 1, 2**16, flag_values=options)
 
 
@@ -172,22 +179,23 @@ def _define_batch_size(options: flags.FlagValues) -> None:
 COMMANDS = {
     "train": Command(
         "--config NAME[:words] [--workdir DIR] [--config.train.batch_size=256 ...]",
-        "Trains a model on normal images. The same command again resumes from the last checkpoint.",
+        "Trains a model on normal images. The same command again resumes from the last checkpoint. Example: "
+        "--config folder:path/to/good/images --config.train.steps=300",
         _define_train,
         _train,
         trains=True,
     ),
     "evaluate": Command(
         "--workdir DIR",
-        "Scores the labelled test images with the newest checkpoint. Writes figures, scores.csv, pictures "
+        "Scores the labelled test images of the run's data. Writes metrics, scores.csv, pictures "
         "and report.html into the workdir.",
         _define_evaluate,
         _evaluate,
     ),
     "predict": Command(
         "--workdir DIR IMAGE_OR_FOLDER...",
-        "Scores new images: anomaly score, verdict and heat map of each. Folders are searched with all their "
-        "sub-folders.",
+        "Scores new images: files, folders (with all sub-folders) and patterns in quotes, such as '*.png'. "
+        "Writes scores.csv, scores.jsonl and pictures with heat maps.",
         _define_predict,
         _predict,
         takes_words=True,

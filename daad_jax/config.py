@@ -172,9 +172,14 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def all_keys() -> list[str]:
+    """The dotted keys of all values: "name", "data.height", ..."""
+    return list(_keys(Config, ""))
+
+
 def nearest_key(key: str) -> str:
-    """The known dotted key that looks most like `key` ('' where none does)."""
-    return nearest(key, _keys(Config, ""), 0.5)
+    """The key that looks most like `key`; "" if none resembles it."""
+    return nearest(key, all_keys(), 0.5)
 
 
 def _keys(cls: Any, prefix: str) -> typing.Iterator[str]:

@@ -32,6 +32,8 @@ def find(name: str) -> Path:
         return path
     if name.endswith(".py"):
         raise UserError(f"{name}: no such file; built-in recipes: {', '.join(names())}")
+    if Path(name).is_dir():
+        raise UserError(f"{name}: this is a folder, not a recipe; did you mean folder:{name}?")
     raise UserError(f"{name!r}: no such built-in recipe; {did_you_mean(name, names())}")
 
 

@@ -7,6 +7,8 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 about = session.get_modelmeta().custom_metadata_map
 width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
 for path in sys.argv[2:]:

@@ -9,6 +9,8 @@ import numpy as np
 from jax import export
 from PIL import Image, ImageOps
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 about = json.loads(Path(sys.argv[1]).with_suffix(".json").read_text())
 score = jax.jit(export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
 width, height = about["width"], about["height"]

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from daad_jax import Detector, UserError, load_recipe, train
-from daad_jax.detection.overlay import overlay
+from daad_jax import Detector, UserError, draw_overlay, load_recipe, train
 
 
 def main(good: str, *new: str) -> None:
@@ -30,7 +29,9 @@ def main(good: str, *new: str) -> None:
         verdict = "anomalous" if detections.anomalous[i] else "normal"
         print(f"{name}: {verdict}, score {detections.scores[i]:.2f}, threshold {detector.threshold:.2f}")
         picture = workdir / f"{i}-{Path(name).stem}.png"
-        Image.fromarray(overlay(detections.images[i], detections.heat[i])).resize((512, 512)).save(picture)
+        Image.fromarray(draw_overlay(detections.images[i], detections.heat[i])).resize((512, 512)).save(
+            picture
+        )
         print(f"  heat map: {picture}")
 
 

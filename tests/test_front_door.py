@@ -50,7 +50,16 @@ def detector(folder):
 
 
 def test_public_names_are_there_and_documented():
-    assert daad_jax.__all__ == ["Config", "Detections", "Detector", "UserError", "load_recipe", "train"]
+    assert daad_jax.__all__ == [
+        "Config",
+        "Detections",
+        "Detector",
+        "TrainingResult",
+        "UserError",
+        "draw_overlay",
+        "load_recipe",
+        "train",
+    ]
     for name in daad_jax.__all__:
         assert getattr(daad_jax, name).__doc__, name
         assert name in dir(daad_jax)
@@ -92,16 +101,17 @@ def test_several_images_come_in_any_iterable(detector, folder):
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        (None, "a NoneType is not an image; give a path"),
-        (5, "a int is not an image"),
-        ({"a.png": 1}, "a dict is not an image"),
-        ([[1, 2], [3, 4]], "image 0: a list is not an image"),
-        ([None], "image 0: a NoneType is not an image"),
+        (None, "an object of type NoneType is no image; give a path"),
+        (5, "an object of type int is no image"),
+        ({"a.png": 1}, "an object of type dict is no image"),
+        ([[1, 2], [3, 4]], "image 0: an object of type list is no image"),
+        ([None], "image 0: an object of type NoneType is no image"),
         ([], "no images were given"),
         (np.zeros((2, 32, 32, 3), np.float32), "image 0: .*float32"),
         (np.zeros(5, np.uint8), r"image 0: .*\(5,\)"),
         (b"no image", "image 0: the image cannot be read"),
-        ("missing.png", r"missing\.png: "),
+        ("missing.png", r"missing\.png: this file does not exist"),
+        (".", "this is a folder; give its files"),
     ],
 )
 def test_anything_else_is_refused_by_name(detector, images, says):

@@ -317,10 +317,13 @@ def test_other_bad_commands(folder, finished):
         (["train.py", "--config=configs/mnist.py:8,memea"], "did you mean 'memae'"),
         (["train.py", config_of(folder), f"--workdir={finished}", *SMALL, *other], "another configuration"),
         (["evaluate.py"], "--workdir is missing"),
-        (["evaluate.py", f"--workdir={folder}"], "no checkpoints here"),
-        (["evaluate.py", "--wrkdir=x"], "wrkdir"),
+        (["evaluate.py", f"--workdir={folder}"], "this folder has no checkpoints"),
+        (["evaluate.py", "--wrkdir=x"], "did you mean --workdir?"),
+        (["train.py", "--config=mnist", "--steps=20"], "did you mean --config.train.steps?"),
+        (["train.py", "--config=mnist", "--config.train.steps=many"], "'many' is not a whole number"),
+        (["train.py", f"--config={folder}"], "this is a folder, not a recipe; did you mean folder:"),
         (["select_recipe.py"], "give one or more folders"),
-        (["select_recipe.py", folder], "no checkpoints here"),
+        (["select_recipe.py", folder], "this folder has no checkpoints"),
     ):
         code, _, err = call(*arguments, cache=folder / "c")
         assert code == 2, err

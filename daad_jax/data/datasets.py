@@ -53,7 +53,9 @@ def _open_source(data: DataConfig) -> Source:
     if data.source != "folder":
         return open_tfds(data)
     if not data.path:
-        raise UserError("config.data.path is empty; set it to the folder of images")
+        raise UserError(
+            "config.data.path is empty; give the folder of images, for instance --config folder:PATH"
+        )
     return open_folder(Path(data.path), data.channels, data.mixed_channels)
 
 

@@ -70,6 +70,10 @@ def convert_pillow_image(image: Image.Image, channels: int, name: str) -> np.nda
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{name}: this file does not exist")
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{name}: this is a folder; give its files")
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{name}: the image cannot be read ({reason}); remove or replace the file")
 

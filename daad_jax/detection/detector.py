@@ -126,7 +126,7 @@ class Detector:
         elif isinstance(image, (np.ndarray, jax.Array)):
             pixels = convert_array(np.asarray(image), data.channels, name)
         else:
-            raise UserError(f"{name}: a {type(image).__name__} is not an image; give {ACCEPTED}")
+            raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
         return fit(pixels, data.height, data.width, data.fit, name)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
@@ -228,7 +228,7 @@ def _several(images: Any) -> Iterable[Any]:
         return [images]
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
         return images
-    raise UserError(f"a {type(images).__name__} is not an image; give {ACCEPTED}")
+    raise UserError(f"an object of type {type(images).__name__} is no image; give {ACCEPTED}")
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -4,22 +4,24 @@ import matplotlib as mpl
 import numpy as np
 
 COLOURS = mpl.colormaps["inferno"]
-FAINT, STRONG = 0.7, 2.0  # heat where colour begins, and where it is full; 1 is where normal images end
-COVER = 0.65  # of the picture, by full colour
+FAINT_HEAT, STRONG_HEAT = 0.7, 2.0  # colour begins, and is full; normal images end at 1
+MAX_OPACITY = 0.65
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The image with its heat map laid over, so that what looks normal stays as it is.
+def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lays a heat map over its image. Places that look normal stay as they are.
+
+    Colour begins at a heat of 0.7 and is full at 2; normal images stay mostly below 1.
 
     Args:
-        image: uint8 `[H, W, 1 or 3]`.
-        heat: `[H, W]`, as `Detections.heat`.
+        image: uint8 `[H, W, 1 or 3]`, for instance one of `Detections.images`.
+        heat: `[H, W]`, of the same image in `Detections.heat`.
 
     Returns:
         uint8 `[H, W, 3]`.
     """
-    strength = np.clip((heat - FAINT) / (STRONG - FAINT), 0, 1)[..., None]
+    strength = np.clip((heat - FAINT_HEAT) / (STRONG_HEAT - FAINT_HEAT), 0, 1)[..., None]
     colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
     grey = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    alpha = COVER * np.minimum(1, 3 * strength)
+    alpha = MAX_OPACITY * np.minimum(1, 3 * strength)
     return np.rint((1 - alpha) * grey + alpha * colour).astype(np.uint8)

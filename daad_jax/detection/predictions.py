@@ -19,7 +19,7 @@ from tqdm import tqdm
 from daad_jax.data.folder_source import find_images
 from daad_jax.data.images import decode, resize, shrink_to_fit, undo_fit
 from daad_jax.detection.detector import Detections, Detector, Entry
-from daad_jax.detection.overlay import overlay
+from daad_jax.detection.overlay import draw_overlay
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free, replacing
 
@@ -97,7 +97,9 @@ def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path
         first = next(files, None)
         if first is None:
             reason = (
-                "this folder has no images" if path.is_dir() else "no file, folder or match has this name"
+                "this folder has no images"
+                if path.is_dir()
+                else "there is no such file or folder, and no file matches this pattern"
             )
             raise UserError(f"{source}: {reason}")
         yield first
@@ -226,7 +228,7 @@ def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     # Shrink first: an overlay takes eighty bytes a pixel.
     size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)
     shown_heat = undo_fit(heat, height, width, data.fit, size)
-    picture = Image.fromarray(overlay(resize(pixels, *size), shown_heat))
+    picture = Image.fromarray(draw_overlay(resize(pixels, *size), shown_heat))
     with replacing(file) as temporary:
         picture.save(temporary, format="png")
 
@@ -260,8 +262,8 @@ class _Progress:
 def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: float) -> None:
     scored = tally["anomalous"] + tally["normal"]
     print(
-        f"{scored} images scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous, "
-        f"{tally['normal']} normal. An image is anomalous if its score is above {detector.threshold:.4f}."
+        f"{scored} image(s) scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous (score "
+        f"above the threshold {detector.threshold:.4f}), {tally['normal']} normal"
     )
     if tally["unreadable"]:
         print(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")

@@ -16,7 +16,7 @@ from sklearn import metrics
 
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections
-from daad_jax.detection.overlay import overlay
+from daad_jax.detection.overlay import draw_overlay
 from daad_jax.files import replacing
 
 mpl.use("Agg")
@@ -126,7 +126,7 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
         image = detections.images[i]
-        pictures = [image, detections.reconstructions[i], overlay(image, detections.heat[i])]
+        pictures = [image, detections.reconstructions[i], draw_overlay(image, detections.heat[i])]
         if split.masks is not None:
             pictures.append(255 * split.masks[i])
         for row, picture in enumerate(pictures):

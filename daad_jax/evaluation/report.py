@@ -18,7 +18,7 @@ from scipy.stats import betabinom
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
-from daad_jax.detection.overlay import overlay
+from daad_jax.detection.overlay import draw_overlay
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.scoring.anomaly_score import held_out_needed
@@ -142,7 +142,7 @@ def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
     pictures = {
         "input": image,
         "reconstruction": detections.reconstructions[row],
-        "heat map": overlay(image, detections.heat[row]),
+        "heat map": draw_overlay(image, detections.heat[row]),
     }
     if evaluation.test.masks is not None and evaluation.test.masks[index].any():
         pictures["mask"] = 255 * (evaluation.test.masks[index] > 0).astype(np.uint8)

@@ -24,19 +24,20 @@ from daad_jax.scoring.scorer import variables_of
 from daad_jax.training import checkpoint
 
 FORMATS = ("stablehlo", "onnx")
+ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
 MAX_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
 TEST_IMAGES = 8
 
 
 def export(
-    workdir: Path, formats: Sequence[str], size: Size | None = None, output: Path | None = None
+    workdir: Path, formats: Sequence[str] | None, size: Size | None = None, output: Path | None = None
 ) -> dict[str, Path]:
     """Writes `model.stablehlo` with `model.json`, `model.onnx`, or all, each checked before it appears.
 
     Args:
         workdir: the folder of the run.
-        formats: names of `FORMATS`.
+        formats: names of `FORMATS`; None: those whose packages are installed.
         size: the size of the images that the file will get; None: the model's size.
         output: a folder; None: `<workdir>/export`.
 
@@ -47,7 +48,7 @@ def export(
         UserError: an unknown format, a missing package, no checkpoint, a size that cannot be scaled to the
             model's, a folder that cannot be written, or a file whose scores differ from the run's.
     """
-    _check_formats(formats)
+    formats = _check_formats(formats)
     state, config, calibration = checkpoint.load(workdir)
     folder = output or workdir / "export"
     with _staged(folder) as staging:
@@ -62,7 +63,7 @@ def export(
             if not (score <= MAX_DIFFERENCE and heat <= MAX_DIFFERENCE):  # NaN is refused, too
                 raise UserError(
                     f"{path.name}: differs from the run by more than {MAX_DIFFERENCE:g}, and was not "
-                    f'written; try other versions of {name}\'s packages (pip install "daad_jax[export]")'
+                    f"written; try other versions of {name}'s packages (see locks/ in the repository)"
                 )
     return {name: folder / f"model.{name}" for name in formats}
 
@@ -93,17 +94,26 @@ def _difference(found: dict[str, np.ndarray], expected: Detections) -> tuple[flo
     return score, heat
 
 
-def _check_formats(formats: Sequence[str]) -> None:
+def _check_formats(formats: Sequence[str] | None) -> Sequence[str]:
+    """The formats to write.
+
+    Raises:
+        UserError: an unknown format, or a format whose packages are missing.
+    """
+    missing = [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]
+    remedy = "ONNX needs the extra export: pip install '.[export]' in a checkout of the repository"
+    if formats is None:
+        if missing:
+            print(f"writing StableHLO only; {remedy}")
+        return [name for name in FORMATS if name != "onnx" or not missing]
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--formats: {name!r} is unknown; give one or more of {','.join(FORMATS)}")
     if not formats:
         raise UserError(f"--formats: none was given; give one or more of {','.join(FORMATS)}")
-    if "onnx" in formats:
-        for package in ("jax2onnx", "onnx", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                remedy = "pip install 'daad_jax[export]' (in a checkout: pip install '.[export]')"
-                raise UserError(f"--formats onnx: the package {package} is missing; {remedy}")
+    if "onnx" in formats and missing:
+        raise UserError(f"--formats onnx: the package {missing[0]} is missing; {remedy}")
+    return formats
 
 
 def _write(

@@ -109,7 +109,7 @@ class Calibration:
             UserError: a rate outside (0, 1).
         """
         if not 0 < rate < 1:
-            raise UserError(f"false-alarm rate {rate}: must be in (0, 1)")
+            raise UserError(f"the false-alarm rate {rate:g} must be between 0 and 1; 5 % is 0.05")
         count = len(self.scores)
         rank = math.ceil((count + 1) * (1 - rate) - 1e-9)
         return self.scores[min(rank, count) - 1]
@@ -155,9 +155,9 @@ def shortage(held_out: int, rate: float) -> str:
     if held_out >= held_out_needed(rate):
         return ""
     return (
-        f"a false-alarm rate of {rate:.3g} needs {held_out_needed(rate)} held-out normal images; with "
-        f"{held_out} the threshold may flag {1 / (held_out + 1):.3g} of normal images (add images, or raise "
-        "config.data.calibration_fraction)"
+        f"only {held_out} images are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
+        f"normal images; a rate of {rate:.3g} needs {held_out_needed(rate)}: train in a new --workdir with "
+        "more images, or with a larger config.data.calibration_fraction"
     )
 
 

@@ -117,9 +117,8 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
         UserError: no such workdir, or no readable checkpoint in it.
     """
     if not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(
-            f"{workdir}: no checkpoints here; give --workdir the folder that the training printed"
-        )
+        problem = "this folder has no checkpoints" if workdir.is_dir() else "this folder does not exist"
+        raise UserError(f"{workdir}: {problem}; give --workdir the folder that the training printed")
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.restore()

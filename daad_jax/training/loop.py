@@ -39,7 +39,17 @@ class _Run:
     splits: Splits
 
 
-def train(config: Config, workdir: str | Path) -> None:
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training: its step, and how many images trained, were held out, and can be tested."""
+
+    step: int
+    train_images: int
+    held_out_images: int
+    test_images: int
+
+
+def train(config: Config, workdir: str | Path) -> TrainingResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
     It may run in any thread. Signals are handled in the main thread only: SIGTERM and Ctrl-C then save first.
@@ -47,6 +57,9 @@ def train(config: Config, workdir: str | Path) -> None:
     Args:
         config: the configuration, for instance from `load_recipe`.
         workdir: the folder of the run; it is made if it does not exist.
+
+    Returns:
+        The step and the numbers of images. Everything else is in the workdir, see `Detector.load`.
 
     Raises:
         UserError: bad input, or a loss that is not finite.
@@ -69,15 +82,16 @@ def train(config: Config, workdir: str | Path) -> None:
         for note in splits.notes:
             _print(note)
         _print(
-            f"{len(splits.train)} normal images train, {len(splits.calibration)} held-out normal images "
-            f"calibrate, {len(splits.test)} images test"
+            f"images: {len(splits.train)} for training, {len(splits.calibration)} held out for the "
+            f"threshold, {len(splits.test)} for testing"
         )
         count = len(group.devices) * jax.process_count()
-        _print(f"{_describe(abstract)}; {count} {group.devices[0].platform} device(s)")
+        _print(f"{_describe(abstract)}; running on {count} {group.devices[0].platform.upper()} device(s)")
         if warning := shortage(len(splits.calibration), config.score.false_alarm_rate):
             _print(f"warning: {warning}")
         step = _train_rest(_Run(config, workdir, group, abstract, splits))
     _print(f"trained to step {step}")
+    return TrainingResult(step, len(splits.train), len(splits.calibration), len(splits.test))
 
 
 def _train_rest(run: _Run) -> int:
@@ -104,8 +118,10 @@ def _train_rest(run: _Run) -> int:
             checkpoints.reload()
         processes.require_same(f"checkpoints {checkpoints.steps}")
         if first_step >= config.train.steps:
+            _print(f"the run has config.train.steps = {config.train.steps} steps already; nothing is trained")
             return first_step
         # Compile the step in a thread, and make the initial state meanwhile.
+        _print("compiling the training step; the first progress follows, on a CPU after up to a minute")
         program = StepProgram(config, run.group, run.abstract)
         log: RunLog = SilentLog()
         with processes.errors_end_all():
@@ -192,8 +208,8 @@ def _describe(state: TrainState) -> str:
     def size(network: Any) -> str:
         return f"{sum(leaf.size for leaf in jax.tree.leaves(network.params)) / 1e6:.2f} M"
 
-    text = f"the generator has {size(state.generator)} parameters"
-    return text + (f", the discriminator {size(state.discriminator)}" if state.discriminator else "")
+    text = f"parameters: {size(state.generator)} in the generator"
+    return text + (f", {size(state.discriminator)} in the discriminator" if state.discriminator else "")
 
 
 def _print(line: str) -> None:

@@ -102,14 +102,15 @@ def _compare(workdir: Path, step: int, stored: Config, config: Config) -> None:
         if old[key] != value and (reason := _reason_against(key, step, config)):
             raise UserError(
                 f"{workdir}: {reason} (config.{key} is {old[key]!r} there, {value!r} here); give another "
-                "--workdir, or remove this one"
+                "--workdir, or delete this folder"
             )
 
 
 def _reason_against(key: str, step: int, config: Config) -> str:
     """Why a value cannot change after a checkpoint of `step` (0: none); "" if it can."""
     if key.startswith("score.") and step >= config.train.steps:
-        return f"is trained to step {step} and calibrated"
+        way = "; predict has --false_alarm_rate" if key == "score.false_alarm_rate" else ""
+        return f"is trained to step {step} and calibrated{way}"
     if key == "train.steps" and config.train.schedule == "cosine" and step:
         return "has a learning rate that ends with its last step"
     return "" if key.startswith(CHANGEABLE_KEYS) else "belongs to another configuration"

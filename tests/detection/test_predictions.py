@@ -81,7 +81,7 @@ def test_a_folder_of_everything(run, images, tmp_path):
     assert [row["verdict"] == "unreadable" for row in rows] == [False, True, False, False, False]
     assert "broken.png: the image cannot be read" in rows[1]["error"]
     assert "broken.png: the image cannot be read" in err
-    assert "4 images scored" in printed
+    assert "4 image(s) scored" in printed
     assert "1 image(s) could not be read" in printed
 
     detector = Detector.load(run)
@@ -110,7 +110,7 @@ def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_pat
     link.symlink_to(out)
     code, printed, err = predict(run, images, "--overlays=all", f"--out={out}")
     assert code == 0, err
-    assert "3 images scored" in printed
+    assert "3 image(s) scored" in printed
     assert len(list((out / "overlays").iterdir())) == 3
     everything = [images / "deep" / "b.jpg", *sorted((out / "overlays").iterdir())]  # now images like any
     for source in (images / "deep", images / "deep" / "*", images / "**" / "*.*"):
@@ -124,14 +124,14 @@ def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_p
     large, lost = tmp_path / "large.png", tmp_path / "lost.png"
     for path in (large, lost):
         Image.fromarray(RNG.integers(0, 256, (1536, 2048, 3), np.uint8)).save(path)
-    areas, over = [], predictions.overlay
+    areas, over = [], predictions.draw_overlay
 
     def overlay(image, heat):
         lost.unlink(missing_ok=True)
         areas.append(image.shape)
         return over(image, heat)
 
-    monkeypatch.setattr(predictions, "overlay", overlay)
+    monkeypatch.setattr(predictions, "draw_overlay", overlay)
     monkeypatch.setattr(predictions, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
     predictions.predict(Detector.load(run), [str(large), str(lost)], tmp_path / "out", "all")
     assert areas == [(768, 1024, 3)]
@@ -144,18 +144,18 @@ def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_p
 def test_thresholds_and_folders_of_ones_own(run, images):
     code, printed, err = predict(run, images / "**" / "*.[jw]*", "--threshold=-1")
     assert code == 0, err
-    assert "2 anomalous, 0 normal. An image is anomalous if its score is above -1.0000." in printed
+    assert "2 anomalous (score above the threshold -1.0000), 0 normal" in printed
     first = table(run / "predictions")
     code, printed, err = predict(run, images / "a.png", "--threshold=1e9", "--overlays=none")
     assert code == 0, err
-    assert "0 anomalous, 1 normal" in printed
+    assert "0 anomalous (score above the threshold 1000000000.0000), 1 normal" in printed
     assert table(run / "predictions") == first
     assert len(table(run / "predictions-2")) == 1
     assert not (run / "predictions-2" / "overlays").exists()
     code, printed, err = predict(run, images / "a.png", "--false_alarm_rate=0.5", "--overlays=none")
     assert (code, err) == (0, "")
     calibration = Detector.load(run).calibration
-    assert f"if its score is above {calibration.threshold_at(0.5):.4f}." in printed
+    assert f"(score above the threshold {calibration.threshold_at(0.5):.4f})" in printed
     assert calibration.threshold_at(0.5) < calibration.threshold
 
 
@@ -165,14 +165,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     (full / "mine.txt").write_text("precious")
     for arguments, says in (
         ([], "no images were named"),
-        (["/nonexistent/x.png"], "/nonexistent/x.png: no file, folder or match has this name"),
+        (["/nonexistent/x.png"], "/nonexistent/x.png: there is no such file or folder, and no file matches"),
         ([full], f"{full}: this folder has no images"),
         ([images, f"--out={full}"], "exists already"),
         ([images, "--out=/proc/x"], "/proc/x: cannot be written"),
         ([images, "--threshold=1", "--false_alarm_rate=0.1"], "give one of them"),
-        ([images, "--false_alarm_rate=2"], "must be in (0, 1)"),
+        ([images, "--false_alarm_rate=2"], "must be between 0 and 1; 5 % is 0.05"),
         ([images, "--overlays=some"], "overlays"),
-        ([images, f"--workdir={full}"], "no checkpoints here"),
+        ([images, f"--workdir={full}"], "this folder has no checkpoints"),
     ):
         before = sorted(run.iterdir())
         code, _, err = predict(run, *arguments)
@@ -184,9 +184,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     code, _, err = predict(
         run, images / "broken.png", f"--out={tmp_path / 'none'}", "--false_alarm_rate=0.01"
     )
-    assert (
-        "warning: a false-alarm rate of 0.01 needs 99 held-out normal images; with 30 the threshold may flag"
-        in err
-    )
+    assert "warning: only 30 images are held out, so the threshold may flag up to 0.0323" in err
     assert code == 2
     assert "none of the 1 image(s) could be read" in err.splitlines()[-1]

@@ -251,7 +251,7 @@ def test_bad_requests(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for workdir, names, size, output, says in (
         (tmp_path, ["onyx"], None, None, "'onyx' is unknown"),
-        (tmp_path, ["stablehlo"], None, None, "no checkpoints here"),
+        (tmp_path, ["stablehlo"], None, None, "this folder has no checkpoints"),
         (run, ["stablehlo"], None, tmp_path / "file" / "x", "cannot be written"),
         (run, ["stablehlo"], (9000, 16), None, "over 256 times"),
     ):
@@ -260,5 +260,5 @@ def test_bad_requests(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="leave both options out"):
         graph.make_fit(small(), (64, 64))
     monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'daad_jax\[export\]'"):
+    with pytest.raises(UserError, match="the package jax2onnx is missing; ONNX needs the extra export"):
         exporter.export(run, ["onnx"])

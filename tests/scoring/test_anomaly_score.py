@@ -50,14 +50,12 @@ def test_too_few_images_promise_what_they_can():
     assert found.threshold == found.scores[-1]
     assert found.promised_rate(0.01) == pytest.approx(0.1)
     assert found.promised_rate(0.5) == 0.5
-    assert (
-        "0.01 needs 99 held-out normal images; with 9 the threshold may flag 0.1 of normal images ("
-        in shortage(9, 0.01)
-    )
+    assert "only 9 images are held out, so the threshold may flag up to 0.1 of normal" in shortage(9, 0.01)
+    assert "a rate of 0.01 needs 99" in shortage(9, 0.01)
     assert shortage(98, 0.01)
     assert not shortage(99, 0.01)
     for rate in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UserError, match="must be in"):
+        with pytest.raises(UserError, match="must be between 0 and 1"):
             found.threshold_at(rate)
 
 

@@ -74,8 +74,8 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     train(config, run)
     before = (run / "config.json").read_text()
     assert (
-        "warning: a false-alarm rate of 0.05 needs 19 held-out normal images; with 2 the threshold may flag "
-        "0.333 of normal images" in (capsys.readouterr().out)
+        "warning: only 2 images are held out, so the threshold may flag up to 0.333 of normal images; a "
+        "rate of 0.05 needs 19" in (capsys.readouterr().out)
     )
     config.score.smoothing = 1.0
     with pytest.raises(UserError, match=r"trained to step 1 .*score\.smoothing is 0\.0 there, 1\.0 here"):
