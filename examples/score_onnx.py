@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 if len(sys.argv) < 3:
     sys.exit(__doc__)
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
 width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
 for path in sys.argv[2:]:
