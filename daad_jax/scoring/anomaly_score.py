@@ -155,7 +155,7 @@ def shortage(held_out: int, rate: float) -> str:
     if held_out >= held_out_needed(rate):
         return ""
     return (
-        f"only {held_out} images are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
+        f"only {held_out} image(s) are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
         f"normal images; a rate of {rate:.3g} needs {held_out_needed(rate)}: train in a new --workdir with "
         "more images, or with a larger config.data.calibration_fraction"
     )

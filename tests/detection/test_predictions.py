@@ -184,6 +184,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     code, _, err = predict(
         run, images / "broken.png", f"--out={tmp_path / 'none'}", "--false_alarm_rate=0.01"
     )
-    assert "warning: only 30 images are held out, so the threshold may flag up to 0.0323" in err
+    assert "warning: only 30 image(s) are held out, so the threshold may flag up to 0.0323" in err
     assert code == 2
     assert "none of the 1 image(s) could be read" in err.splitlines()[-1]

@@ -50,7 +50,7 @@ def test_too_few_images_promise_what_they_can():
     assert found.threshold == found.scores[-1]
     assert found.promised_rate(0.01) == pytest.approx(0.1)
     assert found.promised_rate(0.5) == 0.5
-    assert "only 9 images are held out, so the threshold may flag up to 0.1 of normal" in shortage(9, 0.01)
+    assert "only 9 image(s) are held out, so the threshold may flag up to 0.1 of normal" in shortage(9, 0.01)
     assert "a rate of 0.01 needs 99" in shortage(9, 0.01)
     assert shortage(98, 0.01)
     assert not shortage(99, 0.01)

@@ -74,7 +74,7 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     train(config, run)
     before = (run / "config.json").read_text()
     assert (
-        "warning: only 2 images are held out, so the threshold may flag up to 0.333 of normal images; a "
+        "warning: only 2 image(s) are held out, so the threshold may flag up to 0.333 of normal images; a "
         "rate of 0.05 needs 19" in (capsys.readouterr().out)
     )
     config.score.smoothing = 1.0
