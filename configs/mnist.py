@@ -31,7 +31,6 @@ def get_config(argument: str = "") -> Config:
     # A stroke that is slightly displaced is a small error to the eye, but a large one to plain L2.
     config.score.distance = "cosine"
     config.score.smoothing = 1.0
-    config.score.gamma = (
-        1.0  # R alone: the discriminator sees whether a digit looks real, not which digit it is
-    )
+    # R alone: the discriminator sees whether a digit looks real, not which digit it is.
+    config.score.gamma = 1.0
     return variants.finish(config, "mnist", value, variant, smoke)
