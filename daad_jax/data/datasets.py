@@ -1,5 +1,6 @@
 """From a configuration to the three splits of a run."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from daad_jax.data.samples import Rows, Source, Split, Splits
 from daad_jax.data.tfds_source import open_tfds
 from daad_jax.errors import UserError
 
+MAX_FOLDERS_IN_NOTE = 10
 MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
@@ -70,8 +72,17 @@ def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_
 
 
 def _make_notes(decoded: Decoded, data: DataConfig) -> list[str]:
-    """Sentences about the images that were left out or changed."""
+    """Sentences about the images that were left out or changed, and about folders that all count as good."""
     notes = []
+    folders = Counter(str(Path(name).parent) for name in decoded.names)
+    if data.source == "folder" and not (Path(data.path) / "train").is_dir() and len(folders) > 1:
+        counts = [f"{name} ({count})" for name, count in folders.most_common(MAX_FOLDERS_IN_NOTE)]
+        if len(folders) > len(counts):
+            counts.append(f"and {len(folders) - len(counts)} more")
+        notes.append(
+            f"All images below {data.path} count as good: {', '.join(counts)}. If a folder holds anomalous "
+            "images, give the folder of good images, or use the layout train/good, test/good, test/<defect type>."
+        )
     if count := len(decoded.skipped):
         reasons = [reason for _, reason in decoded.skipped[:MAX_REASONS_IN_NOTE]]
         if count > len(reasons):

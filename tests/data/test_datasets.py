@@ -73,6 +73,16 @@ def test_just_good_images(config, tmp_path):
         paint(tmp_path / f"set/deep/{i}.bmp", i)
     splits = datasets.load(config)
     assert (len(splits.train), len(splits.calibration), len(splits.test)) == (4, 1, 0)
+    assert not any("count as good" in note for note in splits.notes)
+
+
+def test_folders_that_all_count_as_good_are_named(config, tmp_path):
+    """Without `train` inside, a folder of defects beside the good images would train, too."""
+    for i in range(5):
+        paint(tmp_path / f"set/good/{i}.png", i)
+    paint(tmp_path / "set/bad/0.png", 9)
+    (note,) = [note for note in datasets.load(config).notes if "count as good" in note]
+    assert "set count as good: good (5), bad (1). If a folder holds anomalous" in note
 
 
 def test_unreadable_images_stop_or_are_skipped(config, tmp_path):
