@@ -81,7 +81,8 @@ def _make_notes(decoded: Decoded, data: DataConfig) -> list[str]:
             counts.append(f"and {len(folders) - len(counts)} more")
         notes.append(
             f"All images below {data.path} count as good: {', '.join(counts)}. If a folder holds anomalous "
-            "images, give the folder of good images, or use the layout train/good, test/good, test/<defect type>."
+            "images, give the folder of good images, or use the layout train/good, test/good and "
+            "test/<defect type>."
         )
     if count := len(decoded.skipped):
         reasons = [reason for _, reason in decoded.skipped[:MAX_REASONS_IN_NOTE]]
