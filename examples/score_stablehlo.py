@@ -4,15 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-import jax
+import jax.export
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-about = json.loads(Path(sys.argv[1]).with_suffix(".json").read_text())
-score = jax.jit(export.deserialize(bytearray(Path(sys.argv[1]).read_bytes())).call)
+model = Path(sys.argv[1]) if sys.argv[2:] else sys.exit(__doc__)
+about = json.loads(model.with_suffix(".json").read_text())
+score = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
 width, height = about["width"], about["height"]
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")))
