@@ -23,7 +23,6 @@ from daad_jax.detection.overlay import draw_overlay
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free, replacing
 
-OVERLAYS = ("anomalous", "all", "none")
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 REMEDY = "give another --out"
 MAX_OVERLAY_SIDE = 1024  # pixels of the longer side
@@ -44,7 +43,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         detector: its `threshold` decides.
         sources: files, folders (with all their sub-folders) and patterns.
         out: a folder that does not exist yet, or is empty.
-        overlays: which images get a picture with their heat map, one of OVERLAYS.
+        overlays: which images get a picture with their heat map: "anomalous", "all" or "none".
 
     Raises:
         UserError: there is no image, no image can be read, or `out` cannot be used.

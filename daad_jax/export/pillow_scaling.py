@@ -8,7 +8,7 @@ from daad_jax.scoring.filters import triangle_matrix
 
 PRECISION_BITS = 22  # of Pillow's coefficients of 8-bit images
 DIGIT_BITS = (14, 7, 0)  # a coefficient's three digits begin here
-MOST_TAPS = 2**24 // (2**7 * 255)  # of 7 bits times 8 bits, which a float32 sum keeps exactly
+MAX_TAPS = 2**24 // (2**7 * 255)  # of 7 bits times 8 bits, which a float32 sum keeps exactly
 
 
 def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> jax.Array:
@@ -30,7 +30,7 @@ def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> ja
 
 def can_scale(source: int, target: int) -> bool:
     """Whether `bilinear` is exact: not beyond a factor of 256 down."""
-    return 2 * source / target + 2 <= MOST_TAPS
+    return 2 * source / target + 2 <= MAX_TAPS
 
 
 def _fixed_point(product: str, source: int, target: int, images: jax.Array) -> jax.Array:
