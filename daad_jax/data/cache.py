@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from daad_jax.data.samples import Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-FORMAT = 2  # of the files in an entry; entries of another format are not used
+FORMAT = 3  # of the files in an entry; entries of another format are not used
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
 FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
 NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
@@ -36,8 +37,8 @@ class Decoded:
     """All N images of a data set at the configured size. The first `train_count` are the training part.
 
     `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are memory-mapped.
-    `kinds` and `names` have N entries. `skipped` lists (index, reason) of the images that could not be
-    read; their pixels are 0.
+    `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped` lists (index, reason) of
+    the images that could not be read; their pixels are 0.
     """
 
     images: np.ndarray
@@ -45,6 +46,7 @@ class Decoded:
     train_count: int
     kinds: list[str]
     names: list[str]
+    checksums: list[int]
     skipped: list[tuple[int, str]]
 
 
@@ -85,10 +87,12 @@ def _open_entry(entry: Path) -> Decoded | None:
         if index["masks"]:
             masks = np.load(entry / MASKS_FILE, mmap_mode="r", allow_pickle=False)
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
-        decoded = Decoded(images, masks, index["train"], index["kinds"], index["names"], skipped)
+        lists = index["kinds"], index["names"], index["checksums"]
+        decoded = Decoded(images, masks, index["train"], *lists, skipped)
     except (EOFError, OSError, ValueError, KeyError, TypeError):
         return None
-    return decoded if len(images) == len(decoded.names) == len(decoded.kinds) else None
+    counts = {len(images), len(decoded.names), len(decoded.kinds), len(decoded.checksums)}
+    return decoded if len(counts) == 1 else None
 
 
 def _fill_entry(entry: Path, source: Source, config: DataConfig) -> None:
@@ -130,7 +134,7 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
     samples = train + test
     has_masks = any(sample.load_mask for sample in samples)
     images, masks = _create_arrays(folder, len(samples), has_masks, config)
-    skipped = _decode_all(samples, images, masks, config)
+    checksums, skipped = _decode_all(samples, images, masks, config)
     images.flush()
     if masks is not None:
         masks.flush()
@@ -139,6 +143,7 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
         "masks": has_masks,
         "kinds": [sample.kind for sample in samples],
         "names": [sample.name for sample in samples],
+        "checksums": checksums,
         "skipped": sorted(skipped),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index))
@@ -166,15 +171,16 @@ def _create_arrays(
 
 def _decode_all(
     samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
-) -> list[tuple[int, str]]:
+) -> tuple[list[int], list[tuple[int, str]]]:
     """Decodes every sample into its row of `images` and `masks`.
 
     Returns:
-        (index, reason) of every image that could not be read, in any order.
+        The checksums of all images, and (index, reason) of every image that could not be read, in any order.
 
     Raises:
         UserError: see `load_decoded`.
     """
+    checksums = [0] * len(samples)
     skipped: list[tuple[int, str]] = []
 
     def decode_one(index: int) -> int:
@@ -188,7 +194,8 @@ def _decode_all(
                 raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
             return 0
-        images[index] = fit(image, config.height, config.width, config.fit, sample.name)
+        fitted = np.ascontiguousarray(fit(image, config.height, config.width, config.fit, sample.name))
+        images[index], checksums[index] = fitted, zlib.crc32(fitted.data)
         if masks is not None and mask is not None:
             masks[index] = _fit_mask(mask, image, sample, config)
         return image.shape[0] * image.shape[1]
@@ -210,7 +217,7 @@ def _decode_all(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for count in (map if are_small else pool.map)(decode_task, starts):
                 bar.update(count)
-    return skipped
+    return checksums, skipped
 
 
 def _fit_mask(mask: np.ndarray, image: np.ndarray, sample: Sample, config: DataConfig) -> np.ndarray:

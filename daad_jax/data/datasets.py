@@ -1,5 +1,6 @@
 """From a configuration to the three splits of a run."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def load(config: Config) -> Splits:
         calibration=_make_split(decoded, labels, normal[held_out], with_masks=False),
         test=_make_split(decoded, labels, test, with_masks=True),
         notes=_make_notes(decoded, data),
+        normal_digest=_digest(decoded, normal),
     )
 
 
@@ -69,6 +71,14 @@ def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_
         names=[decoded.names[i] for i in indices],
         masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
     )
+
+
+def _digest(decoded: Decoded, indices: np.ndarray) -> str:
+    """A digest of the names and pixels of some images. The folder of the images does not matter."""
+    digest = hashlib.sha256()
+    for i in indices:
+        digest.update(f"{decoded.names[i]}\0{decoded.checksums[i]}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def _make_notes(decoded: Decoded, data: DataConfig) -> list[str]:

@@ -86,10 +86,12 @@ class Splits:
     """The images of a run.
 
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
-    labelled test set. `notes` are sentences for the user about how the images were read.
+    labelled test set. `notes` are sentences for the user about how the images were read. `normal_digest` is a
+    digest of the names and pixels of all normal training images: which of them are held out depends on it.
     """
 
     train: Split
     calibration: Split
     test: Split
     notes: list[str]
+    normal_digest: str

@@ -24,7 +24,7 @@ from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
-from daad_jax.training.workdir import claim_workdir, require_claim
+from daad_jax.training.workdir import claim_data, claim_workdir, require_claim
 from daad_jax.validation import validate
 
 
@@ -78,6 +78,10 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
             splits = datasets.load(config)
         with processes.errors_end_all():
             require_claim(workdir)
+            if processes.is_first():
+                images = len(splits.train) + len(splits.calibration)
+                claim_data(workdir, images, splits.normal_digest)
+        processes.require_same(f"images {splits.normal_digest}")
         # Say what is trained on what.
         for note in splits.notes:
             _print(note)

@@ -17,6 +17,7 @@ from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
 
 LOCK = ".training"
+DATA_FILE = "data.json"
 CHECKPOINTS = "checkpoints"  # the folder exists as soon as a run begins to train
 # A resumed run may be longer, log differently, and score differently while it trains.
 CHANGEABLE_KEYS = (
@@ -68,6 +69,38 @@ def _record(workdir: Path, config: Config) -> None:
                 )
         write_text(stored, config_lib.to_json(config))
         write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
+
+
+def claim_data(workdir: Path, images: int, digest: str) -> None:
+    """Binds a workdir to its normal images, or checks that they are those it was trained on.
+
+    The images that are held out are drawn from all normal images. With other images, images that have trained
+    the model would be held out, and the threshold would be too low.
+
+    Args:
+        workdir: a claimed workdir.
+        images: how many normal images there are, for training and held out.
+        digest: `Splits.normal_digest`.
+
+    Raises:
+        UserError: the workdir has checkpoints, and was trained on other images.
+    """
+    file = workdir / DATA_FILE
+    if saved_step(workdir) and file.is_file():
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            trained_on, stored_digest = int(stored["normal_images"]), str(stored["normal_digest"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: this file is damaged; remove it to go on without its check") from error
+        if stored_digest != digest:
+            raise UserError(
+                f"{workdir}: was trained on other images ({trained_on} good images there, {images} now), and "
+                "its threshold comes from images that were held out then; give a new --workdir to train on "
+                "the present images"
+            )
+        return
+    with explain_write_errors(workdir, "give another --workdir"):
+        write_text(file, json.dumps({"normal_images": images, "normal_digest": digest}))
 
 
 def require_claim(workdir: Path) -> None:

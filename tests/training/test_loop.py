@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from contextlib import closing
 
@@ -87,6 +88,49 @@ def test_a_finished_run_keeps_its_way_to_score(config, tmp_path, capsys):
     config.train.steps = 1
     train(config, run)
     assert "trained to step 2\n" in capsys.readouterr().out
+
+
+def test_other_images_do_not_go_on_with_a_run(config, tmp_path, capsys):
+    """Which images are held out depends on all of them: images that have trained would set the threshold."""
+    config.train.devices, config.train.steps = 1, 2
+    images = np.random.default_rng(0).integers(0, 256, (21, 16, 16, 3), np.uint8)
+    draw(tmp_path / "images", images[:20])
+    run = tmp_path / "run"
+    train(config, run)
+    held_out = datasets.load(config).calibration.names
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    config.train.steps = 4
+    # One more image; another image under the name of one; one image less.
+    more, first = tmp_path / "images" / "20.png", tmp_path / "images" / "0.png"
+    original = first.read_bytes()
+    for count, change in (
+        (21, lambda: Image.fromarray(images[20]).save(more)),
+        (20, lambda: (more.unlink(), Image.fromarray(images[20]).save(first))),
+        (19, first.unlink),
+    ):
+        change()
+        with pytest.raises(
+            UserError, match=rf"trained on other images \(20 good images there, {count} now\)"
+        ):
+            train(config, run)
+        assert "resumed" not in capsys.readouterr().out
+    # The images as they were, whatever their times.
+    first.write_bytes(original)
+    os.utime(first, (1, 1))
+    assert all(path.read_bytes() == before for path, before in files.items() if path.name == "data.json")
+    assert train(config, run).step == 4
+    assert datasets.load(config).calibration.names == held_out
+
+
+def test_a_damaged_account_of_the_images_is_one_line(config, tmp_path):
+    config.train.devices, config.train.steps = 1, 1
+    draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "data.json").write_text("{")
+    with pytest.raises(UserError, match=r"data\.json: this file is damaged"):
+        train(config, tmp_path / "run")
+    (tmp_path / "run" / "data.json").unlink()
+    assert train(config, tmp_path / "run").step == 1
 
 
 def begun(config, run):
