@@ -88,8 +88,8 @@ def define_config(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         f"the recipe, NAME[:words] or FILE.py[:words]; NAME is one of {', '.join(recipes.names())}. "
         "--config.a.b=VALUE changes a value of the recipe; daad_jax/config.py explains every value"
     )
-    config_flags.DEFINE_config_file(
-        "config", None, help_text, options, lock_config=True, sys_argv=["", *arguments]
+    config_flags.DEFINE_config_dataclass(
+        "config", Config(), help_text, options, sys_argv=["", *arguments], parse_fn=recipes.load_recipe
     )
 
 
@@ -116,12 +116,13 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    with _sigterm_raises(), _errors_in_one_line(program, arguments):
+    with _sigterm_raises(), errors_in_one_line(program):
         if any(word in HELP for word in arguments):
-            print(_help(command, program, arguments))
+            print(_help(command, program))
         else:
             command.main(_parse(command, program, arguments))
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
 
 
 def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocation:
@@ -130,41 +131,25 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
     Raises:
         UserError: an unknown option, recipe, key or value.
     """
-    arguments = _with_recipe_file(arguments)
     options = flags.FlagValues()
-    command.define(options, arguments)
     try:
+        command.define(options, arguments)
         words = options([program, *arguments])[1:]
-        if "config" in options and options.config is not None:
-            options.config.name  # noqa: B018 - config_flags keeps a failed import until the first access
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown_option(error, options)) from error
     except flags.Error as error:
         raise UserError(_in_plain_words(str(error))) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:  # config_flags lets them escape
         raise UserError(_explain_config_error(error, arguments)) from error
     if words and not command.takes_words:
         raise UserError(f"unexpected argument {words[0]!r}; options begin with --")
     return Invocation(options, tuple(words), program)
-
-
-def _with_recipe_file(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the path of the recipe's file in place of its name: `--config mnist:8`."""
-    changed = list(arguments)
-    for i, word in enumerate(changed):
-        option, equals, value = word.partition("=")
-        if option not in ("--config", "-config"):
-            continue
-        if not equals and i + 1 < len(changed):
-            changed[i + 1] = _recipe_file(changed[i + 1])
-        elif equals:
-            changed[i] = f"{option}={_recipe_file(value)}"
-    return changed
-
-
-def _recipe_file(recipe: str) -> str:
-    name, colon, words = recipe.partition(":")
-    return f"{recipes.find(name)}{colon}{words}"
 
 
 def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.FlagValues) -> str:
@@ -187,7 +172,7 @@ def _in_plain_words(message: str) -> str:
 
 
 def _explain_config_error(error: Exception, arguments: Sequence[str]) -> str:
-    """One line for what config_flags raised: it lets every error inside a recipe or a value escape."""
+    """One line for an error of config_flags about a key or a value."""
     override = re.compile(r"^--?(?:no)?(config\.[^=]+)")
     for argument in arguments:
         match = override.match(argument)
@@ -207,17 +192,17 @@ def _is_key(key: str) -> bool:
     return True
 
 
-def _help(command: Command, program: str, arguments: Sequence[str]) -> str:
+def _help(command: Command, program: str) -> str:
     """The help text: usage, what the command does, its options in the order of their definition."""
     options = flags.FlagValues()
-    command.define(options, arguments)
+    command.define(options, [])
     shown = f"python {program}" if program.endswith(".py") else program
     lines = [f"{shown} {command.usage}", "", *textwrap.wrap(command.summary, LINE_WIDTH), ""]
     for name in options:
         flag = options[name]
         spelled = f"  --[no]{name}: " if flag.boolean else f"  --{name}: "
         text = flag.help or ""
-        if flag.default not in (None, [], False):
+        if flag.default not in (None, [], False) and name != "config":
             text += f" (default: {str(flag.default_as_str).strip(chr(39))})"
         lines += textwrap.wrap(text, LINE_WIDTH, initial_indent=spelled, subsequent_indent=" " * 6)
     lines.append("  -h, --help: show this help")
@@ -256,7 +241,7 @@ def _send_again(lost: "sys.UnraisableHookArgs") -> None:
 
 
 @contextlib.contextmanager
-def _errors_in_one_line(program: str, arguments: Sequence[str]) -> Iterator[None]:
+def errors_in_one_line(program: str) -> Iterator[None]:
     """Errors of users, devices and memory, and signals, as one line on standard error and an exit status."""
 
     def end(line: str, status: int) -> None:

@@ -3,6 +3,7 @@
 Each command imports JAX only after its options are known to be good.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 def _train(call: Invocation) -> None:
     options = call.options
-    config: Config | None = options.config
-    if config is None:
+    config: Config = options.config
+    if not options["config"].present:
         raise UserError(
             "--config is missing; for instance --config cifar10 or --config folder:path/to/images"
         )
@@ -52,7 +53,9 @@ def _train(call: Invocation) -> None:
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
     from daad_jax.runtime import processes
     from daad_jax.training.loop import train
+    from daad_jax.validation import validate
 
+    validate(config)  # before the processes meet
     if options.distributed:
         processes.start(*cluster)
     workdir = Path(options.workdir or f"runs/{config.name}")
@@ -108,6 +111,8 @@ def _predict(call: Invocation) -> None:
     options, workdir = call.options, call.workdir()
     if not call.words:
         raise UserError("no images were named; give files, folders or a pattern in quotes")
+    if options.threshold is not None and math.isnan(options.threshold):
+        raise UserError("--threshold=nan: must be a number")
     if options.threshold is not None and options.false_alarm_rate is not None:
         raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
     from daad_jax.detection.detector import Detector
@@ -234,13 +239,14 @@ def main(program: str = "daad-jax") -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         cli.run(COMMANDS[name], f"{program} {name}", arguments)
-    elif name in cli.HELP:
-        print(_help(program))
-    elif name == "--version":
-        print(f"daad_jax {daad_jax.__version__}")
-    else:
-        print(f"{program}: error: {name!r}: no such command; {did_you_mean(name, COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        return
+    with cli.errors_in_one_line(program):
+        if name in cli.HELP:
+            print(_help(program), flush=True)
+        elif name == "--version":
+            print(f"daad_jax {daad_jax.__version__}", flush=True)
+        else:
+            raise UserError(f"{name!r}: no such command; {did_you_mean(name, COMMANDS)}")
 
 
 def _help(program: str) -> str:

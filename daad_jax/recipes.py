@@ -1,6 +1,9 @@
 """The built-in recipes: the files of `configs/`, which an installed package carries inside."""
 
 import importlib.util
+import inspect
+import re
+import traceback
 from pathlib import Path
 
 from daad_jax.config import Config
@@ -32,6 +35,10 @@ def find(name: str) -> Path:
         return path
     if name.endswith(".py"):
         raise UserError(f"{name}: no such file; built-in recipes: {', '.join(names())}")
+    if not name:
+        raise UserError(
+            f"the recipe is empty; give NAME[:words] or FILE.py, NAME is one of {', '.join(names())}"
+        )
     if Path(name).is_dir():
         raise UserError(f"{name}: this is a folder, not a recipe; did you mean folder:{name}?")
     raise UserError(f"{name!r}: no such built-in recipe; {did_you_mean(name, names())}")
@@ -49,16 +56,37 @@ def load_recipe(recipe: str) -> Config:
             `get_config`. The file is run as Python code.
 
     Raises:
-        UserError: there is no such recipe, or it does not know its words.
+        UserError: there is no such recipe, the recipe does not know its words, or the recipe fails.
     """
-    name, _, words = recipe.partition(":")
+    name, words = _split(recipe)
     path = find(name)
     spec = importlib.util.spec_from_file_location(f"daad_jax_recipe_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: a recipe defines get_config(argument) -> Config, this file does not")
-    config: Config = module.get_config(words)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: a recipe defines get_config(words) -> Config, this file does not")
+        takes_words = bool(inspect.signature(module.get_config).parameters)
+        config = module.get_config(words) if takes_words else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's, and may raise anything
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UserError(f"{place}: the recipe fails with {type(error).__name__}: {error}") from error
+    if not isinstance(config, Config):
+        raise UserError(
+            f"{path}: get_config returned an object of type {type(config).__name__}, not a Config"
+        )
     return config
+
+
+def _split(recipe: str) -> tuple[str, str]:
+    """The name or file of a recipe, and its words. A file's path may have colons of its own."""
+    name, _, words = recipe.partition(":")
+    file = re.match(r"(.+?\.py)(?::(.*))?$", recipe, re.DOTALL)
+    return (file[1], file[2] or "") if file and name not in names() else (name, words)

@@ -109,6 +109,7 @@ def test_several_images_come_in_any_iterable(detector, folder):
         ([], "no images were given"),
         (np.zeros((2, 32, 32, 3), np.float32), "image 0: .*float32"),
         (np.zeros(5, np.uint8), r"image 0: .*\(5,\)"),
+        (Image.new("RGB", (0, 5)), "image 0: the image has no pixels"),
         (b"no image", "image 0: the image cannot be read"),
         ("missing.png", r"missing\.png: this file does not exist"),
         (".", "this is a folder; give its files"),
@@ -117,6 +118,13 @@ def test_several_images_come_in_any_iterable(detector, folder):
 def test_anything_else_is_refused_by_name(detector, images, says):
     with pytest.raises(UserError, match=says):
         detector.score(images)
+
+
+def test_a_threshold_is_a_number(detector):
+    before = detector.threshold
+    with pytest.raises(UserError, match="the threshold is NaN"):
+        detector.threshold = float("nan")
+    assert detector.threshold == before
 
 
 def test_a_broken_pillow_image_is_refused(detector):

@@ -110,6 +110,21 @@ def test_the_installed_package_works_in_an_empty_folder(site, tmp_path):
     assert here(sys.executable, "-c", code) == "mnist-3 default\n"
 
 
+def test_the_console_command_ends_as_the_others_do(site, tmp_path):
+    """One line for a mistake; a reader that leaves is no error of ours."""
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    for words, status, says in (
+        ("trian", 2, "daad-jax: error: 'trian': no such command; did you mean 'train'?\n"),
+        ("--help | true", 141, "daad-jax: stopped: nobody reads the output any more\n"),
+    ):
+        script = f"set -o pipefail; sleep 0.1; '{site / 'bin' / 'daad-jax'}' {words}"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        if status == 2 or done.returncode:  # `true` may end after the help was written
+            assert (done.returncode, done.stderr) == (status, says)
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "select-recipe"])
 def test_console_commands_explain_themselves(site, tmp_path, name):
     out = run(site / "bin" / "daad-jax", name, "--help", cwd=tmp_path, PYTHONPATH=str(site))

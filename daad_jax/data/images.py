@@ -58,6 +58,8 @@ def convert_pillow_image(image: Image.Image, channels: int, name: str) -> np.nda
     Raises:
         UserError: the image is cut short, or has more than MAX_PIXELS pixels.
     """
+    if 0 in image.size:
+        raise UserError(f"{name}: the image has no pixels; remove or replace it")
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
             f"{name}: the image has {image.width} x {image.height} pixels, more than the limit of "

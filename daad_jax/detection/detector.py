@@ -1,5 +1,6 @@
 """The detector: loads a trained run and scores images."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -78,7 +79,7 @@ class Detector:
     ) -> None:
         self.config, self.calibration = config, calibration
         self.step = int(state.step)
-        self.threshold = calibration.threshold
+        self._threshold = calibration.threshold
         self._scorer = Scorer(config, batch_size)
         self._variables = self._scorer.place(variables_of(state))
 
@@ -94,6 +95,21 @@ class Detector:
             UserError: no such workdir, or no readable checkpoint in it.
         """
         return cls(*checkpoint.load(Path(workdir)), batch_size)
+
+    @property
+    def threshold(self) -> float:
+        """An image with a higher score is anomalous. It may be set to any number.
+
+        Raises:
+            UserError: it is set to NaN, which no score would exceed.
+        """
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if math.isnan(value):
+            raise UserError("the threshold is NaN; give a number")
+        self._threshold = value
 
     @property
     def batch_size(self) -> int:

@@ -86,6 +86,8 @@ def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path
         UserError: a source does not exist or has no images, or a folder cannot be listed.
     """
     for source in sources:
+        if not source:
+            raise UserError("an image or folder has an empty name; give '.' for the current folder")
         path = Path(source)
         if path.is_dir():
             files: Iterator[Path] = find_images(path, leave_out)

@@ -44,8 +44,9 @@ def restart_with_large_pages(module: str = "daad_jax") -> None:
     if "glibc.malloc.hugetlb" in settings or not belongs_to_our_command(module) or not _has_large_pages():
         return
     environment = os.environ | {"GLIBC_TUNABLES": f"{settings}:{LARGE_PAGES}".strip(":")}
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # a closed one is None
+            stream.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
@@ -53,7 +54,8 @@ def belongs_to_our_command(module: str) -> bool:
     """True if the interpreter was started for the script that runs as `__main__`, or by `-m` for `module`.
 
     False in a notebook (`%run train.py`), under `runpy`, `pdb` or a profiler, and in a worker thread: the
-    process then has state of somebody else.
+    process then has state of somebody else. A script of the user that calls our commands itself counts as our
+    command, and begins anew.
     """
     if threading.current_thread() is not threading.main_thread():
         return False
@@ -73,7 +75,7 @@ def _started_program() -> tuple[bool, str]:
     for word in words:
         if word == "-m":
             return True, next(words, "")
-        if word in ("-", "-c"):
+        if word == "-" or word.startswith(("-c", "-m")):  # code, or a module in the same word
             return False, ""
         if word in OPTIONS_WITH_VALUE:
             next(words, "")
@@ -130,5 +132,5 @@ def instruction_sets() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    # "flags" on x86, "Features" on ARM.
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    listed = [line for line in lines if line.startswith(("flags", "Features"))]  # on x86, and on ARM
+    return listed[0] if listed else platform.processor()

@@ -61,7 +61,7 @@ def _record(workdir: Path, config: Config) -> None:
         if checkpoints.is_dir():
             step = saved_step(workdir)
             if stored.is_file():
-                _compare(workdir, step, config_lib.from_json(stored.read_text()), config)
+                _compare(workdir, step, _read_config(stored), config)
             elif step:
                 raise UserError(
                     f"{workdir}: has checkpoints and no config.json, which says how they were trained; put "
@@ -69,6 +69,16 @@ def _record(workdir: Path, config: Config) -> None:
                 )
         write_text(stored, config_lib.to_json(config))
         write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
+
+
+def _read_config(file: Path) -> Config:
+    """Raises UserError with the file's name if the file is not a stored configuration."""
+    try:
+        return config_lib.from_json(file.read_text(encoding="utf-8"))
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file}: {error}; put the file of the run back, or give another --workdir"
+        ) from error
 
 
 def claim_data(workdir: Path, images: int, digest: str) -> None:

@@ -165,6 +165,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     (full / "mine.txt").write_text("precious")
     for arguments, says in (
         ([], "no images were named"),
+        ([""], "has an empty name"),
+        ([images, "--threshold=nan"], "must be a number"),
+        ([images, "--config=mnist"], "--config: no such option"),
         (["/nonexistent/x.png"], "/nonexistent/x.png: there is no such file or folder, and no file matches"),
         ([full], f"{full}: this folder has no images"),
         ([images, f"--out={full}"], "exists already"),
