@@ -139,13 +139,8 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
         raise UserError(_explain_unknown_option(error, options)) from error
     except flags.Error as error:
         raise UserError(_in_plain_words(str(error))) from error
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:  # config_flags lets them escape
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # config_flags raises these for a key or a value of the recipe.
         raise UserError(_explain_config_error(error, arguments)) from error
     if words and not command.takes_words:
         raise UserError(f"unexpected argument {words[0]!r}; options begin with --")
@@ -155,11 +150,8 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
 def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.FlagValues) -> str:
     """One line for an option that does not exist, with the option or the key of the recipe that is meant."""
     name = error.flagname
-    keys = (
-        [key for key in config_lib.all_keys() if key.rpartition(".")[2] == name]
-        if "config" in options
-        else []
-    )
+    known = config_lib.all_keys() if "config" in options else []
+    keys = [key for key in known if key.rpartition(".")[2] == name]
     match = nearest(name, options) or (f"config.{keys[0]}" if keys else "")
     hint = f"did you mean --{match}?" if match else "--help shows all options"
     return f"--{name}: no such option; {hint}"
