@@ -160,35 +160,54 @@ ALIGNMENTS: dict[str, Callable[[Any, Any, jax.Array], jax.Array]] = {
 }
 
 
-def compare(outputs: NetworkOutputs, score: ScoreConfig) -> Distances:
-    """R, L and their maps, from the outputs of both networks.
+def compare_images(outputs: NetworkOutputs, score: ScoreConfig) -> tuple[jax.Array, jax.Array]:
+    """R `[B]`, and the residual's mean square at every place `[B, H, W]`; both are means over the copies.
 
     Args:
         outputs: of a network pass.
-        score: its distance, alignment, smoothing, pooling and heat_smoothing are used.
+        score: its distance, smoothing, pooling and heat_smoothing are used.
     """
-    images, reconstructions, real, fake_maps = outputs
-    height, width = images.shape[1:3]
-    sigma = score.heat_smoothing * min(height, width)
-    distance = DISTANCES[score.distance]
+    images, reconstructions = outputs.images, outputs.reconstructions
+    distance, sigma = DISTANCES[score.distance], _heat_sigma(images, score)
+    x = smooth(images, score.smoothing)
+    residuals = [distance.residual(x, smooth(y, score.smoothing)) for y in reconstructions]
+    r = _mean(reconstruction_distance(d, distance, score.pooling, sigma) for d in residuals)
+    return r, _mean(jnp.mean(jnp.square(d), -1) for d in residuals)
 
-    def places(square: jax.Array) -> jax.Array:
+
+def compare_features(outputs: NetworkOutputs, score: ScoreConfig) -> tuple[jax.Array, jax.Array]:
+    """L `[B]`, and the alignment map `[B, H, W]`; both are means over the copies.
+
+    Args:
+        outputs: of a network pass with a discriminator.
+        score: its alignment is used.
+    """
+    height, width = outputs.images.shape[1:3]
+    real, copies = outputs.real_maps, range(len(outputs.reconstructions))
+    fakes = [[m[t] for m in outputs.fake_maps] for t in copies]
+    square = _mean(alignment_map(real, fake, height, width) for fake in fakes)
+    return ALIGNMENTS[score.alignment](real, fakes, square), square
+
+
+def compare(outputs: NetworkOutputs, score: ScoreConfig) -> Distances:
+    """R, L and their maps, from the outputs of both networks; see `compare_images` and `compare_features`."""
+    sigma = _heat_sigma(outputs.images, score)
+
+    def heat(square: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.maximum(smooth(square[..., None], sigma)[..., 0], 0.0))
 
-    # R, the mean over the restored copies.
-    copies = range(len(reconstructions))
-    x, y = smooth(images, score.smoothing), [smooth(reconstructions[t], score.smoothing) for t in copies]
-    residuals = [distance.residual(x, y[t]) for t in copies]
-    r = _mean(reconstruction_distance(d, distance, score.pooling, sigma) for d in residuals)
-    r_map = places(_mean(jnp.mean(jnp.square(d), -1) for d in residuals))
-    reconstructed = jnp.rint(255 * reconstructions[0]).astype(jnp.uint8)
-    if not real:
+    r, square = compare_images(outputs, score)
+    r_map = heat(square)
+    reconstructed = jnp.rint(255 * outputs.reconstructions[0]).astype(jnp.uint8)
+    if not outputs.real_maps:
         return Distances(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), reconstructed)
-    # L, the mean over the restored copies.
-    fakes = [[m[t] for m in fake_maps] for t in copies]
-    square = _mean(alignment_map(real, fake, height, width) for fake in fakes)
-    alignment = ALIGNMENTS[score.alignment](real, fakes, square)
-    return Distances(r, alignment, r_map, places(square), reconstructed)
+    alignment, square = compare_features(outputs, score)
+    return Distances(r, alignment, r_map, heat(square), reconstructed)
+
+
+def _heat_sigma(images: jax.Array, score: ScoreConfig) -> float:
+    """The sigma of the heat map's Gaussian in pixels, for images `[B, H, W, C]`."""
+    return score.heat_smoothing * min(images.shape[1:3])
 
 
 def make_distances(

@@ -19,7 +19,14 @@ from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Unit, anomaly_score
-from daad_jax.scoring.distances import ALIGNMENTS, DISTANCES, Variables, compare, make_network_pass
+from daad_jax.scoring.distances import (
+    ALIGNMENTS,
+    DISTANCES,
+    Variables,
+    compare_features,
+    compare_images,
+    make_network_pass,
+)
 from daad_jax.scoring.scorer import BatchedFunction, variables_of
 from daad_jax.selection.corruptions import anomalies_of, corrupt
 from daad_jax.training import checkpoint
@@ -153,10 +160,10 @@ def _make_function(config: Config) -> BatchedFunction:
         distances = {}
         for distance, smoothing, pooling in SETTINGS:
             score = scored(distance=distance, smoothing=smoothing, pooling=pooling)
-            distances[str((distance, smoothing, pooling))] = compare(outputs, score).reconstruction
+            distances[str((distance, smoothing, pooling))], _ = compare_images(outputs, score)
         if outputs.real_maps:
             for alignment in ALIGNMENTS:
-                distances[alignment] = compare(outputs, scored(alignment=alignment)).alignment
+                distances[alignment], _ = compare_features(outputs, scored(alignment=alignment))
         return distances
 
     return BatchedFunction(all_distances, IMAGES_PER_DEVICE)
