@@ -177,7 +177,7 @@ NOTEBOOK = """
 import os, runpy, sys
 state = os.getpid()
 for steps in (1, 2):
-    sys.argv = ["train.py", *sys.argv[1:4], f"--config.train.steps={steps}"]
+    sys.argv = ["train.py", *sys.argv[1:6], f"--config.train.steps={steps}"]
     runpy.run_path("train.py", run_name="__main__")
 print("the notebook goes on", state == os.getpid())
 """
@@ -185,8 +185,9 @@ print("the notebook goes on", state == os.getpid())
 
 def test_scripts_run_twice_in_a_notebook(folder):
     words = [f"--config=folder:{folder / 'good'},smoke", f"--workdir={folder / 'notebook'}"]
+    small = ["--config.data.height=32", "--config.data.width=32", "--config.model.base_width=4"]
     done = subprocess.run(
-        [sys.executable, "-c", NOTEBOOK, *words, "--config.model.base_width=4"],
+        [sys.executable, "-c", NOTEBOOK, *words, *small],
         cwd=ROOT, env={k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
