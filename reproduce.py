@@ -15,7 +15,7 @@ def define(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         getattr(flags, f"DEFINE_{kind}")(name, default, help_text, flag_values=options)
 
     add("list", "seeds", "0,1,2", "the seeds of every cell")
-    add("list", "only", [], "classes, categories or digits (default: those of the table)")
+    add("list", "only", [], "classes, categories or digits (default: all that the table shows)")
     add("list", "variants", [], "rows of the table, as --dry_run names them (default: all)")
     add(
         "bool",

@@ -102,7 +102,7 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     Args:
         command: the command.
         program: its name in messages; None: the name of the script that runs.
-        arguments: the words after its name; None: those of this process.
+        arguments: the words after its name; None: the arguments of this process.
 
     Raises:
         SystemExit: the command ended early; the code is its exit status.

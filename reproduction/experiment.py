@@ -35,7 +35,7 @@ TIME_FILE = "spent_s"
 
 
 def run_cell(cell: Cell, folder: Path) -> TableResults:
-    """Does what is left of a cell. The result is stored in the cell's folder as the last step.
+    """Runs the rest of a cell. The result is stored in the cell's folder as the last step.
 
     Args:
         cell: the cell.

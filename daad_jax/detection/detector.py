@@ -236,7 +236,7 @@ class Detector:
 
 
 def _several(images: Any) -> Iterable[Any]:
-    """The images of a call, of which one may be given without a list."""
+    """The images of a call. A single image may come without a list."""
     if isinstance(images, (np.ndarray, jax.Array)):
         array = np.asarray(images)
         return array if array.ndim == 4 else [array]

@@ -48,7 +48,7 @@ def export(
         UserError: an unknown format, a missing package, no checkpoint, a size that cannot be scaled to the
             model's, a folder that cannot be written, or a file whose scores differ from the run's.
     """
-    formats = _check_formats(formats)
+    formats = _choose_formats(formats)
     state, config, calibration = checkpoint.load(workdir)
     folder = output or workdir / "export"
     with _staged(folder) as staging:
@@ -94,8 +94,8 @@ def _difference(found: dict[str, np.ndarray], expected: Detections) -> tuple[flo
     return score, heat
 
 
-def _check_formats(formats: Sequence[str] | None) -> Sequence[str]:
-    """The formats to write.
+def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
+    """Returns the formats to write, and names the extra that ONNX needs.
 
     Raises:
         UserError: an unknown format, or a format whose packages are missing.

@@ -19,7 +19,7 @@ AXIS = "devices"
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """The devices of this process that train together, with those of the run's other processes."""
+    """The devices of this process. They train together with the devices of the run's other processes."""
 
     devices: Sequence[jax.Device]
 
