@@ -11,19 +11,20 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from daad_jax.config import DataConfig
-from daad_jax.data.images import fit
-from daad_jax.data.samples import Sample, Source
+from daad_jax.data.decoding import Picture
+from daad_jax.data.images import fit_mask, prepare
+from daad_jax.data.samples import FileRecord, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-FORMAT = 3  # of the files in an entry; entries of another format are not used
+FORMAT = 4  # of the files in an entry; entries of another format are not used
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
 FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
 NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
@@ -34,20 +35,22 @@ MIN_PIXELS_FOR_THREADS = 128 * 128
 
 @dataclass(frozen=True)
 class Decoded:
-    """All N images of a data set at the configured size. The first `train_count` are the training part.
+    """All N images of a data set at the configured size.
 
     `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are memory-mapped.
-    `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped` lists (index, reason) of
-    the images that could not be read; their pixels are 0.
+    `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped` lists (index,
+    reason) of the images that could not be read; their pixels are 0. `files` has a record of every file that
+    was given.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
-    train_count: int
+    parts: list[str]
     kinds: list[str]
     names: list[str]
     checksums: list[int]
     skipped: list[tuple[int, str]]
+    files: list[FileRecord]
 
 
 def load_decoded(source: Source, config: DataConfig) -> Decoded:
@@ -87,11 +90,11 @@ def _open_entry(entry: Path) -> Decoded | None:
         if index["masks"]:
             masks = np.load(entry / MASKS_FILE, mmap_mode="r", allow_pickle=False)
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
-        lists = index["kinds"], index["names"], index["checksums"]
-        decoded = Decoded(images, masks, index["train"], *lists, skipped)
+        lists = index["parts"], index["kinds"], index["names"], index["checksums"]
+        decoded = Decoded(images, masks, *lists, skipped, [FileRecord(**record) for record in index["files"]])
     except (EOFError, OSError, ValueError, KeyError, TypeError):
         return None
-    counts = {len(images), len(decoded.names), len(decoded.kinds), len(decoded.checksums)}
+    counts = {len(entries) for entries in (images, *lists)}
     return decoded if len(counts) == 1 else None
 
 
@@ -130,21 +133,22 @@ def _remove_leftovers(root: Path) -> None:
 
 def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
     """Decodes all images of `source` and writes the files of an entry into `folder`."""
-    train, test = source.read()
-    samples = train + test
+    listing = source.read()
+    samples = listing.samples
     has_masks = any(sample.load_mask for sample in samples)
     images, masks = _create_arrays(folder, len(samples), has_masks, config)
-    checksums, skipped = _decode_all(samples, images, masks, config)
+    checksums, skipped, digests = _decode_all(samples, images, masks, config)
     images.flush()
     if masks is not None:
         masks.flush()
     index = {
-        "train": len(train),
         "masks": has_masks,
+        "parts": [sample.part for sample in samples],
         "kinds": [sample.kind for sample in samples],
         "names": [sample.name for sample in samples],
         "checksums": checksums,
         "skipped": sorted(skipped),
+        "files": [asdict(replace(file, sha256=digests.get(file.name, ""))) for file in listing.files],
     }
     (folder / INDEX_FILE).write_text(json.dumps(index))
 
@@ -171,34 +175,38 @@ def _create_arrays(
 
 def _decode_all(
     samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
-) -> tuple[list[int], list[tuple[int, str]]]:
+) -> tuple[list[int], list[tuple[int, str]], dict[str, str]]:
     """Decodes every sample into its row of `images` and `masks`.
 
     Returns:
-        The checksums of all images, and (index, reason) of every image that could not be read, in any order.
+        The checksums of all images; (index, reason) of every image that could not be read, in any order; and
+        the SHA-256 of every file that was read, by name.
 
     Raises:
         UserError: see `load_decoded`.
     """
     checksums = [0] * len(samples)
     skipped: list[tuple[int, str]] = []
+    digests: dict[str, str] = {}
 
     def decode_one(index: int) -> int:
         """Decodes one image, and returns the number of pixels it has in its file."""
         sample = samples[index]
         try:
-            image = sample.load()
-            mask = sample.load_mask() if sample.load_mask else None
+            picture, digest = sample.load()
+            mask, mask_digests = sample.load_mask() if sample.load_mask else (None, {})
         except UserError as error:
             if config.on_bad_image == "stop":
                 raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
             return 0
-        fitted = np.ascontiguousarray(fit(image, config.height, config.width, config.fit, sample.name))
-        images[index], checksums[index] = fitted, zlib.crc32(fitted.data)
+        digests.update(mask_digests | {sample.file: digest})
+        prepared = np.ascontiguousarray(prepare(picture, config, sample.name))
+        images[index], checksums[index] = prepared, zlib.crc32(prepared.data)
         if masks is not None and mask is not None:
-            masks[index] = _fit_mask(mask, image, sample, config)
-        return image.shape[0] * image.shape[1]
+            _require_same_size(mask, picture, sample)
+            masks[index] = fit_mask(mask, config, sample.name)
+        return picture.height * picture.width
 
     def decode_task(start: int) -> int:
         """Decodes the images of one task, and returns their number."""
@@ -217,19 +225,13 @@ def _decode_all(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for count in (map if are_small else pool.map)(decode_task, starts):
                 bar.update(count)
-    return checksums, skipped
+    return checksums, skipped, digests
 
 
-def _fit_mask(mask: np.ndarray, image: np.ndarray, sample: Sample, config: DataConfig) -> np.ndarray:
-    """Brings a mask `[h, w]` to the configured size, in the way its image `[h, w, C]` is.
-
-    Raises:
-        UserError: the mask has another size than its image.
-    """
-    if mask.shape != image.shape[:2]:
+def _require_same_size(mask: np.ndarray, picture: Picture, sample: Sample) -> None:
+    """Raises UserError if a mask `[h, w]` has another size than its image."""
+    if mask.shape != (picture.height, picture.width):
         raise UserError(
             f"{sample.name}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but the image has "
-            f"{image.shape[0]} x {image.shape[1]}; give a mask of the image's size"
+            f"{picture.height} x {picture.width}; give a mask of the image's size"
         )
-    size = config.height, config.width
-    return fit(mask[..., None], *size, config.fit, sample.name, nearest=True)[..., 0]

@@ -34,22 +34,16 @@ def load(config: Config) -> Splits:
     decoded = cache.load_decoded(source, data)
     labels = protocol.labels(decoded.kinds, classes, data)
 
-    # Normal images of the training part train or calibrate. Unreadable images are in no split.
+    # Unreadable images are in no split.
     is_usable = np.ones(len(labels), bool)
     is_usable[[index for index, _ in decoded.skipped]] = False
-    is_train = np.arange(len(labels)) < decoded.train_count
-    normal = np.flatnonzero(is_train & is_usable & (labels == 0))
-    train, held_out = protocol.hold_out(len(normal), data, config.seed)
-
-    # All labels of the test part are tested.
-    test = np.flatnonzero(~is_train & is_usable)
-    test = test[protocol.limit_per_label(labels[test], data.limit_test, config.seed)]
+    roles = protocol.assign(decoded.parts, labels, is_usable, data, config.seed)
     return Splits(
-        train=_make_split(decoded, labels, normal[train], with_masks=False),
-        calibration=_make_split(decoded, labels, normal[held_out], with_masks=False),
-        test=_make_split(decoded, labels, test, with_masks=True),
+        train=_make_split(decoded, labels, roles.train, with_masks=False),
+        calibration=_make_split(decoded, labels, roles.held_out, with_masks=False),
+        test=_make_split(decoded, labels, roles.test, with_masks=True),
         notes=_make_notes(decoded, data),
-        normal_digest=_digest(decoded, normal),
+        normal_digest=_digest(decoded, roles.normal),
     )
 
 
@@ -60,7 +54,7 @@ def _open_source(data: DataConfig) -> Source:
         raise UserError(
             "config.data.path is empty; give the folder of images, for instance --config folder:PATH"
         )
-    return open_folder(Path(data.path), data.channels, data.mixed_channels)
+    return open_folder(Path(data.path), data.mixed_channels)
 
 
 def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_masks: bool) -> Split:

@@ -1,19 +1,21 @@
 """A folder of images, read in place: MVTec AD's layout, or just good images."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from daad_jax.data.images import SUFFIXES, decode, is_grey
-from daad_jax.data.samples import GOOD, Sample, Source
+from daad_jax.data.decoding import SUFFIXES, Picture, decode, is_grey, read_file
+from daad_jax.data.images import to_pixels
+from daad_jax.data.samples import GOOD, TEST, TRAIN, FileRecord, Listing, Sample, Source
 from daad_jax.errors import UserError
 
 SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
 
 
-def open_folder(path: Path, channels: int, mixed_channels: str) -> Source:
+def open_folder(path: Path, mixed_channels: str) -> Source:
     """Lists the images of a folder.
 
     A folder with `train` inside has MVTec AD's layout: images to train on in `train/good`, and possibly test
@@ -22,7 +24,6 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Source:
 
     Args:
         path: the folder.
-        channels: 1 (grey) or 3 (RGB); all images are converted.
         mixed_channels: "stop" refuses grey files beside colour ones, "convert" accepts both.
 
     Raises:
@@ -35,27 +36,28 @@ def open_folder(path: Path, channels: int, mixed_channels: str) -> Source:
             f"{path}: this folder does not exist; give a folder of good images, or one with train/good inside"
         )
     if not (path / "train").is_dir():
-        train, test = _list_samples(path, path, GOOD, channels), []
+        train, test = _list_samples(path, path, TRAIN, GOOD), []
         _refuse_test_images(path, train)
         if not train:
             raise UserError(
                 f"{path}: this folder holds no images; give a folder with images ({', '.join(SUFFIXES)})"
             )
     else:
-        train = _list_samples(path / "train" / GOOD, path, GOOD, channels)
+        train = _list_samples(path / "train" / GOOD, path, TRAIN, GOOD)
         if not train:
             raise UserError(
                 f"{path / 'train' / GOOD}: this folder holds no images; put normal images to train on into it"
             )
         kinds = sorted(folder for folder in (path / "test").glob("[!.]*") if folder.is_dir())
-        test = [sample for kind in kinds for sample in _list_samples(kind, path, kind.name, channels)]
+        test = [sample for kind in kinds for sample in _list_samples(kind, path, TEST, kind.name)]
     files = [path / sample.name for sample in train + test]
     if mixed_channels == "stop":
         _refuse_mixed_channels(files)
     masks = sorted((path / "ground_truth").rglob("*_mask.png"))
     # Paths belong to the identity: renaming a folder does not change the times of its files.
     stamps = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
-    return Source(f"folder {path.resolve()} {stamps}", read=lambda: (train, test))
+    records = [FileRecord(sample.name, sample.part) for sample in train + test]
+    return Source(f"folder {path.resolve()} {stamps}", read=lambda: Listing(train + test, records))
 
 
 def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
@@ -78,22 +80,25 @@ def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
                 yield Path(place, file)
 
 
-def _list_samples(folder: Path, root: Path, kind: str, channels: int) -> list[Sample]:
-    return [_make_sample(file, root, kind, channels) for file in find_images(folder) if file.is_file()]
+def _list_samples(folder: Path, root: Path, part: str, kind: str) -> list[Sample]:
+    return [_make_sample(file, root, part, kind) for file in find_images(folder) if file.is_file()]
 
 
-def _make_sample(file: Path, root: Path, kind: str, channels: int) -> Sample:
+def _make_sample(file: Path, root: Path, part: str, kind: str) -> Sample:
     mask = root / "ground_truth" / kind / f"{file.stem}_mask.png"
 
-    def load_mask() -> np.ndarray:
-        return (decode(mask, 1)[..., 0] > 127).astype(np.uint8)
+    def load() -> tuple[Picture, str]:
+        content = read_file(file)
+        return decode(content, str(file)), hashlib.sha256(content).hexdigest()
 
-    return Sample(
-        name=str(file.relative_to(root)),
-        kind=kind,
-        load=lambda: decode(file, channels),
-        load_mask=load_mask if kind != GOOD and mask.is_file() else None,
-    )
+    def load_mask() -> tuple[np.ndarray, dict[str, str]]:
+        content = read_file(mask)
+        pixels = to_pixels(decode(content, str(mask)), 1)[..., 0]
+        digests = {str(mask.relative_to(root)): hashlib.sha256(content).hexdigest()}
+        return (pixels > 127).astype(np.uint8), digests
+
+    name = str(file.relative_to(root))
+    return Sample(name, part, kind, load, load_mask if kind != GOOD and mask.is_file() else None, file=name)
 
 
 def _refuse_unlistable(error: OSError) -> None:

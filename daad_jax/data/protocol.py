@@ -1,9 +1,11 @@
 """Which images are normal, which train, which are held out: functions of class names alone."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data.samples import GOOD
+from daad_jax.data.samples import GOOD, TEST, TRAIN
 from daad_jax.errors import UserError, did_you_mean
 
 
@@ -34,6 +36,42 @@ def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) ->
     chosen = _class(config.normal_class, classes, config.protocol)
     is_chosen = (kinds == chosen).astype(np.int8)
     return is_chosen if config.protocol == "leave_one_out" else 1 - is_chosen
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Indices of the images that train, are held out to calibrate, and are tested, each in their order.
+
+    `normal` are all normal images from which the held-out ones were drawn.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    test: np.ndarray
+    normal: np.ndarray
+
+
+def assign(
+    of_parts: list[str], labels: np.ndarray, is_usable: np.ndarray, config: DataConfig, seed: int
+) -> Roles:
+    """Decides what each of N images is for.
+
+    Args:
+        of_parts: the part of each image.
+        labels: 0 (normal) or 1 (anomalous), `[N]`.
+        is_usable: False for images that cannot be read, `[N]`.
+        config: the share that is held out, and the limits.
+        seed: of the run.
+
+    Raises:
+        UserError: fewer than two normal images are for training.
+    """
+    parts = np.array(of_parts, dtype=object)
+    normal = np.flatnonzero((parts == TRAIN) & is_usable & (labels == 0))
+    train, held_out = hold_out(len(normal), config, seed)
+    test = np.flatnonzero((parts == TEST) & is_usable)
+    test = test[limit_per_label(labels[test], config.limit_test, seed)]
+    return Roles(normal[train], normal[held_out], test, normal)
 
 
 def hold_out(count: int, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,33 +6,73 @@ from typing import Any
 
 import numpy as np
 
+from daad_jax.data.decoding import Picture
+
 GOOD = "good"  # the kind of normal images, in sources that mark defects
+# The parts of a source. Normal images of "train" train, or are held out by seed; those of "held_out" are held
+# out as they are; "test" is tested, with all its labels.
+TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 
 
 @dataclass(frozen=True)
 class Sample:
     """One image that is not decoded yet.
 
-    `load` decodes the image to uint8 `[h, w, C]`, and `load_mask` its mask to uint8 `[h, w]` of 0 and 1
-    (None if there is no mask). `kind` is a class name, or the type of the defect (`GOOD`: no defect).
+    Attributes:
+        name: the name of the image; no other image of the source has the same name.
+        part: `TRAIN`, `HELD_OUT` or `TEST`.
+        kind: a class name, or the type of the defect (`GOOD`: no defect).
+        load: decodes the image, and returns the picture and the SHA-256 (hexadecimal) of the encoded image.
+        load_mask: decodes the mask to uint8 `[h, w]` of 0 and 1, and returns the mask and the SHA-256 of each
+            mask file by its name; None if there is no mask.
+        file: the name of the image's file, by which `FileRecord` knows it; "" if there is no such file.
     """
 
     name: str
+    part: str
     kind: str
-    load: Callable[[], np.ndarray]
-    load_mask: Callable[[], np.ndarray] | None = None
+    load: Callable[[], tuple[Picture, str]]
+    load_mask: Callable[[], tuple[np.ndarray, dict[str, str]]] | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of one file that was given.
+
+    Attributes:
+        name: the path below the folder of the data.
+        role: what the file was taken for, for people: "training", "test good", "mask", ...
+        images: how many images the file holds; 0 if the file is no image.
+        reason: why the file is left out; "" if it is used.
+        sha256: of the file, hexadecimal; "" as long as the file was not read.
+    """
+
+    name: str
+    role: str
+    images: int = 1
+    reason: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The samples of a source, in a fixed order, and a record of every file that was given."""
+
+    samples: list[Sample]
+    files: list[FileRecord]
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set before any protocol.
 
-    `identity` is a text that changes whenever the pixels could have changed. `read` lists the samples for
-    training and those for testing; it is not called if the decoded images are in the cache.
+    `identity` is a text that changes whenever the pixels, or the files that were given, could have changed.
+    `read` lists the samples; it is not called if the decoded images are in the cache.
     """
 
     identity: str
-    read: Callable[[], tuple[list[Sample], list[Sample]]]
+    read: Callable[[], Listing]
 
 
 class Rows:

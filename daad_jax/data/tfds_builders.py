@@ -13,9 +13,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from daad_jax.data.catalogue import DATA_SETS
+from daad_jax.data.decoding import decode
 from daad_jax.data.folder_source import open_folder
-from daad_jax.data.images import decode
-from daad_jax.data.samples import GOOD, Sample
+from daad_jax.data.images import to_pixels
+from daad_jax.data.samples import GOOD, TEST, TRAIN, Sample
 from daad_jax.errors import UserError
 
 LABELS = ["normal", "anomalous"]
@@ -75,8 +76,8 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> Any:
         category: Any = self.builder_config
         root = Path(dl_manager.manual_dir) / category.name
-        train, test = open_folder(root, 3, "convert").read()
-        return {"train": _mvtec_examples(train), "test": _mvtec_examples(test)}
+        samples = open_folder(root, "convert").read().samples
+        return {part: _mvtec_examples([s for s in samples if s.part == part]) for part in (TRAIN, TEST)}
 
     def _generate_examples(self, *_: Any) -> Any:
         raise NotImplementedError("the split generators yield the examples")
@@ -99,15 +100,15 @@ def _cell_examples(root: Path, rows: list[ElpvRow], label: int) -> Iterator[Any]
     for path, _, cell_type in rows:
         kind = f"defective {cell_type}" if label else GOOD
         # TFDS needs TensorFlow to encode arrays, but not to encode Pillow's images.
-        image = Image.fromarray(decode(root / path, 1)[..., 0])
+        image = Image.fromarray(to_pixels(decode(root / path), 1)[..., 0])
         yield path, {"image": image, "label": label, "kind": kind, "name": path}
 
 
 def _mvtec_examples(samples: list[Sample]) -> Iterator[Any]:
     """Yields (key, example) for every sample; the mask of a normal image is empty."""
     for sample in samples:
-        image = sample.load()
-        mask = sample.load_mask() if sample.load_mask else np.zeros(image.shape[:2], np.uint8)
+        image = to_pixels(sample.load()[0], 3)
+        mask = sample.load_mask()[0] if sample.load_mask else np.zeros(image.shape[:2], np.uint8)
         yield (
             sample.name,
             {

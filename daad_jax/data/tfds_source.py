@@ -1,5 +1,6 @@
 """Opens the data sets of the catalogue through TFDS, with its own builders and with ours."""
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -11,8 +12,9 @@ from absl import logging
 
 from daad_jax.config import DataConfig
 from daad_jax.data.catalogue import DataSet, find_data_set
-from daad_jax.data.images import decode
-from daad_jax.data.samples import GOOD, Sample, Source
+from daad_jax.data.decoding import Picture, decode
+from daad_jax.data.images import to_pixels
+from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError
 
 EXAMPLES_PER_READ = 64  # encoded examples that are in memory at once while a data set is listed
@@ -43,13 +45,13 @@ def open_tfds(config: DataConfig) -> Source:
     folder = Path(builder.data_path)
     stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
 
-    def read() -> tuple[list[Sample], list[Sample]]:
+    def read() -> Listing:
         # TFDS hands out the encoded images; we decode them, so that every image enters in the same way.
         decoders = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
         parts = builder.as_data_source(decoders=decoders)
         class_names = builder.info.features["label"].names
-        train, test = (_list_samples(parts[p], p, class_names, config.channels) for p in ("train", "test"))
-        return train, test
+        samples = [sample for p in (TRAIN, TEST) for sample in _list_samples(parts[p], p, class_names)]
+        return Listing(samples, [])
 
     return Source(f"tfds {builder.info.full_name} {folder} {stamps}", read)
 
@@ -70,13 +72,13 @@ def available_subjects(data_set: DataSet, config: DataConfig) -> tuple[str, ...]
     )
 
 
-def _list_samples(part: Any, part_name: str, class_names: list[str], channels: int) -> list[Sample]:
+def _list_samples(part: Any, part_name: str, class_names: list[str]) -> list[Sample]:
     """Lists a part of a data set; `part` is a TFDS data source of encoded examples."""
     samples: list[Sample] = []
     for start in range(0, len(part), EXAMPLES_PER_READ):
         indices = range(start, min(start + EXAMPLES_PER_READ, len(part)))
         for i, example in zip(indices, part.__getitems__(indices)):
-            samples.append(_make_sample(part, i, example, f"{part_name}/{i:05d}", class_names, channels))
+            samples.append(_make_sample(part, i, example, part_name, class_names))
     return samples
 
 
@@ -84,24 +86,23 @@ def _make_sample(
     part: Any,
     index: int,
     example: dict[str, Any],
-    default_name: str,
+    part_name: str,
     class_names: list[str],
-    channels: int,
 ) -> Sample:
-    name = _to_text(example.get("name"), default_name)
+    name = _to_text(example.get("name"), f"{part_name}/{index:05d}")
     kind = _to_text(example.get("kind"), class_names[int(example["label"])])
     # Large images are read again when they are decoded: all together may exceed the memory.
     kept = example["image"] if len(example["image"]) <= MAX_KEPT_BYTES else None
 
-    def load_mask() -> np.ndarray:
-        return (decode(part[index]["mask"], 1, name)[..., 0] > 127).astype(np.uint8)
+    def load() -> tuple[Picture, str]:
+        content = kept or part[index]["image"]
+        return decode(content, name), hashlib.sha256(content).hexdigest()
 
-    return Sample(
-        name=name,
-        kind=kind,
-        load=lambda: decode(kept or part[index]["image"], channels, name),
-        load_mask=load_mask if "mask" in example and kind != GOOD else None,
-    )
+    def load_mask() -> tuple[np.ndarray, dict[str, str]]:
+        pixels = to_pixels(decode(part[index]["mask"], name), 1)[..., 0]
+        return (pixels > 0).astype(np.uint8), {}
+
+    return Sample(name, part_name, kind, load, load_mask if "mask" in example and kind != GOOD else None)
 
 
 def _to_text(value: Any, default: str) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.images import convert_array, convert_pillow_image, decode, fit
+from daad_jax.data.decoding import convert_array, convert_pillow_image, decode
+from daad_jax.data.images import prepare
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -131,19 +132,18 @@ class Detector:
             UserError: the image cannot be read, is of another type, or has another size than the model while
                 `config.data.fit` is "exact".
         """
-        data = self.config.data
         if isinstance(image, (str, os.PathLike)):
             name = str(image)
-            pixels = decode(Path(image), data.channels)
+            picture = decode(Path(image))
         elif isinstance(image, (bytes, bytearray, memoryview)):
-            pixels = decode(bytes(image), data.channels, name)
+            picture = decode(bytes(image), name)
         elif isinstance(image, pillow.Image):
-            pixels = convert_pillow_image(image, data.channels, name)
+            picture = convert_pillow_image(image, name)
         elif isinstance(image, (np.ndarray, jax.Array)):
-            pixels = convert_array(np.asarray(image), data.channels, name)
+            picture = convert_array(np.asarray(image), name)
         else:
             raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
-        return fit(pixels, data.height, data.width, data.fit, name)
+        return prepare(picture, self.config.data, name)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
         """Scores images. All results are in memory; for very many files there is `stream`.

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from daad_jax.data.decoding import decode
 from daad_jax.data.folder_source import find_images
-from daad_jax.data.images import decode, resize, shrink_to_fit, undo_fit
+from daad_jax.data.images import resize, shrink_to_fit, to_pixels, undo_fit
 from daad_jax.detection.detector import Detections, Detector, Entry
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.errors import UserError
@@ -224,7 +225,7 @@ class _Overlays:
 def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     """Writes the image with its heat map, at the image's own size or at most MAX_OVERLAY_SIDE."""
     data = detector.config.data
-    pixels = decode(path, data.channels)
+    pixels = to_pixels(decode(path), data.channels)
     height, width = pixels.shape[:2]
     # Shrink first: an overlay takes eighty bytes a pixel.
     size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)

@@ -11,7 +11,7 @@ from PIL import Image
 from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol, tfds_builders
 from daad_jax.data.catalogue import DATA_SETS
-from daad_jax.data.samples import GOOD, Rows, Sample, Source
+from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Rows, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
@@ -226,9 +226,13 @@ def test_other_sizes_are_refused_or_fitted(config, tmp_path):
     ]
 
 
-def source(load=lambda: np.zeros((16, 16, 3), np.uint8), count=3):
-    samples = [Sample(str(i), GOOD, load) for i in range(count)]
-    return Source("made here", lambda: (samples, []))
+def flat(value):
+    return lambda: (Image.fromarray(np.full((16, 16, 3), value, np.uint8)), "")
+
+
+def source(count=3):
+    samples = [Sample(str(i), TRAIN, GOOD, flat(0)) for i in range(count)]
+    return Source("made here", lambda: Listing(samples, []))
 
 
 def test_another_fit_is_decoded_anew(config, tmp_path):
@@ -247,14 +251,13 @@ def test_another_fit_is_decoded_anew(config, tmp_path):
 def test_only_normal_images_train(config, monkeypatch, which):
     """Of a source with classes, whose training part has all of them."""
 
-    def samples(count):
-        return [
-            Sample(f"{kind}/{i}", kind, lambda kind=kind: np.full((16, 16, 3), int(kind), np.uint8))
-            for kind in DATA_SETS["mnist"].classes
-            for i in range(count)
-        ]
-
-    digits = Source("digits", lambda: (samples(4), samples(2)))
+    samples = [
+        Sample(f"{part}/{kind}/{i}", part, kind, flat(int(kind)))
+        for part, count in ((TRAIN, 4), (TEST, 2))
+        for kind in DATA_SETS["mnist"].classes
+        for i in range(count)
+    ]
+    digits = Source("digits", lambda: Listing(samples, []))
     monkeypatch.setattr(datasets, "open_tfds", lambda _: digits)
     config.data.source, config.data.name, config.data.protocol = "tfds", "mnist", which
     config.data.normal_class = "3"
@@ -274,7 +277,7 @@ def test_a_filled_cache_asks_the_source_for_nothing(config):
         raise AssertionError("read again")
 
     again = cache.load_decoded(Source("made here", never), config.data)
-    assert (again.train_count, again.names, again.masks) == (3, ["0", "1", "2"], None)
+    assert (again.parts, again.names, again.masks) == ([TRAIN] * 3, ["0", "1", "2"], None)
 
 
 @pytest.mark.parametrize("damage", ["images.npy", "index.json"])
