@@ -116,7 +116,8 @@ def _predict(call: Invocation) -> None:
     if options.threshold is not None and options.false_alarm_rate is not None:
         raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
     from daad_jax.detection.detector import Detector
-    from daad_jax.detection.predictions import find, output_folder, predict
+    from daad_jax.detection.predictions import output_folder, predict
+    from daad_jax.detection.sources import find
     from daad_jax.scoring.anomaly_score import shortage
 
     next(find(call.words))  # names a missing image before the model is loaded

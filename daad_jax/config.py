@@ -33,6 +33,13 @@ class DataConfig:
     width: int = 32
     channels: int = 3  # 1 (grey) or 3 (RGB); images are converted
     fit: str = "exact"  # other sizes: "exact" refuses, "pad" keeps aspect and pads edges, "resize"
+    # Of a folder: names of folders, or patterns, with commas between; "*": all. Empty: by the usual names.
+    normal: str = ""  # good images
+    anomalous: str = ""  # anomalous images
+    masks: str = ""  # masks, which mark the defects of anomalous images
+    # Share of the normal images of a folder that has anomalous images but no good ones for testing: it is
+    # tested, and does not train.
+    test_fraction: float = 0.2
     calibration_fraction: float = 0.1  # of the normal training images, held out by seed
     on_bad_image: str = "stop"  # unreadable image: "stop", or "skip" (named and counted)
     mixed_channels: str = "convert"  # grey and colour files in one folder: "convert" or "stop"

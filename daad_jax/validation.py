@@ -50,6 +50,7 @@ def _check_data(config: Config, need: Need) -> None:
     _need_one_of(need, "data.on_bad_image", data.on_bad_image, ON_BAD_IMAGE)
     _need_one_of(need, "data.mixed_channels", data.mixed_channels, MIXED_CHANNELS)
     need(data.channels in (1, 3), "data.channels", "must be 1 (grey) or 3 (RGB)")
+    need(0 < data.test_fraction <= 0.5, "data.test_fraction", "must be in (0, 0.5]")
     need(0 < data.calibration_fraction <= 0.5, "data.calibration_fraction", "must be in (0, 0.5]")
     need(data.shift >= 0, "data.shift", "must be 0 or more pixels")
     need(data.limit_train >= 0, "data.limit_train", "must be 0 (all) or more")

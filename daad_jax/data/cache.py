@@ -148,7 +148,9 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
         "names": [sample.name for sample in samples],
         "checksums": checksums,
         "skipped": sorted(skipped),
-        "files": [asdict(replace(file, sha256=digests.get(file.name, ""))) for file in listing.files],
+        "files": [
+            asdict(replace(file, sha256=digests.get(file.name, file.sha256))) for file in listing.files
+        ],
     }
     (folder / INDEX_FILE).write_text(json.dumps(index))
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from daad_jax.config import Config, DataConfig
-from daad_jax.data import cache, protocol
+from daad_jax.data import account, cache, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.catalogue import find_data_set
 from daad_jax.data.folder_source import open_folder
-from daad_jax.data.samples import Rows, Source, Split, Splits
+from daad_jax.data.protocol import Roles
+from daad_jax.data.samples import TRAIN, Account, Rows, Source, Split, Splits
 from daad_jax.data.tfds_source import open_tfds
 from daad_jax.errors import UserError
 
-MAX_FOLDERS_IN_NOTE = 10
 MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
@@ -42,8 +42,9 @@ def load(config: Config) -> Splits:
         train=_make_split(decoded, labels, roles.train, with_masks=False),
         calibration=_make_split(decoded, labels, roles.held_out, with_masks=False),
         test=_make_split(decoded, labels, roles.test, with_masks=True),
-        notes=_make_notes(decoded, data),
+        notes=_make_notes(decoded, data, roles),
         normal_digest=_digest(decoded, roles.normal),
+        account=_make_account(decoded, labels, roles),
     )
 
 
@@ -54,7 +55,7 @@ def _open_source(data: DataConfig) -> Source:
         raise UserError(
             "config.data.path is empty; give the folder of images, for instance --config folder:PATH"
         )
-    return open_folder(Path(data.path), data.mixed_channels)
+    return open_folder(Path(data.path), data)
 
 
 def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_masks: bool) -> Split:
@@ -75,18 +76,32 @@ def _digest(decoded: Decoded, indices: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make_notes(decoded: Decoded, data: DataConfig) -> list[str]:
-    """Sentences about the images that were left out or changed, and about folders that all count as good."""
+def _make_account(decoded: Decoded, labels: np.ndarray, roles: Roles) -> Account:
+    """What became of every file, or of every part of a source without files of its own."""
+    is_used = np.zeros(len(labels), bool)
+    is_used[np.concatenate([roles.train, roles.held_out, roles.test])] = True
+    if not decoded.files:
+        role_names = [account.role_of(part, not label) for part, label in zip(decoded.parts, labels)]
+        images = Counter(zip(role_names, decoded.parts))
+        used = Counter(key for key, flag in zip(zip(role_names, decoded.parts), is_used) if flag)
+        return account.of_parts((*key, count, used[key]) for key, count in sorted(images.items()))
+    known = {file.name for file in decoded.files}
+    # A file with several images has samples "name#1", "name#2", ...
+    files = [name if name in known else name.rpartition("#")[0] for name in decoded.names]
+    skipped: dict[str, list[str]] = {}
+    for index, reason in decoded.skipped:
+        skipped.setdefault(files[index], []).append(reason)
+    return account.of_files(decoded.files, skipped, Counter(f for f, flag in zip(files, is_used) if flag))
+
+
+def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
+    """Sentences about the images that were left out or changed, and about where test images come from."""
     notes = []
-    folders = Counter(str(Path(name).parent) for name in decoded.names)
-    if data.source == "folder" and not (Path(data.path) / "train").is_dir() and len(folders) > 1:
-        counts = [f"{name} ({count})" for name, count in folders.most_common(MAX_FOLDERS_IN_NOTE)]
-        if len(folders) > len(counts):
-            counts.append(f"and {len(folders) - len(counts)} more")
+    moved = sum(decoded.parts[i] == TRAIN for i in roles.test)
+    if moved:
         notes.append(
-            f"All images below {data.path} count as good: {', '.join(counts)}. If a folder holds anomalous "
-            "images, give the folder of good images, or use the layout train/good, test/good and "
-            "test/<defect type>."
+            f"No good image of {data.path} is for testing, so {moved} of the normal images are tested "
+            f"instead and do not train (config.data.test_fraction = {data.test_fraction})."
         )
     if count := len(decoded.skipped):
         reasons = [reason for _, reason in decoded.skipped[:MAX_REASONS_IN_NOTE]]

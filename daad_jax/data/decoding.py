@@ -15,6 +15,9 @@ from daad_jax.errors import UserError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Only these decoders may run, whatever a file is called: for PostScript, Pillow would run Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+PAGED_SUFFIXES = (".tif", ".tiff")  # files of these kinds may hold several images
+SIGNATURE_BYTES = 16  # the first bytes of a file, which tell its format
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 MAX_PIXELS = 2**27  # 134 million: bounds the memory that one untrusted file can take
 ORIENTATION_TAG = 0x0112  # of EXIF; 1 is upright
 # Warning filters belong to the process, but images are decoded in threads.
@@ -23,12 +26,14 @@ _WARNING_FILTERS_LOCK = threading.Lock()
 Picture = Image.Image  # decoded, upright, in one of Pillow's modes of 8 bits
 
 
-def decode(source: Path | bytes, name: str = "") -> Picture:
+def decode(source: Path | bytes, name: str = "", page: int = 0, keep_depth: bool = False) -> Picture:
     """Decodes an image and applies its EXIF rotation; 16 bits are scaled to 8.
 
     Args:
         source: PNG, JPEG, BMP, TIFF or WebP, as a file or its bytes; grey, RGB, palette or alpha.
         name: what an error calls the image; by default a file's path.
+        page: which of a file's images, counted from 0.
+        keep_depth: leave pixels of more than 8 bits as they are stored.
 
     Raises:
         UserError: the source is no image, is cut short, or has more than MAX_PIXELS pixels.
@@ -36,7 +41,9 @@ def decode(source: Path | bytes, name: str = "") -> Picture:
     shown_name = str(name or (source if isinstance(source, Path) else "image"))
     try:
         with _open_image(source) as image:
-            return convert_pillow_image(image, shown_name)
+            if page:
+                image.seek(page)
+            return convert_pillow_image(image, shown_name, keep_depth)
     except UserError:
         raise
     except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
@@ -51,12 +58,13 @@ def read_file(path: Path) -> bytes:
         raise _unreadable(str(path), error) from error
 
 
-def convert_pillow_image(image: Image.Image, name: str) -> Picture:
+def convert_pillow_image(image: Image.Image, name: str, keep_depth: bool = False) -> Picture:
     """Converts a Pillow image to what `decode` returns for a file that holds the image.
 
     Args:
         image: a Pillow image, loaded or not. It is not changed.
         name: the image's name in errors.
+        keep_depth: leave pixels of more than 8 bits as they are stored.
 
     Raises:
         UserError: the image is cut short, or has more than MAX_PIXELS pixels.
@@ -72,7 +80,7 @@ def convert_pillow_image(image: Image.Image, name: str) -> Picture:
         image.load()
         if image.getexif().get(ORIENTATION_TAG, 1) != 1:
             image = ImageOps.exif_transpose(image)
-        return _narrow(image)
+        return image if keep_depth else _narrow(image)
     except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
         raise _unreadable(name, error) from error
 
@@ -100,6 +108,20 @@ def convert_array(image: np.ndarray, name: str) -> Picture:
             f"{name}: the array is of type {image.dtype}; give uint8 (0..255) or uint16 (0..65535)"
         )
     return Image.fromarray(image)
+
+
+def count_pages(path: Path) -> int:
+    """How many images a file holds. Raises UserError if the file cannot be read."""
+    try:
+        with _open_image(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
+        raise _unreadable(str(path), error) from error
+
+
+def has_image_signature(first_bytes: bytes) -> bool:
+    """Whether a file that begins with these bytes is of a format that `decode` reads."""
+    return first_bytes.startswith(_SIGNATURES)
 
 
 def is_grey(path: Path) -> bool:

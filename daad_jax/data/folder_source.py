@@ -1,122 +1,178 @@
-"""A folder of images, read in place: MVTec AD's layout, or just good images."""
+"""A folder of images, read in place: it is walked, its files get roles, and masks are paired with images."""
 
+import functools
 import hashlib
-import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from daad_jax.data.decoding import SUFFIXES, Picture, decode, is_grey, read_file
-from daad_jax.data.images import to_pixels
-from daad_jax.data.samples import GOOD, TEST, TRAIN, FileRecord, Listing, Sample, Source
+from daad_jax.config import DataConfig
+from daad_jax.data import account
+from daad_jax.data.decoding import PAGED_SUFFIXES, SUFFIXES, Picture, count_pages, decode, is_grey, read_file
+from daad_jax.data.layouts import IMAGE, IS_MASK, Assignment, assign_roles
+from daad_jax.data.mask_roles import Marked, mark_images
+from daad_jax.data.masks import NamedFile, PackedMask
+from daad_jax.data.name_patterns import Patterns
+from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN, FileRecord, Listing, Sample, Source
+from daad_jax.data.walk import WalkedFile, walk
 from daad_jax.errors import UserError
 
-SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+COUNTING_THREADS = 8
 
 
-def open_folder(path: Path, mixed_channels: str) -> Source:
-    """Lists the images of a folder.
+def open_folder(path: Path, config: DataConfig) -> Source:
+    """Opens a folder of images in one of the layouts of docs/data.md.
 
-    A folder with `train` inside has MVTec AD's layout: images to train on in `train/good`, and possibly test
-    images `test/<defect type>/*` and masks `ground_truth/<defect type>/<name>_mask.png`. In any other
-    folder, every image below it is a good one, to train on.
+    The names of the folders say which images are good, which are anomalous and which files are masks; or
+    `config.normal`, `config.anomalous` and `config.masks` say it. Files are opened only if their names have
+    no suffix, or if `config.mixed_channels` is "stop".
 
     Args:
         path: the folder.
-        mixed_channels: "stop" refuses grey files beside colour ones, "convert" accepts both.
+        config: the names or patterns of folders. `mixed_channels` "stop" refuses grey files beside colour
+            ones.
 
     Raises:
-        UserError: the folder is missing, holds no normal images or cannot be listed, there are test images
-            or masks in a folder without `train`, or grey files lie beside colour ones and
-            `mixed_channels` is "stop".
+        UserError: the folder is missing, holds no images or cannot be listed, its layout is not clear, or
+            grey files lie beside colour ones and `config.mixed_channels` is "stop".
     """
     if not path.is_dir():
         raise UserError(
             f"{path}: this folder does not exist; give a folder of good images, or one with train/good inside"
         )
-    if not (path / "train").is_dir():
-        train, test = _list_samples(path, path, TRAIN, GOOD), []
-        _refuse_test_images(path, train)
-        if not train:
-            raise UserError(
-                f"{path}: this folder holds no images; give a folder with images ({', '.join(SUFFIXES)})"
-            )
-    else:
-        train = _list_samples(path / "train" / GOOD, path, TRAIN, GOOD)
-        if not train:
-            raise UserError(
-                f"{path / 'train' / GOOD}: this folder holds no images; put normal images to train on into it"
-            )
-        kinds = sorted(folder for folder in (path / "test").glob("[!.]*") if folder.is_dir())
-        test = [sample for kind in kinds for sample in _list_samples(kind, path, TEST, kind.name)]
-    files = [path / sample.name for sample in train + test]
-    if mixed_channels == "stop":
-        _refuse_mixed_channels(files)
-    masks = sorted((path / "ground_truth").rglob("*_mask.png"))
-    # Paths belong to the identity: renaming a folder does not change the times of its files.
-    stamps = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
-    records = [FileRecord(sample.name, sample.part) for sample in train + test]
-    return Source(f"folder {path.resolve()} {stamps}", read=lambda: Listing(train + test, records))
+    files = list(walk(path))
+    candidates = [file for file in files if not file.reason]
+    patterns = Patterns.parse(config.normal, config.anomalous, config.masks)
+    assignments = assign_roles([file.name for file in candidates], patterns, str(path))
+    if not any(assignment.role == IMAGE for assignment in assignments):
+        raise _no_images(path, files, assignments)
+    named = [NamedFile(file.name, assignment) for file, assignment in zip(candidates, assignments)]
+    if config.mixed_channels == "stop":
+        _refuse_mixed_channels([path / file.name for file in named if file.assignment.role == IMAGE])
+    return Source(_identify(path, files, patterns), read=lambda: _read(path, files, named))
 
 
-def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
-    """Yields the image files below a folder, but not those below `leave_out`, in a fixed order.
-
-    Folders are listed one by one while the caller iterates. Hidden files and folders are left out, because
-    other programs made them (macOS puts "._x.png" beside x.png), and so are the system's own folders.
-
-    Raises:
-        UserError: a folder cannot be listed.
-    """
-    left_out = leave_out and leave_out.resolve()
-    for place, folders, files in os.walk(folder, onerror=_refuse_unlistable):
-        if left_out and Path(place).resolve() == left_out:
-            folders.clear()
-            continue
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SYSTEM_FOLDERS)
-        for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                yield Path(place, file)
-
-
-def _list_samples(folder: Path, root: Path, part: str, kind: str) -> list[Sample]:
-    return [_make_sample(file, root, part, kind) for file in find_images(folder) if file.is_file()]
-
-
-def _make_sample(file: Path, root: Path, part: str, kind: str) -> Sample:
-    mask = root / "ground_truth" / kind / f"{file.stem}_mask.png"
-
-    def load() -> tuple[Picture, str]:
-        content = read_file(file)
-        return decode(content, str(file)), hashlib.sha256(content).hexdigest()
-
-    def load_mask() -> tuple[np.ndarray, dict[str, str]]:
-        content = read_file(mask)
-        pixels = to_pixels(decode(content, str(mask)), 1)[..., 0]
-        digests = {str(mask.relative_to(root)): hashlib.sha256(content).hexdigest()}
-        return (pixels > 127).astype(np.uint8), digests
-
-    name = str(file.relative_to(root))
-    return Sample(name, part, kind, load, load_mask if kind != GOOD and mask.is_file() else None, file=name)
-
-
-def _refuse_unlistable(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError):  # a missing folder holds no images
-        return
-    raise UserError(
-        f"{error.filename}: this folder cannot be listed ({error.strerror}); correct its permissions, or "
-        "move the folder elsewhere"
+def _no_images(path: Path, files: list[WalkedFile], assignments: list[Assignment]) -> UserError:
+    reasons = Counter([f.reason for f in files if f.reason] + [a.reason for a in assignments if a.reason])
+    masks = sum(assignment.role == IS_MASK for assignment in assignments)
+    found = ", ".join(filter(None, [f"{masks} mask(s)" if masks else "", account.count_reasons(reasons)]))
+    return UserError(
+        f"{path}: this folder holds no images{f' ({found})' if found else ''}; give a folder with images "
+        f"({', '.join(SUFFIXES)}), for instance with good ones in train/good"
+        + ("; if these are no masks, name their folders in config.data.normal" if masks else "")
     )
 
 
-def _refuse_test_images(path: Path, samples: list[Sample]) -> None:
-    for sample in samples:
-        if {"test", "ground_truth"} & set(Path(sample.name).parts[:-1]):
-            raise UserError(
-                f"{path / sample.name}: this file is a test image or a mask, but {path} must hold only good "
-                "images; give a folder with train/good inside, or one with only good images"
+def _identify(path: Path, files: list[WalkedFile], patterns: Patterns) -> str:
+    """A text that changes whenever the listing or a pixel could.
+
+    Of files that are left out, the name and the reason decide: what their owners write does not matter.
+    """
+    digest = hashlib.sha256(repr(patterns).encode("utf-8", "surrogateescape"))
+    for file in files:
+        digest.update(repr((file.name, file.reason, file.stamp)).encode("utf-8", "surrogateescape"))
+    return f"folder {path.resolve()} {digest.hexdigest()}"
+
+
+def _read(root: Path, files: list[WalkedFile], named: list[NamedFile]) -> Listing:
+    """Counts the images of each file, reads the masks, and lists samples and files."""
+    images = [file for file in named if file.assignment.role == IMAGE]
+    masks = [file for file in named if file.assignment.role == IS_MASK]
+    pages = _count_all_pages(root, images)
+    marked = mark_images(root, images, masks, pages)
+    by_name = {file.name: file.assignment for file in named}
+    samples: list[Sample] = []
+    records: list[FileRecord] = []
+    for file in files:
+        assignment = by_name.get(file.name)
+        if assignment is None:
+            records.append(FileRecord(file.name, account.LEFT_OUT, images=0, reason=file.reason))
+        elif assignment.role == IMAGE:
+            settled = [marked.settle(file.name, page, assignment) for page in range(pages[file.name])]
+            samples += _make_samples(root, file.name, settled, marked)
+            records.append(_record_image(file.name, settled, marked.mask_counts.get(file.name, 0)))
+        elif assignment.role == IS_MASK:
+            reason, sha256 = marked.mask_reasons.get(file.name, ""), marked.digests.get(file.name, "")
+            records.append(FileRecord(file.name, account.MASK, images=0, reason=reason, sha256=sha256))
+        else:
+            records.append(FileRecord(file.name, account.LEFT_OUT, reason=assignment.reason))
+    in_parts = sorted(samples, key=lambda sample: (TRAIN, HELD_OUT, TEST).index(sample.part))
+    return Listing(in_parts, records)
+
+
+def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
+    """The number of images in each file; 1 for a file that cannot be read, which decoding reports."""
+
+    def count(image: NamedFile) -> int:
+        if not image.file.endswith(PAGED_SUFFIXES):
+            return 1
+        try:
+            return max(1, count_pages(root / image.name))
+        except UserError:
+            return 1
+
+    with ThreadPoolExecutor(COUNTING_THREADS) as pool:
+        return dict(zip((image.name for image in images), pool.map(count, images)))
+
+
+def _make_samples(root: Path, name: str, settled: list[Assignment], marked: Marked) -> list[Sample]:
+    """The samples of a file: one for each page that is used. Of several pages, the first is `name#1`."""
+    load = _make_loader(root / name, len(settled))
+    samples = []
+    for page, assignment in enumerate(settled):
+        if assignment.role != IMAGE:
+            continue
+        mask = marked.masks.get((name, page))
+        if isinstance(mask, PackedMask) and mask.is_empty:
+            mask = None
+        samples.append(
+            Sample(
+                name=f"{name}#{page + 1}" if len(settled) > 1 else name,
+                part=assignment.part,
+                kind=assignment.kind,
+                load=functools.partial(load, page),
+                load_mask=functools.partial(_load_mask, mask) if mask else None,
+                file=name,
             )
+        )
+    return samples
+
+
+def _make_loader(file: Path, pages: int) -> Callable[[int], tuple[Picture, str]]:
+    """A function that decodes a page of a file, counted from 0, and returns the SHA-256 of the file, too."""
+
+    @functools.cache
+    def digest_of_file() -> str:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+    def load(page: int) -> tuple[Picture, str]:
+        if pages > 1:  # the file may be large: it is not read as a whole for each of its pages
+            return decode(file, f"{file}#{page + 1}", page), digest_of_file()
+        content = read_file(file)
+        return decode(content, str(file)), hashlib.sha256(content).hexdigest()
+
+    return load
+
+
+def _load_mask(mask: PackedMask | UserError) -> tuple[np.ndarray, dict[str, str]]:
+    if isinstance(mask, UserError):
+        raise mask
+    return mask.unpack(), {}  # the records of the mask files have their digests already
+
+
+def _record_image(name: str, settled: list[Assignment], masks: int) -> FileRecord:
+    used = [assignment for assignment in settled if assignment.role == IMAGE]
+    reason = next((assignment.reason for assignment in settled if assignment.reason), "")
+    if not used:
+        return FileRecord(name, account.LEFT_OUT, len(settled), masks, reason)
+    role = account.role_of(used[0].part, used[0].kind == GOOD)
+    if reason:
+        reason = f"{len(settled) - len(used)} of its {len(settled)} images: {reason}"
+    return FileRecord(name, role, len(settled), masks, reason)
 
 
 def _refuse_mixed_channels(files: list[Path]) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data.samples import GOOD, TEST, TRAIN
+from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN
 from daad_jax.errors import UserError, did_you_mean
+
+TEST_STREAM = 5  # of random numbers; batches.py has streams, too
 
 
 def check(classes: tuple[str, ...], config: DataConfig) -> None:
@@ -42,7 +44,7 @@ def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) ->
 class Roles:
     """Indices of the images that train, are held out to calibrate, and are tested, each in their order.
 
-    `normal` are all normal images from which the held-out ones were drawn.
+    `normal` are all normal images from which the held-out ones were drawn, or beside which they were given.
     """
 
     train: np.ndarray
@@ -56,6 +58,10 @@ def assign(
 ) -> Roles:
     """Decides what each of N images is for.
 
+    Normal images of the part `HELD_OUT` are held out as they are; without them, a share of the training
+    images is. If the source itself says which images are normal, and none of those is for testing while
+    anomalous ones are, a share of the normal training images (`config.test_fraction`) is tested instead.
+
     Args:
         of_parts: the part of each image.
         labels: 0 (normal) or 1 (anomalous), `[N]`.
@@ -68,10 +74,30 @@ def assign(
     """
     parts = np.array(of_parts, dtype=object)
     normal = np.flatnonzero((parts == TRAIN) & is_usable & (labels == 0))
-    train, held_out = hold_out(len(normal), config, seed)
+    given = np.flatnonzero((parts == HELD_OUT) & is_usable & (labels == 0))
     test = np.flatnonzero((parts == TEST) & is_usable)
+    if config.protocol == "inspection" and len(test) and labels[test].all():
+        normal, tested = _split_off_test(normal, config, seed)
+        test = np.sort(np.concatenate([test, tested]))
+    if len(given) and len(normal):
+        train, held_out = limit(normal, config.limit_train, seed), given
+    else:
+        train, held_out = (normal[chosen] for chosen in hold_out(len(normal), config, seed))
     test = test[limit_per_label(labels[test], config.limit_test, seed)]
-    return Roles(normal[train], normal[held_out], test, normal)
+    return Roles(train, held_out, test, np.sort(np.concatenate([normal, given])))
+
+
+def _split_off_test(normal: np.ndarray, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts normal images into those that stay, at least two, and those that are tested."""
+    count = min(max(1, round(len(normal) * config.test_fraction)), max(0, len(normal) - 2))
+    order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(normal))
+    return np.delete(normal, order[:count]), np.sort(normal[order[:count]])
+
+
+def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` of the normal images (0: all), in their order."""
+    order = np.random.default_rng([seed, 1]).permutation(len(normal))
+    return np.sort(normal[order[:count]]) if count else normal
 
 
 def hold_out(count: int, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What a source of images offers, and the splits that a run makes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class FileRecord:
         name: the path below the folder of the data.
         role: what the file was taken for, for people: "training", "test good", "mask", ...
         images: how many images the file holds; 0 if the file is no image.
+        masks: how many mask files belong to the image.
         reason: why the file is left out; "" if it is used.
         sha256: of the file, hexadecimal; "" as long as the file was not read.
     """
@@ -51,6 +52,7 @@ class FileRecord:
     name: str
     role: str
     images: int = 1
+    masks: int = 0
     reason: str = ""
     sha256: str = ""
 
@@ -122,12 +124,44 @@ class Split:
 
 
 @dataclass(frozen=True)
+class AccountRow:
+    """What became of the files of one role in one folder.
+
+    Attributes:
+        role: what the files were taken for, see `account.ROLES`.
+        folder: their folder below the folder of the data, or "N folders".
+        files: how many files they are; None if the source has no files of its own.
+        images: how many images are in them.
+        masks: how many mask files belong to these images.
+        used: how many of the images train, are held out or are tested; of masks, how many files are used.
+        left_out: why the others are not used, and how many for each reason.
+    """
+
+    role: str
+    folder: str
+    files: int | None
+    images: int
+    masks: int
+    used: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The rows of a small table of what was taken for what, and a record of every file."""
+
+    rows: list[AccountRow]
+    files: list[FileRecord]
+
+
+@dataclass(frozen=True)
 class Splits:
     """The images of a run.
 
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
     labelled test set. `notes` are sentences for the user about how the images were read. `normal_digest` is a
     digest of the names and pixels of all normal training images: which of them are held out depends on it.
+    `account` says what became of every file.
     """
 
     train: Split
@@ -135,3 +169,4 @@ class Splits:
     test: Split
     notes: list[str]
     normal_digest: str
+    account: Account

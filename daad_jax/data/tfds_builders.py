@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from daad_jax.config import DataConfig
 from daad_jax.data.catalogue import DATA_SETS
 from daad_jax.data.decoding import decode
 from daad_jax.data.folder_source import open_folder
@@ -76,7 +77,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> Any:
         category: Any = self.builder_config
         root = Path(dl_manager.manual_dir) / category.name
-        samples = open_folder(root, "convert").read().samples
+        samples = open_folder(root, DataConfig()).read().samples
         return {part: _mvtec_examples([s for s in samples if s.part == part]) for part in (TRAIN, TEST)}
 
     def _generate_examples(self, *_: Any) -> Any:

@@ -1,5 +1,6 @@
 """The detector: loads a trained run and scores images."""
 
+import hashlib
 import math
 import os
 from collections import deque
@@ -7,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.decoding import convert_array, convert_pillow_image, decode
+from daad_jax.data.decoding import convert_array, convert_pillow_image, decode, read_file
 from daad_jax.data.images import prepare
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
@@ -26,7 +27,14 @@ from daad_jax.training import checkpoint
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
 ACCEPTED = "a path, the bytes of an image file, a NumPy or JAX array, a Pillow image, or several of these"
-Entry = tuple[Path, UserError | None]
+
+
+class Entry(NamedTuple):
+    """A file that was scored (or not: its error says why), and the SHA-256 of what was read."""
+
+    path: Path
+    error: UserError | None
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -170,19 +178,18 @@ class Detector:
         """Scores any number of files in constant memory (plus the names of unreadable files), decoding ahead.
 
         Yields:
-            For each batch: the files in their order, each with its error or None, and the detections of the
-            files without an error (None if every file has one).
+            For each batch: the files in their order, and the detections of the files without an error (None
+            if every file has one).
         """
         waiting: deque[list[Entry]] = deque()
 
         def batches() -> Iterator[np.ndarray]:
             entries: list[Entry] = []
             images: list[np.ndarray] = []
-            for path, image in self._decoded(paths):
-                if isinstance(image, UserError):
-                    entries.append((path, image))
+            for entry, image in self._decoded(paths):
+                entries.append(entry)
+                if image is None:
                     continue
-                entries.append((path, None))
                 images.append(image)
                 if len(images) == self.batch_size:
                     waiting.append(entries)
@@ -217,22 +224,25 @@ class Detector:
             reconstructions=np.asarray(distances.reconstructed),
         )
 
-    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray | UserError]]:
-        def read(path: Path) -> np.ndarray | UserError:
+    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Entry, np.ndarray | None]]:
+        def read(path: Path) -> tuple[Entry, np.ndarray | None]:
+            digest = ""
             try:
-                return self.prepare(path)
+                content = read_file(path)
+                digest = hashlib.sha256(content).hexdigest()
+                return Entry(path, None, digest), self.prepare(content, str(path))
             except UserError as error:
-                return UserError(str(error))  # without its traceback, which holds the image
+                # Without its traceback, which holds the image.
+                return Entry(path, UserError(str(error)), digest), None
 
-        ahead: deque[tuple[Path, Future[np.ndarray | UserError]]] = deque()
+        ahead: deque[Future[tuple[Entry, np.ndarray | None]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for path in paths:
-                ahead.append((path, pool.submit(read, path)))
+                ahead.append(pool.submit(read, path))
                 if len(ahead) > 2 * self._scorer.batch_size:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
-            for path, future in ahead:
-                yield path, future.result()
+                    yield ahead.popleft().result()
+            for future in ahead:
+                yield future.result()
 
 
 def _several(images: Any) -> Iterable[Any]:

@@ -1,12 +1,11 @@
 """Scores any number of unlabelled images: files, folders and patterns."""
 
 import csv
-import glob
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from daad_jax.data.account import format_table
 from daad_jax.data.decoding import decode
-from daad_jax.data.folder_source import find_images
 from daad_jax.data.images import resize, shrink_to_fit, to_pixels, undo_fit
 from daad_jax.detection.detector import Detections, Detector, Entry
 from daad_jax.detection.overlay import draw_overlay
+from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free, replacing
 
@@ -34,11 +34,11 @@ Drawing = tuple[Row, Future[None]]  # a row, and its overlay in the making
 
 
 def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str) -> None:
-    """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl` and `overlays/` into `out`.
+    """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl`, `data.json` and `overlays/`.
 
     The lines of `scores.jsonl` appear batch by batch; `scores.csv` appears at the end. An image that cannot
-    be read is counted and has a line with its error, and the other images go on. Images in `out` are not
-    scored.
+    be read is counted and has a line with its error, and the other images go on. `data.json` has a record
+    of every file that was given, also of those that are no images. Images in `out` are not scored.
 
     Args:
         detector: its `threshold` decides.
@@ -49,17 +49,20 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     Raises:
         UserError: there is no image, no image can be read, or `out` cannot be used.
     """
-    count = sum(1 for _ in find(sources, out))
+    account = Account(sources, out)
+    count = account.count
+    print(format_table(account.rows), flush=True)
     start, report_progress = time.perf_counter(), _Progress(count)
     tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
     with ExitStack() as stack:
         with explain_write_errors(out, REMEDY):
             table = stack.enter_context(_Table(out, overlays != "none"))
+            stack.enter_context(account)
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         )
         draw = _Overlays(detector, out, overlays, stack.enter_context(ThreadPoolExecutor(os.cpu_count())))
-        for entries, detections in detector.stream(find(sources, out)):
+        for entries, detections in detector.stream(account.find()):
             # The rows of the batch, and their overlays.
             rows = _make_rows(entries, detections)
             drawings = draw.start(rows, detections, first_number=sum(tally.values()))
@@ -67,8 +70,9 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                 tally[row["verdict"]] += 1
             with explain_write_errors(out, REMEDY):
                 _finish(drawings)
-                for row in rows:
+                for row, entry in zip(rows, entries):
                     table.write(row)
+                    account.write(entry.path, str(entry.error or ""), entry.sha256)
             # What the user sees.
             for row in rows if count <= MAX_PRINTED_IMAGES else []:
                 tqdm.write(_sentence(row), file=sys.stdout)
@@ -78,45 +82,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         if not tally["anomalous"] + tally["normal"]:
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
-
-
-def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
-    """The image files of `sources`, in order. Folders and patterns leave out the files below `leave_out`.
-
-    Raises:
-        UserError: a source does not exist or has no images, or a folder cannot be listed.
-    """
-    for source in sources:
-        if not source:
-            raise UserError("an image or folder has an empty name; give '.' for the current folder")
-        path = Path(source)
-        if path.is_dir():
-            files: Iterator[Path] = find_images(path, leave_out)
-        elif path.exists():
-            files = iter([path])
-        else:
-            files = _find_matches(source, leave_out)
-        first = next(files, None)
-        if first is None:
-            reason = (
-                "this folder has no images"
-                if path.is_dir()
-                else "there is no such file or folder, and no file matches this pattern"
-            )
-            raise UserError(f"{source}: {reason}")
-        yield first
-        yield from files
-
-
-def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[Path]:
-    excluded = leave_out and leave_out.resolve()
-    for match in map(Path, sorted(glob.iglob(pattern, recursive=True))):
-        if excluded and match.resolve().is_relative_to(excluded):
-            continue
-        if match.is_dir():
-            yield from find_images(match, leave_out)
-        else:
-            yield match
+    if account.left_out:
+        print(describe_left_out(account.left_out))
 
 
 def output_folder(workdir: Path, chosen: str | None) -> Path:
@@ -169,7 +136,7 @@ def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[
     """A row for each file of a batch; unreadable files have a row with their error, and a warning."""
     rows: list[Row] = []
     index = 0
-    for path, error in entries:
+    for path, error, _ in entries:
         if error or not detections:
             rows.append({"name": str(path), "verdict": "unreadable", "error": str(error)})
             tqdm.write(f"warning: {error}", file=sys.stderr)
@@ -269,4 +236,4 @@ def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: fl
     )
     if tally["unreadable"]:
         print(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
-    print(f"wrote {out / 'scores.csv'}, scores.jsonl, overlays/")
+    print(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json, overlays/")

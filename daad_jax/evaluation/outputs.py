@@ -10,6 +10,7 @@ import numpy as np
 
 from daad_jax import files
 from daad_jax.data import datasets
+from daad_jax.data.account import format_table
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
@@ -32,6 +33,7 @@ def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
     """
     detector = Detector.load(workdir, batch_size)
     splits = datasets.load(detector.config)
+    print(format_table(splits.account.rows))
     evaluation = evaluate_split(detector, splits.test)
     print("\n".join(_summarise(evaluation)))
     labels, gallery_indices = evaluation.test.labels, evaluation.gallery_indices
@@ -49,7 +51,7 @@ def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
             evaluation.test.take(gallery_indices), evaluation.gallery_detections, columns
         )
         charts.save_png(gallery, workdir / "gallery.png")
-        files.write_text(workdir / "report.html", report.render(evaluation, workdir))
+        files.write_text(workdir / "report.html", report.render(evaluation, workdir, splits.account.rows))
     print(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {workdir / 'report.html'}.")
     return evaluation
 

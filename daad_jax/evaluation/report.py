@@ -5,6 +5,7 @@ import io
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from scipy.stats import betabinom
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
+from daad_jax.data import account
+from daad_jax.data.samples import AccountRow
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
@@ -42,12 +45,13 @@ VERDICTS = {  # by label, and by whether the threshold flags the image
 }
 
 
-def render(evaluation: Evaluation, workdir: Path) -> str:
+def render(evaluation: Evaluation, workdir: Path, account_rows: Sequence[AccountRow] = ()) -> str:
     """Renders the page as HTML.
 
     Args:
         evaluation: of the test split.
         workdir: of the run. The page shows its `metrics.jsonl` and `environment.json` if they can be read.
+        account_rows: what the files of the data were taken for; without them the page has no such table.
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
@@ -73,6 +77,8 @@ def render(evaluation: Evaluation, workdir: Path) -> str:
         gallery=sections,
         kinds_left_out=len(evaluation.kinds) - len(sections),
         are_small=max(config.data.height, config.data.width) < MIN_SMOOTH_SIDE,
+        account_columns=account.COLUMNS,
+        account_rows=[account.cells_of(row) for row in account_rows],
         memories=_memory_rows(log, config),
         curves=_training_curves(log),
         last_step=log[-1]["step"] if log else None,

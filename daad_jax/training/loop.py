@@ -14,6 +14,7 @@ import numpy as np
 from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.data import datasets
+from daad_jax.data.account import format_table
 from daad_jax.data.samples import Splits
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState, abstract_state, init_state
@@ -79,10 +80,10 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
         with processes.errors_end_all():
             require_claim(workdir)
             if processes.is_first():
-                images = len(splits.train) + len(splits.calibration)
-                claim_data(workdir, images, splits.normal_digest)
+                claim_data(workdir, splits)
         processes.require_same(f"images {splits.normal_digest}")
         # Say what is trained on what.
+        _print(format_table(splits.account.rows))
         for note in splits.notes:
             _print(note)
         _print(

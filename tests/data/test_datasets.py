@@ -76,13 +76,20 @@ def test_just_good_images(config, tmp_path):
     assert not any("count as good" in note for note in splits.notes)
 
 
-def test_folders_that_all_count_as_good_are_named(config, tmp_path):
-    """Without `train` inside, a folder of defects beside the good images would train, too."""
+def test_folders_whose_names_say_nothing_are_refused(config, tmp_path):
+    """A folder of defects beside the good images would train, too."""
     for i in range(5):
-        paint(tmp_path / f"set/good/{i}.png", i)
-    paint(tmp_path / "set/bad/0.png", 9)
-    (note,) = [note for note in datasets.load(config).notes if "count as good" in note]
-    assert "set count as good: good (5), bad (1). If a folder holds anomalous" in note
+        paint(tmp_path / f"set/a/{i}.png", i)
+    paint(tmp_path / "set/b/0.png", 9)
+    with pytest.raises(UserError, match=r"do not say which images are good: a \(5\), b \(1\); set config\."):
+        datasets.load(config)
+    config.data.normal, config.data.anomalous = "A", "b"
+    splits = datasets.load(config)
+    assert {*splits.train.kinds, *splits.calibration.kinds} == {"good"}
+    assert sorted(splits.test.kinds) == ["b", "good"]
+    config.data.normal, config.data.anomalous = "*", ""
+    splits = datasets.load(config)
+    assert (len(splits.train) + len(splits.calibration), len(splits.test)) == (6, 0)
 
 
 def test_unreadable_images_stop_or_are_skipped(config, tmp_path):
@@ -104,8 +111,8 @@ def test_bad_folders(config, tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(UserError, match="this folder holds no images; give a folder"):
         datasets.load(config)
-    (tmp_path / "set/train").mkdir()
-    with pytest.raises(UserError, match="this folder holds no images; put normal images"):
+    (tmp_path / "set/notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"holds no images \(1 not an image \(\.txt\)\); give a folder"):
         datasets.load(config)
 
 
@@ -165,9 +172,12 @@ def test_limit_per_label():
     assert len(protocol.limit_per_label(labels, 0, 0)) == 13
 
 
-def test_masks_and_tests_are_not_taken_for_good_images(config, tmp_path):
+def test_a_folder_with_one_category_is_that_category(config, tmp_path):
     mvtec(tmp_path / "set/bottle")
-    with pytest.raises(UserError, match=r"is a test image or a mask.*give a folder with train/good"):
+    splits = datasets.load(config)
+    assert (len(splits.train), len(splits.calibration), len(splits.test)) == (9, 1, 2)
+    mvtec(tmp_path / "set/screw")
+    with pytest.raises(UserError, match=r"several data sets: bottle \(12\), screw \(12\); give the folder"):
         datasets.load(config)
 
 
@@ -207,7 +217,7 @@ def test_a_new_mask_is_seen(config, tmp_path):
 
 def test_a_mask_of_another_size_is_refused(config, tmp_path):
     mvtec(tmp_path / "set")
-    Image.new("L", (8, 16)).save(tmp_path / "set/ground_truth/scratch/b_mask.png")
+    Image.new("L", (8, 16), 1).save(tmp_path / "set/ground_truth/scratch/b_mask.png")
     with pytest.raises(UserError, match="the mask has 16 x 8 pixels, but the image has 16 x 16"):
         datasets.load(config)
 

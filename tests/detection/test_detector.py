@@ -126,8 +126,8 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     for some, found in detector.stream(paths):
         entries += some
         scores += [] if found is None else found.scores.tolist()
-    assert [path for path, _ in entries] == paths
-    assert [i for i, (_, error) in enumerate(entries) if error] == list(range(3, len(paths), 5))
+    assert [entry.path for entry in entries] == paths
+    assert [i for i, entry in enumerate(entries) if entry.error] == list(range(3, len(paths), 5))
     assert "003.png: the image cannot be read" in str(entries[3][1])
     assert entries[3][1].__traceback__ is None  # whose frames hold what was decoded
     np.testing.assert_array_equal(scores, detector.score(np.stack(good)).scores)

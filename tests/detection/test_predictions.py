@@ -1,6 +1,7 @@
 """predict.py as a user runs it: files, folders and patterns of all kinds, broken ones among them."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.detection import predictions
+from daad_jax.detection import predictions, sources
 from daad_jax.detection.detector import Detector
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
@@ -101,8 +102,32 @@ def test_a_folder_of_everything(run, images, tmp_path):
     with Image.open(out / rows[3]["overlay"]) as picture:
         assert picture.size == (70, 9)
     assert {p.name for p in out.rglob("*") if p.is_file()} == {
-        "scores.csv", "scores.jsonl", *(Path(row["overlay"]).name for row in rows if row["overlay"])
+        "scores.csv", "scores.jsonl", "data.json",
+        *(Path(row["overlay"]).name for row in rows if row["overlay"]),
     }  # fmt: skip
+    # The account: every file that was named, with its hash or the reason why it is left out.
+    account = json.loads((out / "data.json").read_text())
+    given = [str(images / name) for name in names]
+    found = {(file["name"], file["reason"], file["sha256"]) for file in account["files"]}
+    hashes = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in given}
+    left_out = {".hidden.png": "hidden", "notes.txt": "not an image (.txt)"}
+    assert found == {
+        *((str(images / name), reason, "") for name, reason in left_out.items()),
+        *((row["name"], row["error"], hashes[row["name"]]) for row in rows),
+    }
+    assert len(account["files"]) == len(names) + 2
+    assert sum(row["used"] for row in account["rows"]) == 4
+    assert printed.splitlines()[0].split() == [
+        "role",
+        "folder",
+        "files",
+        "images",
+        "masks",
+        "used",
+        "left",
+        "out",
+    ]
+    assert printed.splitlines()[-1] == "2 files were left out: 1 hidden, 1 not an image (.txt)"
 
 
 def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_path):
@@ -113,10 +138,10 @@ def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_pat
     assert "3 image(s) scored" in printed
     assert len(list((out / "overlays").iterdir())) == 3
     everything = [images / "deep" / "b.jpg", *sorted((out / "overlays").iterdir())]  # now images like any
-    for source in (images / "deep", images / "deep" / "*", images / "**" / "*.*"):
-        assert set(everything) <= set(predictions.find([str(source)], tmp_path))
+    for given in (images / "deep", images / "deep" / "*", images / "**" / "*.*"):
+        assert set(everything) <= set(sources.find([str(given)], tmp_path))
         for left in (out, link):
-            assert not set(everything[1:]) & set(predictions.find([str(source)], left))
+            assert not set(everything[1:]) & set(sources.find([str(given)], left))
     shutil.rmtree(out)
 
 

@@ -1,0 +1,172 @@
+"""The files that are to be scored: what the user named, and the account of all of it."""
+
+import glob
+import json
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+
+from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
+from daad_jax.data.samples import AccountRow, FileRecord
+from daad_jax.data.walk import NOT_REGULAR, WalkedFile, classify, walk
+from daad_jax.errors import UserError
+
+TO_SCORE = "to score"
+DATA_FILE = "data.json"
+
+
+def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
+    """The image files of `sources`, in order. Folders and patterns pass over the files below `leave_out`.
+
+    Raises:
+        UserError: a source does not exist or has no images, or a folder cannot be listed.
+    """
+    return (file.path for _, file in list_files(sources, leave_out) if not file.reason)
+
+
+def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[tuple[str, WalkedFile]]:
+    """Every file of `sources` with the folder or pattern that names it; those that are no images, too.
+
+    Files are listed while the caller iterates. A file that is named itself is an image, whatever its name;
+    so is every file that a pattern matches, unless opening it could wait for ever.
+
+    Raises:
+        UserError: see `find`.
+    """
+    for source in sources:
+        if not source:
+            raise UserError("an image or folder has an empty name; give '.' for the current folder")
+        path, reasons = Path(source), Counter[str]()
+        if path.is_dir():
+            group, files = source, walk(path, leave_out)
+        elif path.exists():
+            if not path.is_file():
+                raise UserError(f"{source}: {NOT_REGULAR}; give files, folders or a pattern in quotes")
+            group, files = str(path.parent), iter([WalkedFile(path, source)])
+        else:
+            group, files = source, _find_matches(source, leave_out)
+        has_images = False
+        for file in files:
+            if file.reason:
+                reasons[file.reason] += 1
+            has_images |= not file.reason
+            yield group, file
+        if not has_images:
+            what = f" ({describe_left_out(reasons)})" if reasons else ""
+            raise UserError(
+                f"{source}: this folder has no images{what}"
+                if path.is_dir()
+                else f"{source}: there is no such file or folder, and no file matches this pattern{what}"
+            )
+
+
+def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
+    excluded = leave_out and leave_out.resolve()
+    walked: set[Path] = set()
+    for match in map(Path, sorted(glob.iglob(pattern, recursive=True))):
+        if excluded and match.resolve().is_relative_to(excluded):
+            continue
+        if not walked.isdisjoint(match.parents):
+            continue  # "**" also matches what is inside a folder that it matches
+        if match.is_dir():
+            walked.add(match)
+            yield from walk(match, leave_out)
+        else:
+            reason = "" if match.is_file() else classify(match)[0]
+            yield WalkedFile(match, str(match), reason)
+
+
+def describe_left_out(reasons: Counter[str]) -> str:
+    """How many files are left out, and why: "3 files were left out: 2 hidden, 1 empty file"."""
+    count = sum(reasons.values())
+    listed = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    return f"{count} file{' was' if count == 1 else 's were'} left out: {listed}"
+
+
+class Account:
+    """Counts the files that are to be scored, and writes the record of each into `data.json`.
+
+    The record of a file is a line of its own, written as soon as the file is scored or left out, so that
+    millions of files need no memory.
+    """
+
+    def __init__(self, sources: Sequence[str], out: Path) -> None:
+        """Counts the files. Raises UserError, see `find`."""
+        self._sources, self._out = sources, out
+        self._tallies: dict[str, Tally] = defaultdict(Tally)
+        for group, file in list_files(sources, out):
+            tally = self._tallies[group]
+            tally.files += 1
+            tally.images += not file.reason
+            tally.used += not file.reason
+            tally.left_out[file.reason] += bool(file.reason)
+        # Filled by the thread that lists files, and emptied by the one that writes.
+        self._groups: deque[str] = deque()
+        self._left_out: deque[FileRecord] = deque()
+
+    @property
+    def count(self) -> int:
+        """The number of files to score."""
+        return sum(tally.images for tally in self._tallies.values())
+
+    @property
+    def rows(self) -> list[AccountRow]:
+        """A row for each folder or pattern that was named."""
+        return shorten([tally.to_row(TO_SCORE, group) for group, tally in self._tallies.items()])
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """Why files are left out, and how many for each reason."""
+        reasons: Counter[str] = Counter()
+        for tally in self._tallies.values():
+            reasons.update({reason: n for reason, n in tally.left_out.items() if n and reason != UNREADABLE})
+        return reasons
+
+    def find(self) -> Iterator[Path]:
+        """The files to score, once more; those that are left out are noted on the way."""
+        for group, file in list_files(self._sources, self._out):
+            if file.reason:
+                self._left_out.append(FileRecord(str(file.path), LEFT_OUT, images=0, reason=file.reason))
+            else:
+                self._groups.append(group)
+                yield file.path
+
+    def __enter__(self) -> "Account":
+        self._partial = self._out / f".{DATA_FILE}.partial"
+        self._file = self._partial.open("w", encoding="utf-8")
+        self._file.write('{"files": [')
+        self._separator = "\n"
+        return self
+
+    def write(self, path: Path, error: str, sha256: str) -> None:
+        """Writes the record of the next file that was scored, or could not be read."""
+        self._write_left_out()
+        tally = self._tallies[self._groups.popleft()]
+        if error:
+            tally.used -= 1
+            tally.left_out[UNREADABLE] += 1
+        self._write_record(FileRecord(str(path), TO_SCORE, reason=error, sha256=sha256))
+
+    def _write_left_out(self) -> None:
+        while self._left_out:
+            self._write_record(self._left_out.popleft())
+
+    def _write_record(self, record: FileRecord) -> None:
+        self._file.write(self._separator + json.dumps(asdict(record)))
+        self._separator = ",\n"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._write_left_out()
+                rows = [asdict(replace(row, left_out=dict(row.left_out))) for row in self.rows]
+                self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
+        if kind is None:
+            os.replace(self._partial, self._out / DATA_FILE)
+        else:
+            self._partial.unlink(missing_ok=True)
