@@ -67,7 +67,7 @@ class _Folder:
     class_name: str = ""  # the name that says so
     below_class: str = ""  # the first telling name below it
     class_parent: str = ""  # the path of the folder that holds it
-    is_mask: bool = False
+    mask_depth: int = -1  # how many folders lie above the one of masks; -1 if there is none
     is_other_sensor: bool = False
 
     @property
@@ -162,7 +162,8 @@ def _read_folder(path: str, meanings: dict[str, dict[str, Meaning]]) -> _Folder:
             folder.class_parent = parent
         elif meaning.telling and folder.role:
             folder.below_class = folder.below_class or name
-        folder.is_mask |= meaning.role == MASK
+        if meaning.role == MASK and folder.mask_depth < 0:
+            folder.mask_depth = parent.count("/") + 1 if parent else 0
         is_sensor = folder_words.fold(name) in folder_words.OTHER_SENSORS
         folder.is_other_sensor |= is_sensor and any(folder_words.fold(s) == "rgb" for s in siblings)
         if meaning.telling:
@@ -176,7 +177,9 @@ def _find_masks(names: Sequence[str], of_name: list[_Folder], patterns: Patterns
     masks: dict[int, bool] = {}
     others: list[int] = []
     for i, name in enumerate(names):
-        is_mask = of_name[i].is_mask and not matches(name, patterns.of_images)
+        # A pattern for images counts here if it is for the folder of masks, or for something in it.
+        depth = of_name[i].mask_depth
+        is_mask = depth >= 0 and not matches(name, patterns.of_images, depth)
         if is_mask or matches(name, patterns.masks):
             masks[i] = False
         else:
@@ -193,7 +196,7 @@ def _find_masks(names: Sequence[str], of_name: list[_Folder], patterns: Patterns
             if (f"{folder}/{base}" if folder else base).lower() in beside:
                 words_in_use.add(word)
     for i, word in bases.items():
-        if word in words_in_use and not matches(names[i], patterns.of_images):
+        if word in words_in_use and not matches(names[i], patterns.of_images, names[i].count("/")):
             masks[i] = False
     return masks or {i: True for i in _find_twins(names, others)}
 

@@ -28,17 +28,18 @@ class Patterns:
         return tuple(pattern for pattern in self.normal + self.anomalous if pattern != "*")
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str], depth: int = 0) -> bool:
     """Whether a pattern stands for a file, for a folder that it is in, or for the path of either.
 
     Args:
         name: the path of the file below the folder of the data, with "/".
         patterns: in lower case; the case of `name` does not matter. "*" stands for everything.
+        depth: how many folders at the beginning of the path do not count by themselves.
     """
     if not patterns:
         return False
     parts = name.lower().split("/")
-    names = {*parts, *("/".join(parts[: n + 1]) for n in range(len(parts)))}
+    names = {*parts[depth:], *("/".join(parts[: n + 1]) for n in range(depth, len(parts)))}
     return any(pattern == "*" or any(fnmatchcase(n, pattern) for n in names) for pattern in patterns)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol, tfds_builders
 from daad_jax.data.catalogue import DATA_SETS
-from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Rows, Sample, Source
+from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN, Listing, Rows, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
@@ -149,6 +149,37 @@ def test_hold_out_is_seeded_and_disjoint():
     assert held_out.tolist() != protocol.hold_out(50, data, 4)[1].tolist()
     with pytest.raises(UserError, match="at least 2"):
         protocol.hold_out(1, data, 0)
+
+
+def test_what_was_held_out_before_is_held_out():
+    data = Config().data
+    data.protocol = "inspection"
+    parts, labels = [TRAIN] * 20 + [HELD_OUT] * 6 + [TEST] * 4, np.zeros(30, int)
+    labels[-2:], is_usable = 1, np.ones(30, bool)
+    is_usable[[3, 22]] = False
+    roles = protocol.assign(parts, labels, is_usable, data, 0)
+    assert roles.train.tolist() == [i for i in range(20) if i != 3]
+    assert roles.held_out.tolist() == [20, 21, 23, 24, 25]
+    assert roles.test.tolist() == [26, 27, 28, 29]
+    assert roles.normal.tolist() == [*roles.train, *roles.held_out]
+    data.limit_train = 5
+    assert len(protocol.assign(parts, labels, is_usable, data, 0).train) == 5
+
+
+def test_a_share_is_tested_where_no_good_image_is_for_testing():
+    data = Config().data
+    data.protocol, data.test_fraction = "inspection", 0.25
+    parts, labels = [TRAIN] * 20 + [TEST] * 4, np.repeat([0, 1], [20, 4])
+    roles = protocol.assign(parts, labels, np.ones(24, bool), data, 7)
+    good = roles.test[labels[roles.test] == 0]
+    assert (len(good), len(roles.test)) == (5, 9)
+    assert sorted([*roles.train, *roles.held_out, *good]) == list(range(20))
+    assert roles.normal.tolist() == sorted([*roles.train, *roles.held_out])
+    assert not np.array_equal(good, protocol.assign(parts, labels, np.ones(24, bool), data, 8).test[:5])
+    # With a good test image, or without anomalous ones, all normal images train or are held out.
+    labels[-1] = 0
+    assert len(protocol.assign(parts, labels, np.ones(24, bool), data, 7).normal) == 20
+    assert len(protocol.assign(parts[:20], labels[:20], np.ones(20, bool), data, 7).normal) == 20
 
 
 def test_the_protocol_must_suit_the_source(config, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from daad_jax import files
 from daad_jax.config import Config
-from daad_jax.data.samples import Split
+from daad_jax.data.samples import AccountRow, Split
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import evaluate_split
@@ -144,6 +144,18 @@ def test_nothing_from_data_is_markup(page):
     assert len(ids) == len(set(ids))
     assert re.findall(r'(?:href="|url\()#([^")]+)', page) != []
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
+
+
+def test_the_account_is_shown_and_escaped(evaluation, workdir, page):
+    assert 'id="data"' not in page
+    rows = [
+        AccountRow("test, anomalous", EVIL_KIND, 12, 13, 9, 8, {"unreadable": 5}),
+        AccountRow("left out", "a\udcff", 4, 0, 0, 0, {"hidden": 4}),
+    ]
+    text = text_of(report.render(evaluation, workdir, rows))
+    assert "Role Folder Files Images Masks Used Left out" in text
+    assert "test, anomalous &#34;&gt;&lt;script&gt;alert(2)&lt;/script&gt; 12 13 9 8 5 unreadable" in text
+    assert "left out a? 4 - - 0 4 hidden" in text
 
 
 @pytest.mark.parametrize("threshold", [0.5, 9.0])
