@@ -1,5 +1,6 @@
 """A folder of images, read in place: MVTec AD's layout, or just good images."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from daad_jax.config import MAX_PIXELS
 from daad_jax.data.decoding import SUFFIXES, Picture, decode, is_grey, read_file
+from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.images import to_pixels
 from daad_jax.data.samples import GOOD, TEST, TRAIN, FileRecord, Listing, Sample, Source
 from daad_jax.errors import UserError
@@ -15,7 +18,7 @@ from daad_jax.errors import UserError
 SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
 
 
-def open_folder(path: Path, mixed_channels: str) -> Source:
+def open_folder(path: Path, mixed_channels: str, max_pixels: int = MAX_PIXELS) -> Source:
     """Lists the images of a folder.
 
     A folder with `train` inside has MVTec AD's layout: images to train on in `train/good`, and possibly test
@@ -25,6 +28,7 @@ def open_folder(path: Path, mixed_channels: str) -> Source:
     Args:
         path: the folder.
         mixed_channels: "stop" refuses grey files beside colour ones, "convert" accepts both.
+        max_pixels: larger images are refused when they are decoded.
 
     Raises:
         UserError: the folder is missing, holds no normal images or cannot be listed, there are test images
@@ -36,20 +40,20 @@ def open_folder(path: Path, mixed_channels: str) -> Source:
             f"{path}: this folder does not exist; give a folder of good images, or one with train/good inside"
         )
     if not (path / "train").is_dir():
-        train, test = _list_samples(path, path, TRAIN, GOOD), []
+        train, test = _list_samples(path, path, TRAIN, GOOD, max_pixels), []
         _refuse_test_images(path, train)
         if not train:
             raise UserError(
                 f"{path}: this folder holds no images; give a folder with images ({', '.join(SUFFIXES)})"
             )
     else:
-        train = _list_samples(path / "train" / GOOD, path, TRAIN, GOOD)
+        train = _list_samples(path / "train" / GOOD, path, TRAIN, GOOD, max_pixels)
         if not train:
             raise UserError(
                 f"{path / 'train' / GOOD}: this folder holds no images; put normal images to train on into it"
             )
         kinds = sorted(folder for folder in (path / "test").glob("[!.]*") if folder.is_dir())
-        test = [sample for kind in kinds for sample in _list_samples(kind, path, TEST, kind.name)]
+        test = [s for kind in kinds for s in _list_samples(kind, path, TEST, kind.name, max_pixels)]
     files = [path / sample.name for sample in train + test]
     if mixed_channels == "stop":
         _refuse_mixed_channels(files)
@@ -80,25 +84,35 @@ def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:
                 yield Path(place, file)
 
 
-def _list_samples(folder: Path, root: Path, part: str, kind: str) -> list[Sample]:
-    return [_make_sample(file, root, part, kind) for file in find_images(folder) if file.is_file()]
+def _list_samples(folder: Path, root: Path, part: str, kind: str, max_pixels: int) -> list[Sample]:
+    return [
+        _make_sample(file, root, part, kind, max_pixels) for file in find_images(folder) if file.is_file()
+    ]
 
 
-def _make_sample(file: Path, root: Path, part: str, kind: str) -> Sample:
+def _make_sample(file: Path, root: Path, part: str, kind: str, max_pixels: int) -> Sample:
     mask = root / "ground_truth" / kind / f"{file.stem}_mask.png"
 
     def load() -> tuple[Picture, str]:
         content = read_file(file)
-        return decode(content, str(file)), hashlib.sha256(content).hexdigest()
+        return decode(content, str(file), max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
 
     def load_mask() -> tuple[np.ndarray, dict[str, str]]:
         content = read_file(mask)
-        pixels = to_pixels(decode(content, str(mask)), 1)[..., 0]
+        pixels = to_pixels(decode(content, str(mask), max_pixels=max_pixels), 1)[..., 0]
         digests = {str(mask.relative_to(root)): hashlib.sha256(content).hexdigest()}
         return (pixels > 127).astype(np.uint8), digests
 
     name = str(file.relative_to(root))
-    return Sample(name, part, kind, load, load_mask if kind != GOOD and mask.is_file() else None, file=name)
+    return Sample(
+        name,
+        part,
+        kind,
+        load,
+        load_mask if kind != GOOD and mask.is_file() else None,
+        file=name,
+        pixel_type=functools.partial(find_pixel_type, file),
+    )
 
 
 def _refuse_unlistable(error: OSError) -> None:
