@@ -15,10 +15,13 @@ from typing import Any
 
 from daad_jax.errors import UserError, nearest
 
+MAX_PIXELS = 2**27  # 134 million: bounds the memory that one untrusted file can take
+PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
+
 
 @dataclass
 class DataConfig:
-    """What is normal, what is tested, and how an image becomes `[H, W, C]` uint8."""
+    """What is normal, what is tested, and how an image becomes `[H, W, C]` uint8 or uint16."""
 
     source: str = "tfds"  # "tfds" (a TFDS builder, by name) or "folder" (read in place)
     name: str = "cifar10"  # TFDS builder, e.g. "mnist", "solar_cells/mono", "mvtec_ad/bottle"
@@ -42,12 +45,53 @@ class DataConfig:
     test_fraction: float = 0.2
     calibration_fraction: float = 0.1  # of the normal training images, held out by seed
     on_bad_image: str = "stop"  # unreadable image: "stop", or "skip" (named and counted)
+    # What becomes 0 and 1. "auto": found from the training images. "type": the full range of the files' type.
+    # "LOW,HIGH": these values. "TYPE:LOW,HIGH": these, for files of that type (uint16, float32, ...; joined
+    # by ";" for several types); files of another type by its full range.
+    range: str = "auto"
+    bits: int = 0  # of the prepared images: 8, 16, or 0: 16 if training images have more than 8
+    max_pixels: int = MAX_PIXELS  # a larger image is refused before its memory is allocated
     mixed_channels: str = "convert"  # grey and colour files in one folder: "convert" or "stop"
     limit_train: int = 0  # first N after a seeded shuffle; 0: all (smoke runs)
     limit_test: int = 0  # as above, per label
     flip_horizontal: bool = False  # augmentation of training images, each with probability 1/2
     flip_vertical: bool = False
     shift: int = 0  # largest random shift in pixels, edges replicated
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The pixel values that become 0 and 1, by the type of a file; "" is the key for files of any type.
+
+        Files of other types go by their type's full range.
+
+        Raises:
+            UserError: `range` is none of the forms above.
+        """
+        if self.range in ("auto", "type"):
+            return {}
+        ranges = {}
+        for part in self.range.split(";"):
+            name, colon, limits = part.rpartition(":")
+            try:
+                low, high = map(float, limits.split(","))
+            except ValueError:
+                low = high = math.nan
+            if (
+                not (math.isfinite(low) and math.isfinite(high) and low < high)
+                or name in ranges
+                or (name not in PIXEL_TYPES if colon else ";" in self.range)
+            ):
+                raise UserError(
+                    f"config.data.range = {self.range!r}: must be 'auto', 'type', 'LOW,HIGH' or "
+                    f"'TYPE:LOW,HIGH', with LOW below HIGH, and TYPE one of {', '.join(PIXEL_TYPES)}"
+                )
+            ranges[name] = (low, high)
+        return ranges
+
+    @property
+    def prepared_type(self) -> str:
+        """The type of prepared images, "uint8" or "uint16". Runs that know no `bits` have uint8."""
+        return "uint16" if self.bits == 16 else "uint8"
 
     @property
     def augments(self) -> bool:

@@ -49,6 +49,9 @@ def _check_data(config: Config, need: Need) -> None:
     _need_one_of(need, "data.fit", data.fit, FITS)
     _need_one_of(need, "data.on_bad_image", data.on_bad_image, ON_BAD_IMAGE)
     _need_one_of(need, "data.mixed_channels", data.mixed_channels, MIXED_CHANNELS)
+    _ = data.ranges  # refuses what is no range
+    need(data.bits in (0, 8, 16), "data.bits", "must be 8, 16 or 0 (found from the training images)")
+    need(data.max_pixels >= 1, "data.max_pixels", "must be at least 1")
     need(data.channels in (1, 3), "data.channels", "must be 1 (grey) or 3 (RGB)")
     need(0 < data.test_fraction <= 0.5, "data.test_fraction", "must be in (0, 0.5]")
     need(0 < data.calibration_fraction <= 0.5, "data.calibration_fraction", "must be in (0, 0.5]")

@@ -25,8 +25,8 @@ class Nearest(NamedTuple):
 
 
 def mean_intensity(images: np.ndarray) -> np.ndarray:
-    """Mean over all pixels and channels: uint8 `[N, H, W, C]` -> `[N]` in [0, 1]."""
-    return images.mean(axis=(1, 2, 3)) / 255
+    """Mean over all pixels and channels: uint8 or uint16 `[N, H, W, C]` -> `[N]` in [0, 1]."""
+    return images.mean(axis=(1, 2, 3)) / np.iinfo(images.dtype).max
 
 
 def best_direction_auroc(labels: np.ndarray, values: np.ndarray) -> tuple[float, bool]:
@@ -49,14 +49,14 @@ def prepare_images(images: np.ndarray, distance: str) -> np.ndarray:
     """Turns images into arrays whose L2 distance is the one that `find_nearest` shall use.
 
     Args:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 or uint16 `[N, H, W, C]`.
         distance: "l2" for the pixels in [0, 1], or "cosine" for smoothed pixels scaled to length 1. Half
             of a squared distance is then 1 - cos.
 
     Returns:
         float32 `[N, H, W, C]`.
     """
-    pixels = images.astype(np.float32) / 255
+    pixels = images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
     if distance == "l2":
         return pixels
     pixels = np.asarray(smooth(pixels, COSINE_SMOOTHING_PX))  # type: ignore[arg-type]
@@ -107,11 +107,12 @@ def correct_brightness(images: np.ndarray, mean: float) -> np.ndarray:
     """Scales every image to the same mean intensity, so that brightness cannot tell images apart.
 
     Args:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 or uint16 `[N, H, W, C]`.
         mean: the mean intensity to reach, in [0, 1].
 
     Returns:
-        uint8 `[N, H, W, C]`.
+        `[N, H, W, C]`, of the same type.
     """
     gains = mean / np.maximum(mean_intensity(images), EPSILON)
-    return np.clip(np.rint(images * gains.reshape(-1, 1, 1, 1)), 0, 255).astype(np.uint8)
+    largest = np.iinfo(images.dtype).max
+    return np.clip(np.rint(images * gains.reshape(-1, 1, 1, 1)), 0, largest).astype(images.dtype)

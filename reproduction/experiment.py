@@ -18,8 +18,9 @@ from sklearn.metrics import roc_auc_score
 
 from daad_jax import files
 from daad_jax.data import datasets
+from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split, Splits
-from daad_jax.detection.detector import Detector
+from daad_jax.detection.detector import Detector, join_detections
 from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_pixels
 from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.training.loop import train
@@ -154,7 +155,8 @@ def _reconstruction_errors(detector: Detector, splits: Splits) -> dict[str, floa
 
 
 def _mean_squares(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return ((images.astype(np.float32) - others) ** 2).mean(axis=(1, 2, 3)) / 255**2
+    largest = float(np.iinfo(images.dtype).max)
+    return ((images.astype(np.float32) - others) ** 2).mean(axis=(1, 2, 3)) / largest**2
 
 
 def _count_scores(evaluation: Evaluation) -> dict[str, Any]:
@@ -183,12 +185,12 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     # The first image of every kind, then the second image of every kind, and so on.
     in_turns = sorted((place, i) for indices in by_kind.values() for place, i in enumerate(indices))
     chosen = np.array([*normal, *(i for _, i in in_turns[:PICTURED_ANOMALOUS])])
-    verdicts = detector.score(test.images[chosen])
+    verdicts = join_detections(detector.score_prepared(test.images[chosen]))
     with files.replacing(folder / PICTURES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            images=verdicts.images,
-            reconstructions=verdicts.reconstructions,
+            images=to_uint8(verdicts.images),
+            reconstructions=to_uint8(verdicts.reconstructions),
             labels=test.labels[chosen],
             kinds=np.array([test.kinds[i] for i in chosen]),
         )

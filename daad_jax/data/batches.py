@@ -56,7 +56,7 @@ def train_batches(
         process: (index, count); every process gets its own slice of every batch.
 
     Yields:
-        uint8 `[batch_size / count, H, W, C]`.
+        `[batch_size / count, H, W, C]`, of the images' type.
     """
     for indices, positions in _batch_indices(len(split), seed, batch_size, first_step, process):
         yield augment(np.asarray(split.images[indices]), config, seed, positions)
@@ -84,13 +84,13 @@ def augment(images: np.ndarray, config: DataConfig, seed: int, positions: np.nda
     """Flips and shifts images at random; image i by (seed, positions[i]).
 
     Args:
-        images: uint8 `[B, H, W, C]`.
+        images: uint8 or uint16 `[B, H, W, C]`.
         config: which flips are allowed, and the largest shift.
         seed: the seed of the run.
         positions: `[B]`, the images' positions in the stream.
 
     Returns:
-        uint8 `[B, H, W, C]`.
+        `[B, H, W, C]`, of the same type.
     """
     if not config.augments:
         return images

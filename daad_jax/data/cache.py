@@ -1,4 +1,4 @@
-"""Decoded images as one memory-mapped uint8 file, made once, safe to delete at any time."""
+"""Decoded images as one memory-mapped file of 8 or 16 bits, made once, safe to delete at any time."""
 
 import hashlib
 import json
@@ -18,13 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from daad_jax.config import DataConfig
-from daad_jax.data.decoding import Picture
+from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.images import fit_mask, prepare
+from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.data.samples import FileRecord, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-FORMAT = 4  # of the files in an entry; entries of another format are not used
+FORMAT = 5  # of the files in an entry; entries of another format are not used
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
 FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
 NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
@@ -37,10 +38,10 @@ MIN_PIXELS_FOR_THREADS = 128 * 128
 class Decoded:
     """All N images of a data set at the configured size.
 
-    `images` uint8 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are memory-mapped.
-    `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped` lists (index,
-    reason) of the images that could not be read; their pixels are 0. `files` has a record of every file that
-    was given.
+    `images` uint8 or uint16 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are
+    memory-mapped. `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped`
+    lists (index, reason) of the images that could not be read; their pixels are 0. `clipped` has the indices
+    of the images with values outside the range of the run. `files` has a record of every file that was given.
     """
 
     images: np.ndarray
@@ -50,6 +51,7 @@ class Decoded:
     names: list[str]
     checksums: list[int]
     skipped: list[tuple[int, str]]
+    clipped: list[int]
     files: list[FileRecord]
 
 
@@ -62,7 +64,8 @@ def load_decoded(source: Source, config: DataConfig) -> Decoded:
             cannot be written or is too full.
     """
     shape = (config.height, config.width, config.channels)
-    key = repr((FORMAT, source.identity, shape, config.fit, config.on_bad_image))
+    levels = (config.range, config.bits, config.max_pixels)
+    key = repr((FORMAT, source.identity, shape, levels, config.fit, config.on_bad_image))
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     decoded = _open_entry(entry)
@@ -91,7 +94,9 @@ def _open_entry(entry: Path) -> Decoded | None:
             masks = np.load(entry / MASKS_FILE, mmap_mode="r", allow_pickle=False)
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
         lists = index["parts"], index["kinds"], index["names"], index["checksums"]
-        decoded = Decoded(images, masks, *lists, skipped, [FileRecord(**record) for record in index["files"]])
+        clipped = [int(i) for i in index["clipped"]]
+        files = [FileRecord(**record) for record in index["files"]]
+        decoded = Decoded(images, masks, *lists, skipped, clipped, files)
     except (EOFError, OSError, ValueError, KeyError, TypeError):
         return None
     counts = {len(entries) for entries in (images, *lists)}
@@ -137,7 +142,7 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
     samples = listing.samples
     has_masks = any(sample.load_mask for sample in samples)
     images, masks = _create_arrays(folder, len(samples), has_masks, config)
-    checksums, skipped, digests = _decode_all(samples, images, masks, config)
+    checksums, skipped, clipped, digests = _decode_all(samples, images, masks, config)
     images.flush()
     if masks is not None:
         masks.flush()
@@ -148,6 +153,7 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
         "names": [sample.name for sample in samples],
         "checksums": checksums,
         "skipped": sorted(skipped),
+        "clipped": sorted(clipped),
         "files": [
             asdict(replace(file, sha256=digests.get(file.name, file.sha256))) for file in listing.files
         ],
@@ -164,31 +170,38 @@ def _create_arrays(
         UserError: the disk has too little space. Writing mapped files to a full disk would kill the process.
     """
     size = (count, config.height, config.width)
-    needed, free = int(np.prod(size)) * (config.channels + has_masks), shutil.disk_usage(folder).free
+    needed, free = _count_bytes(size, has_masks, config), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are "
             "free; set config.data.cache_dir or DAAD_CACHE_DIR to a folder on a larger disk"
         )
     create = np.lib.format.open_memmap
-    images = create(folder / IMAGES_FILE, "w+", np.uint8, (*size, config.channels))
+    images = create(folder / IMAGES_FILE, "w+", np.dtype(config.prepared_type), (*size, config.channels))
     return images, create(folder / MASKS_FILE, "w+", np.uint8, size) if has_masks else None
+
+
+def _count_bytes(size: tuple[int, int, int], has_masks: bool, config: DataConfig) -> int:
+    """The bytes that images, and their masks, of a size `(N, H, W)` take."""
+    return int(np.prod(size)) * (config.channels * np.dtype(config.prepared_type).itemsize + has_masks)
 
 
 def _decode_all(
     samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
-) -> tuple[list[int], list[tuple[int, str]], dict[str, str]]:
+) -> tuple[list[int], list[tuple[int, str]], list[int], dict[str, str]]:
     """Decodes every sample into its row of `images` and `masks`.
 
     Returns:
-        The checksums of all images; (index, reason) of every image that could not be read, in any order; and
-        the SHA-256 of every file that was read, by name.
+        The checksums of all images; (index, reason) of every image that could not be read, and the index of
+        every image with values outside the range, in any order; the
+        SHA-256 of every file that was read, by name.
 
     Raises:
         UserError: see `load_decoded`.
     """
     checksums = [0] * len(samples)
     skipped: list[tuple[int, str]] = []
+    clipped: list[int] = []
     digests: dict[str, str] = {}
 
     def decode_one(index: int) -> int:
@@ -205,10 +218,13 @@ def _decode_all(
         digests.update(mask_digests | {sample.file: digest})
         prepared = np.ascontiguousarray(prepare(picture, config, sample.name))
         images[index], checksums[index] = prepared, zlib.crc32(prepared.data)
+        if exceeds_range(picture, config):
+            clipped.append(index)
         if masks is not None and mask is not None:
             _require_same_size(mask, picture, sample)
             masks[index] = fit_mask(mask, config, sample.name)
-        return picture.height * picture.width
+        rows, columns = picture_size(picture)
+        return rows * columns
 
     def decode_task(start: int) -> int:
         """Decodes the images of one task, and returns their number."""
@@ -227,13 +243,14 @@ def _decode_all(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for count in (map if are_small else pool.map)(decode_task, starts):
                 bar.update(count)
-    return checksums, skipped, digests
+    return checksums, skipped, clipped, digests
 
 
 def _require_same_size(mask: np.ndarray, picture: Picture, sample: Sample) -> None:
     """Raises UserError if a mask `[h, w]` has another size than its image."""
-    if mask.shape != (picture.height, picture.width):
+    rows, columns = picture_size(picture)
+    if mask.shape != (rows, columns):
         raise UserError(
             f"{sample.name}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but the image has "
-            f"{picture.height} x {picture.width}; give a mask of the image's size"
+            f"{rows} x {columns}; give a mask of the image's size"
         )

@@ -1,13 +1,15 @@
 """From a configuration to the three splits of a run."""
 
+import functools
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from daad_jax.config import Config, DataConfig
-from daad_jax.data import account, cache, protocol
+from daad_jax.data import account, cache, pixel_range, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.catalogue import find_data_set
 from daad_jax.data.folder_source import open_folder
@@ -31,6 +33,8 @@ def load(config: Config) -> Splits:
     classes = () if data.source == "folder" else find_data_set(data.name).classes
     protocol.check(classes, data)  # before anything is downloaded
     source = _open_source(data)
+    source = replace(source, read=functools.cache(source.read))  # both of the following may list the samples
+    data, range_notes = pixel_range.resolve(source, data, classes)
     decoded = cache.load_decoded(source, data)
     labels = protocol.labels(decoded.kinds, classes, data)
 
@@ -42,9 +46,10 @@ def load(config: Config) -> Splits:
         train=_make_split(decoded, labels, roles.train, with_masks=False),
         calibration=_make_split(decoded, labels, roles.held_out, with_masks=False),
         test=_make_split(decoded, labels, roles.test, with_masks=True),
-        notes=_make_notes(decoded, data, roles),
+        notes=range_notes + _make_notes(decoded, data, roles),
         normal_digest=_digest(decoded, roles.normal),
         account=_make_account(decoded, labels, roles),
+        data=data,
     )
 
 
@@ -109,6 +114,9 @@ def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
             reasons.append(f"and {count - len(reasons)} more")
         images = "1 image that" if count == 1 else f"{count} images that"
         notes.append(f"Training and testing leave out {images} cannot be read: {'; '.join(reasons)}.")
+    if decoded.clipped:
+        first = decoded.names[decoded.clipped[0]]
+        notes.append(pixel_range.clipping_note(len(decoded.clipped), first, data))
     if data.fit != "exact":
         notes.append(
             f"Images of other sizes are brought to {data.height} x {data.width} pixels "

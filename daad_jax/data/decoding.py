@@ -1,53 +1,88 @@
-"""From a file, its bytes or an array to a picture: pixels as they are stored, upright, of bounded size."""
+"""From a file, its bytes or an array to a picture: pixels as they are stored, upright, of bounded size.
 
-import io
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+Pillow decodes what is stored with 8 bits, and `deep_pixels.py` all that has more.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from daad_jax.config import MAX_PIXELS
+from daad_jax.data import containers
+from daad_jax.data.containers import find_tiff_page, open_tiff, unreadable
+from daad_jax.data.deep_pixels import ORIENTATION_TAG, READERS, over_black, pixel_type_of, turn_upright
+from daad_jax.data.headers import (
+    SIGNATURE_BYTES,
+    identify,
+    open_source,
+    pixel_type_of_array,
+    read_npy_header,
+)
 from daad_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Only these decoders may run, whatever a file is called: for PostScript, Pillow would run Ghostscript.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-PAGED_SUFFIXES = (".tif", ".tiff")  # files of these kinds may hold several images
-SIGNATURE_BYTES = 16  # the first bytes of a file, which tell its format
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-MAX_PIXELS = 2**27  # 134 million: bounds the memory that one untrusted file can take
-ORIENTATION_TAG = 0x0112  # of EXIF; 1 is upright
-# Warning filters belong to the process, but images are decoded in threads.
-_WARNING_FILTERS_LOCK = threading.Lock()
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".btf", ".webp", ".gif",
+    ".jp2", ".j2k", ".j2c", ".jpx", ".avif", ".heic", ".heif", ".hif", ".pgm", ".ppm", ".pnm", ".pbm", ".pfm",
+    ".npy",
+)  # fmt: skip
+# The content chooses one of these, whatever a file is called: for PostScript, Pillow would run Ghostscript.
+# `Image.open` is not used, because its limit of the size is a global value, and files are decoded in threads.
+OPENERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+}
+ANIMATIONS = ("PNG", "WEBP", "AVIF")
+GREY_MODES = ("1", "L", "LA", "I", "F")
+# The types that pixels of more than 8 bits may have in a picture.
+DEEP_TYPES = ("int8", "int16", "uint16", "int32", "uint32", "float32")
 
-Picture = Image.Image  # decoded, upright, in one of Pillow's modes of 8 bits
+# A picture is upright. One that is stored with 8 bits is a Pillow image of 8 bits (of any mode). Any other is
+# an array of one of DEEP_TYPES, `[h, w]` or `[h, w, 3]`, in the values of its file; alpha is laid over black.
+Picture = Image.Image | np.ndarray
 
 
-def decode(source: Path | bytes, name: str = "", page: int = 0, keep_depth: bool = False) -> Picture:
-    """Decodes an image and applies its EXIF rotation; 16 bits are scaled to 8.
+def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes an image and turns it upright, as EXIF or TIFF says.
 
     Args:
-        source: PNG, JPEG, BMP, TIFF or WebP, as a file or its bytes; grey, RGB, palette or alpha.
+        source: an image of a format in the table of docs/data.md, as a file or its bytes.
         name: what an error calls the image; by default a file's path.
-        page: which of a file's images, counted from 0.
-        keep_depth: leave pixels of more than 8 bits as they are stored.
+        page: which image of a file that holds several, from 0; see `containers.count_pages`.
+        max_pixels: an image with more pixels is refused before its memory is allocated.
 
     Raises:
-        UserError: the source is no image, is cut short, or has more than MAX_PIXELS pixels.
+        UserError: the source is no image, is cut short, is an animation, has no such page, or is too large.
     """
     shown_name = str(name or (source if isinstance(source, Path) else "image"))
     try:
-        with _open_image(source) as image:
-            if page:
-                image.seek(page)
-            return convert_pillow_image(image, shown_name, keep_depth)
+        with open_source(source) as file:
+            return _decode_file(file, shown_name, page, max_pixels)
     except UserError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
-        raise _unreadable(shown_name, error) from error
+    except Exception as error:  # the libraries raise many kinds of errors for broken files
+        raise unreadable(shown_name, error) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -55,45 +90,38 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(str(path), error) from error
+        raise unreadable(str(path), error) from error
 
 
-def convert_pillow_image(image: Image.Image, name: str, keep_depth: bool = False) -> Picture:
+def convert_pillow_image(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Converts a Pillow image to what `decode` returns for a file that holds the image.
 
     Args:
         image: a Pillow image, loaded or not. It is not changed.
         name: the image's name in errors.
-        keep_depth: leave pixels of more than 8 bits as they are stored.
+        max_pixels: an image with more pixels is refused.
 
     Raises:
-        UserError: the image is cut short, or has more than MAX_PIXELS pixels.
+        UserError: the image is cut short, or has too many pixels.
     """
-    if 0 in image.size:
-        raise UserError(f"{name}: the image has no pixels; remove or replace it")
-    if image.width * image.height > MAX_PIXELS:
-        raise UserError(
-            f"{name}: the image has {image.width} x {image.height} pixels, more than the limit of "
-            f"{MAX_PIXELS}; scale the image down"
-        )
     try:
-        image.load()
-        if image.getexif().get(ORIENTATION_TAG, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        return image if keep_depth else _narrow(image)
+        return _convert(image, name, max_pixels)
+    except UserError:
+        raise
     except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
 
 
 def convert_array(image: np.ndarray, name: str) -> Picture:
     """Converts pixels to what `decode` returns for a file that holds these pixels.
 
     Args:
-        image: uint8 or uint16 (scaled by its full range) `[H, W]` or `[H, W, 1, 3 or 4]`.
+        image: `[H, W]` or `[H, W, 1, 3 or 4]` of booleans, floats, or integers of 8, 16 or 32 bits; a
+            fourth channel is alpha.
         name: what an error calls the image.
 
     Raises:
-        UserError: the array has another type or shape.
+        UserError: the array has another type or shape, or has values that are not finite.
     """
     image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     has_colours = image.ndim == 3 and image.shape[2] in (3, 4)
@@ -101,65 +129,117 @@ def convert_array(image: np.ndarray, name: str) -> Picture:
         raise UserError(
             f"{name}: the array has the shape {image.shape}; give an array [H, W] or [H, W, 1, 3 or 4]"
         )
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
+    pixel_type = pixel_type_of_array(image.dtype)
+    if pixel_type not in ("uint8", *DEEP_TYPES):
         raise UserError(
-            f"{name}: the array is of type {image.dtype}; give uint8 (0..255) or uint16 (0..65535)"
+            f"{name}: the array is of type {image.dtype}; give uint8 (0..255), uint16 (0..65535), or floats "
+            "(0..1, or as config.data.range says)"
         )
-    return Image.fromarray(image)
+    if pixel_type == "uint8":
+        return Image.fromarray(image.astype(np.uint8) * np.uint8(255) if image.dtype == bool else image)
+    if has_colours and image.shape[2] == 4:
+        image = over_black(image, 8 * image.dtype.itemsize - (image.dtype.kind == "i"))
+    with np.errstate(over="ignore"):
+        image = np.ascontiguousarray(image, pixel_type)
+    if pixel_type == "float32" and not np.isfinite(image).all():
+        count = int(np.size(image) - np.isfinite(image).sum())
+        raise UserError(
+            f"{name}: {count} of its values are not finite numbers (NaN, infinite, or beyond float32); "
+            "replace them"
+        )
+    return image
 
 
-def count_pages(path: Path) -> int:
-    """How many images a file holds. Raises UserError if the file cannot be read."""
-    try:
-        with _open_image(path) as image:
-            return int(getattr(image, "n_frames", 1))
-    except Exception as error:  # Pillow's plug-ins raise many kinds of errors for broken files
-        raise _unreadable(str(path), error) from error
-
-
-def has_image_signature(first_bytes: bytes) -> bool:
-    """Whether a file that begins with these bytes is of a format that `decode` reads."""
-    return first_bytes.startswith(_SIGNATURES)
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """The height and the width of a picture."""
+    if isinstance(picture, np.ndarray):
+        return picture.shape[0], picture.shape[1]
+    return picture.height, picture.width
 
 
 def is_grey(path: Path) -> bool:
     """Whether the file stores a single channel. Only its header is read."""
-    with _open_image(path) as image:
-        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    with open_source(path) as file:
+        image_format = identify(file.read(SIGNATURE_BYTES))
+        file.seek(0)
+        if image_format == "NPY":
+            return len(read_npy_header(file).shape) == 2 or read_npy_header(file).shape[2] == 1
+        if image_format == "HEIF":
+            return str(containers.open_heif(file).mode).startswith("L")
+        if image_format == "TIFF":
+            with open_tiff(file) as tiff:
+                first = find_tiff_page(tiff, 0)
+                return first.samplesperpixel < 3 and int(first.photometric) in (0, 1)
+        with OPENERS[image_format](file) as image:
+            return image.mode in GREY_MODES or image.mode.startswith("I;16")
 
 
-def _unreadable(name: str, error: Exception) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{name}: this file does not exist")
-    if isinstance(error, IsADirectoryError):
-        return UserError(f"{name}: this is a folder; give its files")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{name}: the image cannot be read ({reason}); remove or replace the file")
+def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Picture:
+    image_format = identify(file.read(SIGNATURE_BYTES))
+    if not image_format:
+        raise ValueError("cannot identify image file: it begins like no format that is read")
+    if page and image_format not in ("TIFF", "GIF", "NPY"):
+        raise ValueError(f"it has no page {page + 1}")
+    frame, pixel_type = page, pixel_type_of(file, image_format, page)
+    if image_format == "TIFF":
+        frame = containers.tiff_page_info(file, page).frame
 
-
-@contextmanager
-def _open_image(source: Path | bytes) -> Iterator[Image.Image]:
-    """Opens an image and reads its header. Pillow does not warn of large images: `decode` refuses them."""
-    with _WARNING_FILTERS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    with image:
-        yield image
-
-
-def _narrow(image: Image.Image) -> Picture:
-    """Scales 16-bit pixels, also those that are stored in 32 bits, to 8 bits.
-
-    Raises:
-        ValueError: 32-bit pixels have other values.
-    """
-    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return image
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"its pixels of mode {image.mode} are not integers in 0..65535: store the image with 8 or 16 bits"
+    def read_deep() -> np.ndarray:
+        file.seek(0)
+        return READERS[image_format](
+            file, page, lambda width, height: _check_size(width, height, name, max_pixels)
         )
-    return Image.fromarray((values // 257).astype(np.uint8))
+
+    is_pillows = pixel_type == "uint8" or (image_format, pixel_type) == ("PPM", "float32")
+    if image_format not in OPENERS or (image_format in ("TIFF", "PPM") and not is_pillows):
+        return convert_array(read_deep(), name)
+    file.seek(0)
+    try:
+        with OPENERS[image_format](file) as image:
+            _refuse_animation(image, image_format, name)
+            if frame:
+                image.seek(frame)
+            if is_pillows or (
+                image.mode == "I;16" and "transparency" not in image.info and image_format == "PNG"
+            ):
+                return _convert(image, name, max_pixels)
+            _check_size(image.width, image.height, name, max_pixels)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except UserError:
+        raise
+    except Exception:
+        if image_format != "TIFF":
+            raise
+        return convert_array(read_deep(), name)  # tifffile knows more compressions than Pillow
+    return convert_array(turn_upright(read_deep(), orientation), name)
+
+
+def _convert(image: Image.Image, name: str, max_pixels: int) -> Picture:
+    """`convert_pillow_image`, which lets errors of Pillow's plug-ins through."""
+    _check_size(image.width, image.height, name, max_pixels)
+    image.load()
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if image.mode == "I" and values.min() >= 0 and values.max() < 2**16:  # Pillow's way to hold 16 bits
+            values = values.astype(np.uint16)
+        return convert_array(turn_upright(values, orientation), name)
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _refuse_animation(image: Image.Image, image_format: str, name: str) -> None:
+    frames = getattr(image, "n_frames", 1) if image_format in ANIMATIONS else 1
+    if frames > 1:
+        raise UserError(
+            f"{name}: the file is an animation of {frames} pictures; split it into files of one picture each"
+        )
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height == 0:
+        raise UserError(f"{name}: the image has no pixels; remove or replace it")
+    if width * height > max_pixels:
+        raise UserError(
+            f"{name}: the image has {width} x {height} pixels, more than the limit of {max_pixels}; scale "
+            "the image down, or raise config.data.max_pixels"
+        )

@@ -11,7 +11,9 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data import account
-from daad_jax.data.decoding import PAGED_SUFFIXES, SUFFIXES, Picture, count_pages, decode, is_grey, read_file
+from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
+from daad_jax.data.decoding import SUFFIXES, Picture, decode, is_grey, read_file
+from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.layouts import IMAGE, IS_MASK, Assignment, assign_roles
 from daad_jax.data.mask_roles import Marked, mark_images
 from daad_jax.data.masks import NamedFile, PackedMask
@@ -52,7 +54,7 @@ def open_folder(path: Path, config: DataConfig) -> Source:
     named = [NamedFile(file.name, assignment) for file, assignment in zip(candidates, assignments)]
     if config.mixed_channels == "stop":
         _refuse_mixed_channels([path / file.name for file in named if file.assignment.role == IMAGE])
-    return Source(_identify(path, files, patterns), read=lambda: _read(path, files, named))
+    return Source(_identify(path, files, patterns), read=lambda: _read(path, files, named, config.max_pixels))
 
 
 def _no_images(path: Path, files: list[WalkedFile], assignments: list[Assignment]) -> UserError:
@@ -77,12 +79,12 @@ def _identify(path: Path, files: list[WalkedFile], patterns: Patterns) -> str:
     return f"folder {path.resolve()} {digest.hexdigest()}"
 
 
-def _read(root: Path, files: list[WalkedFile], named: list[NamedFile]) -> Listing:
+def _read(root: Path, files: list[WalkedFile], named: list[NamedFile], max_pixels: int) -> Listing:
     """Counts the images of each file, reads the masks, and lists samples and files."""
     images = [file for file in named if file.assignment.role == IMAGE]
     masks = [file for file in named if file.assignment.role == IS_MASK]
     pages = _count_all_pages(root, images)
-    marked = mark_images(root, images, masks, pages)
+    marked = mark_images(root, images, masks, pages, max_pixels)
     by_name = {file.name: file.assignment for file in named}
     samples: list[Sample] = []
     records: list[FileRecord] = []
@@ -92,7 +94,7 @@ def _read(root: Path, files: list[WalkedFile], named: list[NamedFile]) -> Listin
             records.append(FileRecord(file.name, account.LEFT_OUT, images=0, reason=file.reason))
         elif assignment.role == IMAGE:
             settled = [marked.settle(file.name, page, assignment) for page in range(pages[file.name])]
-            samples += _make_samples(root, file.name, settled, marked)
+            samples += _make_samples(root, file.name, settled, marked, max_pixels)
             records.append(_record_image(file.name, settled, marked.mask_counts.get(file.name, 0)))
         elif assignment.role == IS_MASK:
             reason, sha256 = marked.mask_reasons.get(file.name, ""), marked.digests.get(file.name, "")
@@ -118,9 +120,11 @@ def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
         return dict(zip((image.name for image in images), pool.map(count, images)))
 
 
-def _make_samples(root: Path, name: str, settled: list[Assignment], marked: Marked) -> list[Sample]:
+def _make_samples(
+    root: Path, name: str, settled: list[Assignment], marked: Marked, max_pixels: int
+) -> list[Sample]:
     """The samples of a file: one for each page that is used. Of several pages, the first is `name#1`."""
-    load = _make_loader(root / name, len(settled))
+    load = _make_loader(root / name, len(settled), max_pixels)
     samples = []
     for page, assignment in enumerate(settled):
         if assignment.role != IMAGE:
@@ -136,12 +140,13 @@ def _make_samples(root: Path, name: str, settled: list[Assignment], marked: Mark
                 load=functools.partial(load, page),
                 load_mask=functools.partial(_load_mask, mask) if mask else None,
                 file=name,
+                pixel_type=functools.partial(find_pixel_type, root / name, page),
             )
         )
     return samples
 
 
-def _make_loader(file: Path, pages: int) -> Callable[[int], tuple[Picture, str]]:
+def _make_loader(file: Path, pages: int, max_pixels: int) -> Callable[[int], tuple[Picture, str]]:
     """A function that decodes a page of a file, counted from 0, and returns the SHA-256 of the file, too."""
 
     @functools.cache
@@ -151,9 +156,9 @@ def _make_loader(file: Path, pages: int) -> Callable[[int], tuple[Picture, str]]
 
     def load(page: int) -> tuple[Picture, str]:
         if pages > 1:  # the file may be large: it is not read as a whole for each of its pages
-            return decode(file, f"{file}#{page + 1}", page), digest_of_file()
+            return decode(file, f"{file}#{page + 1}", page, max_pixels), digest_of_file()
         content = read_file(file)
-        return decode(content, str(file)), hashlib.sha256(content).hexdigest()
+        return decode(content, str(file), max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
 
     return load
 

@@ -4,41 +4,91 @@ import numpy as np
 from PIL import Image
 
 from daad_jax.config import DataConfig
-from daad_jax.data.decoding import Picture
+from daad_jax.data.decoding import GREY_MODES, Picture, picture_size
+from daad_jax.data.pixel_range import find_limits, to_levels, to_unit
 from daad_jax.errors import UserError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to grey
 
 
 def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
-    """Brings a picture to the channels and the size of the model, wherever an image enters.
+    """Brings a picture to the range, the channels and the size of the model, wherever an image enters.
 
     Args:
         picture: as `decode` returns it.
-        config: channels, size, and what to do with other sizes.
+        config: range and bits, channels, size, and what to do with other sizes.
         name: what an error calls the image.
 
     Returns:
-        uint8 `[H, W, C]`.
+        uint8 or, if `config.bits` is 16, uint16 `[H, W, C]`, whose largest value is the end of the range.
 
     Raises:
         UserError: the image has another size and `config.fit` is "exact".
     """
-    image = convert_channels(picture, config.channels)
-    inner = find_inner_size((image.height, image.width), (config.height, config.width), config.fit, name)
-    if inner != (image.height, image.width):
-        image = image.resize(inner[::-1], Image.Resampling.BILINEAR)
-    pixels = np.asarray(image).reshape(*inner, config.channels)
+    size = picture_size(picture)
+    inner = find_inner_size(size, (config.height, config.width), config.fit, name)
+    if config.bits == 16:
+        unit = to_unit_channels(picture, config)
+        pixels = np.rint(65535 * scale_floats(unit, *inner)).astype(np.uint16)
+    else:
+        image = _to_image(picture, config)
+        if inner != size:
+            image = image.resize(inner[::-1], Image.Resampling.BILINEAR)
+        pixels = np.asarray(image).reshape(*inner, config.channels)
     return pad(pixels, config.height, config.width)
 
 
 def to_pixels(picture: Picture, channels: int) -> np.ndarray:
-    """The pixels of a picture at its own size: uint8 `[h, w, channels]`."""
-    image = convert_channels(picture, channels)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    """The pixels of a picture at its own size, by the full range of its type: uint8 `[h, w, channels]`."""
+    return show_pixels(picture, DataConfig(channels=channels))
 
 
-def convert_channels(picture: Picture, channels: int) -> Image.Image:
-    """Converts a picture to grey (ITU-R 601 luma) or RGB; alpha is laid over black."""
-    image, mode = picture, "L" if channels == 1 else "RGB"
+def show_pixels(picture: Picture, config: DataConfig) -> np.ndarray:
+    """The pixels of a picture at its own size, by the range of a run, to be shown: uint8 `[h, w, C]`."""
+    return np.asarray(_to_image(picture, config)).reshape(*picture_size(picture), config.channels)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Prepared images of 8 or 16 bits `[...]` as uint8, to be shown or to be written as a picture."""
+    return images if images.dtype == np.uint8 else ((images.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def to_unit_channels(picture: Picture, config: DataConfig) -> np.ndarray:
+    """Scales a picture to [0, 1] by the range of the run, in the model's channels: float32 `[h, w, C]`."""
+    if isinstance(picture, np.ndarray):
+        unit = to_unit(picture, config)
+    else:
+        channels = 1 if picture.mode in GREY_MODES else 3
+        unit = to_unit(np.asarray(convert_channels(picture, channels)), config)
+    if unit.ndim == 2:
+        return np.repeat(unit[..., None], config.channels, axis=-1)
+    return unit if config.channels == 3 else (unit @ np.array(LUMA, np.float32))[..., None]
+
+
+def scale_floats(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scales by an antialiased bilinear filter: float32 `[h, w, C]` -> `[height, width, C]`."""
+    if image.shape[:2] == (height, width):
+        return image
+    scaled = np.empty((height, width, image.shape[2]), np.float32)
+    for channel in range(image.shape[2]):
+        plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+        scaled[..., channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
+    return scaled
+
+
+def _to_image(picture: Picture, config: DataConfig) -> Image.Image:
+    """A picture as a grey or RGB image of 8 bits, by the range of the run."""
+    if isinstance(picture, np.ndarray):
+        return convert_channels(Image.fromarray(to_levels(to_unit(picture, config))), config.channels)
+    image = convert_channels(picture, config.channels)
+    if find_limits(config, "uint8") == (0, 255):
+        return image
+    return Image.fromarray(to_levels(to_unit(np.asarray(image), config)))
+
+
+def convert_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Converts an image of 8 bits to grey (ITU-R 601 luma) or RGB; alpha is laid over black."""
+    mode = "L" if channels == 1 else "RGB"
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)

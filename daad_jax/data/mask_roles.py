@@ -50,7 +50,11 @@ class Marked:
 
 
 def mark_images(
-    root: Path, images: Sequence[NamedFile], masks: Sequence[NamedFile], pages: dict[str, int]
+    root: Path,
+    images: Sequence[NamedFile],
+    masks: Sequence[NamedFile],
+    pages: dict[str, int],
+    max_pixels: int,
 ) -> Marked:
     """Pairs masks with images, reads the masks, and finds the kinds of images that only masks tell.
 
@@ -63,6 +67,7 @@ def mark_images(
         images: the images.
         masks: the masks.
         pages: the number of images in each image file.
+        max_pixels: larger masks are refused.
 
     Raises:
         UserError: a mask fits several images, the mask of a good image marks something, or no mask fits an
@@ -71,7 +76,7 @@ def mark_images(
     marked = Marked()
     image_of = pair(masks, images)
     by_name = {image.name: image for image in images}
-    files = read_masks(root, [mask for mask in masks if mask.name in image_of])
+    files = read_masks(root, [mask for mask in masks if mask.name in image_of], max_pixels)
     masks_of: dict[str, list[NamedFile]] = defaultdict(list)
     for mask in masks:
         if mask.name not in image_of:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from daad_jax.data.decoding import PAGED_SUFFIXES, Picture, count_pages, decode, read_file
+from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
+from daad_jax.data.decoding import Picture, decode, read_file
 from daad_jax.data.folder_words import split_mask_stem, strip_number
-from daad_jax.data.images import to_pixels
+from daad_jax.data.images import convert_channels
 from daad_jax.data.layouts import Assignment
 from daad_jax.data.samples import GOOD, TEST
 from daad_jax.errors import UserError
@@ -137,7 +138,7 @@ class PackedMask:
         return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape)
 
 
-def read_masks(root: Path, masks: Sequence[NamedFile]) -> dict[str, MaskFile | UserError]:
+def read_masks(root: Path, masks: Sequence[NamedFile], max_pixels: int) -> dict[str, MaskFile | UserError]:
     """Reads mask files, each once.
 
     Returns:
@@ -149,7 +150,7 @@ def read_masks(root: Path, masks: Sequence[NamedFile]) -> dict[str, MaskFile | U
 
     def read(mask: NamedFile) -> MaskFile | UserError:
         try:
-            return _read_mask(root / mask.name, mask.assignment.is_twin)
+            return _read_mask(root / mask.name, mask.assignment.is_twin, max_pixels)
         except _NoMaskError:
             raise
         except UserError as error:
@@ -163,12 +164,12 @@ class _NoMaskError(UserError):
     """A file is no mask."""
 
 
-def _read_mask(path: Path, is_twin: bool) -> MaskFile:
+def _read_mask(path: Path, is_twin: bool, max_pixels: int) -> MaskFile:
     content = read_file(path)
     is_paged = path.suffix.lower() in PAGED_SUFFIXES
     pages = []
     for page in range(count_pages(path) if is_paged else 1):
-        picture = decode(content, str(path), page, keep_depth=True)
+        picture = decode(content, str(path), page, max_pixels)
         if is_twin and _count_values(picture) > 2:
             raise _NoMaskError(
                 f"{path}: this file lies beside an image of the same name, as masks do, but has more than "
@@ -195,8 +196,9 @@ def find_marked(picture: Picture, is_lossy: bool = False) -> np.ndarray:
 
 def _values(picture: Picture) -> np.ndarray:
     """The values of a picture as they are stored, `[h, w, C]`."""
-    is_deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
-    return np.asarray(picture)[..., None] if is_deep else to_pixels(picture, 3)
+    if isinstance(picture, np.ndarray):
+        return picture[..., None] if picture.ndim == 2 else picture
+    return np.asarray(convert_channels(picture, 3))
 
 
 def _count_values(picture: Picture) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from daad_jax.config import DataConfig
 from daad_jax.data.decoding import Picture
 
 GOOD = "good"  # the kind of normal images, in sources that mark defects
@@ -26,6 +27,8 @@ class Sample:
         load_mask: decodes the mask to uint8 `[h, w]` of 0 and 1, and returns the mask and the SHA-256 of each
             mask file by its name; None if there is no mask.
         file: the name of the image's file, by which `FileRecord` knows it; "" if there is no such file.
+        pixel_type: tells the NumPy type that the pixels decode to ("uint8", "uint16", ...) from the header of
+            the file; None: only decoding tells. It may raise any error for a damaged file.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Sample:
     load: Callable[[], tuple[Picture, str]]
     load_mask: Callable[[], tuple[np.ndarray, dict[str, str]]] | None = None
     file: str = ""
+    pixel_type: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ class Rows:
 class Split:
     """N images that serve one purpose, with their labels.
 
-    `images` uint8 `[N, H, W, C]` are an array, or `Rows` if they may exceed the memory. `labels` `[N]` are
-    0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1 where
-    a defect is; None if the source has no masks.
+    `images` uint8 or uint16 `[N, H, W, C]` are an array, or `Rows` if they may exceed the memory. `labels`
+    `[N]` are 0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1
+    where a defect is; None if the source has no masks.
     """
 
     images: Any
@@ -161,7 +165,8 @@ class Splits:
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
     labelled test set. `notes` are sentences for the user about how the images were read. `normal_digest` is a
     digest of the names and pixels of all normal training images: which of them are held out depends on it.
-    `account` says what became of every file.
+    `account` says what became of every file. `data` is the configuration of the data with the range and the
+    bits that were found, see `pixel_range.resolve`.
     """
 
     train: Split
@@ -170,3 +175,4 @@ class Splits:
     notes: list[str]
     normal_digest: str
     account: Account
+    data: DataConfig

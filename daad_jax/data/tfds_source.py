@@ -13,6 +13,7 @@ from absl import logging
 from daad_jax.config import DataConfig
 from daad_jax.data.catalogue import DataSet, find_data_set
 from daad_jax.data.decoding import Picture, decode
+from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.images import to_pixels
 from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError
@@ -50,7 +51,9 @@ def open_tfds(config: DataConfig) -> Source:
         decoders = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in builder.info.features}
         parts = builder.as_data_source(decoders=decoders)
         class_names = builder.info.features["label"].names
-        samples = [sample for p in (TRAIN, TEST) for sample in _list_samples(parts[p], p, class_names)]
+        samples = [
+            s for p in (TRAIN, TEST) for s in _list_samples(parts[p], p, class_names, config.max_pixels)
+        ]
         return Listing(samples, [])
 
     return Source(f"tfds {builder.info.full_name} {folder} {stamps}", read)
@@ -72,13 +75,13 @@ def available_subjects(data_set: DataSet, config: DataConfig) -> tuple[str, ...]
     )
 
 
-def _list_samples(part: Any, part_name: str, class_names: list[str]) -> list[Sample]:
+def _list_samples(part: Any, part_name: str, class_names: list[str], max_pixels: int) -> list[Sample]:
     """Lists a part of a data set; `part` is a TFDS data source of encoded examples."""
     samples: list[Sample] = []
     for start in range(0, len(part), EXAMPLES_PER_READ):
         indices = range(start, min(start + EXAMPLES_PER_READ, len(part)))
         for i, example in zip(indices, part.__getitems__(indices)):
-            samples.append(_make_sample(part, i, example, part_name, class_names))
+            samples.append(_make_sample(part, i, example, part_name, class_names, max_pixels))
     return samples
 
 
@@ -88,6 +91,7 @@ def _make_sample(
     example: dict[str, Any],
     part_name: str,
     class_names: list[str],
+    max_pixels: int,
 ) -> Sample:
     name = _to_text(example.get("name"), f"{part_name}/{index:05d}")
     kind = _to_text(example.get("kind"), class_names[int(example["label"])])
@@ -96,13 +100,21 @@ def _make_sample(
 
     def load() -> tuple[Picture, str]:
         content = kept or part[index]["image"]
-        return decode(content, name), hashlib.sha256(content).hexdigest()
+        return decode(content, name, max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
 
     def load_mask() -> tuple[np.ndarray, dict[str, str]]:
-        pixels = to_pixels(decode(part[index]["mask"], name), 1)[..., 0]
+        pixels = to_pixels(decode(part[index]["mask"], name, max_pixels=max_pixels), 1)[..., 0]
         return (pixels > 0).astype(np.uint8), {}
 
-    return Sample(name, part_name, kind, load, load_mask if "mask" in example and kind != GOOD else None)
+    has_mask = "mask" in example and kind != GOOD
+    return Sample(
+        name,
+        part_name,
+        kind,
+        load,
+        load_mask if has_mask else None,
+        pixel_type=lambda: find_pixel_type(kept or part[index]["image"]),
+    )
 
 
 def _to_text(value: Any, default: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daad_jax.data.decoding import SIGNATURE_BYTES, SUFFIXES, has_image_signature
+from daad_jax.data.decoding import SUFFIXES
+from daad_jax.data.headers import SIGNATURE_BYTES, has_image_signature
 from daad_jax.errors import UserError
 
 SYSTEM_FOLDERS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from PIL import Image as pillow
 from daad_jax.config import Config
 from daad_jax.data.decoding import convert_array, convert_pillow_image, decode, read_file
 from daad_jax.data.images import prepare
+from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -27,6 +28,9 @@ from daad_jax.training import checkpoint
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
 ACCEPTED = "a path, the bytes of an image file, a NumPy or JAX array, a Pillow image, or several of these"
+
+
+Prepared = tuple[np.ndarray, bool]  # the pixels for the model, and whether values were clipped
 
 
 class Entry(NamedTuple):
@@ -48,8 +52,9 @@ class Detections:
         reconstruction: the reconstruction distance R, `[N]`.
         alignment: the alignment distance L, `[N]`; 0 without a discriminator.
         heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
-        images: the images as the model got them, uint8 `[N, H, W, C]`.
-        reconstructions: the images as the model reconstructed them, uint8 `[N, H, W, C]`.
+        images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
+        reconstructions: the images as the model reconstructed them, of the same shape and type.
+        clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
     """
 
     scores: np.ndarray
@@ -60,6 +65,7 @@ class Detections:
     heat: np.ndarray
     images: np.ndarray
     reconstructions: np.ndarray
+    clipped: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -130,28 +136,34 @@ class Detector:
 
         Args:
             image: a path, the bytes of an image file, a Pillow image, or pixels in a NumPy or JAX array:
-                uint8 or uint16 `[h, w]` or `[h, w, 1, 3 or 4]`.
+                integers or floats `[h, w]` or `[h, w, 1, 3 or 4]`. The range of the run says which values are
+                black and white; types that it does not name go by their full range, floats by 0 to 1.
             name: the image's name in errors; a path names itself.
 
         Returns:
-            uint8 `[H, W, C]`.
+            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`.
 
         Raises:
             UserError: the image cannot be read, is of another type, or has another size than the model while
                 `config.data.fit` is "exact".
         """
+        return self._prepare(image, name)[0]
+
+    def _prepare(self, image: Image, name: str = "image") -> Prepared:
+        """The result of `prepare`, and whether values outside the range of the run were clipped."""
+        data = self.config.data
         if isinstance(image, (str, os.PathLike)):
             name = str(image)
-            picture = decode(Path(image))
+            picture = decode(Path(image), max_pixels=data.max_pixels)
         elif isinstance(image, (bytes, bytearray, memoryview)):
-            picture = decode(bytes(image), name)
+            picture = decode(bytes(image), name, max_pixels=data.max_pixels)
         elif isinstance(image, pillow.Image):
-            picture = convert_pillow_image(image, name)
+            picture = convert_pillow_image(image, name, data.max_pixels)
         elif isinstance(image, (np.ndarray, jax.Array)):
             picture = convert_array(np.asarray(image), name)
         else:
             raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
-        return prepare(picture, self.config.data, name)
+        return prepare(picture, data, name), exceeds_range(picture, data)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
         """Scores images. All results are in memory; for very many files there is `stream`.
@@ -163,15 +175,21 @@ class Detector:
         Raises:
             UserError: there is no image, or an image cannot be used; the message names the image.
         """
-        prepared = (self.prepare(image, f"image {i}") for i, image in enumerate(_several(images)))
-        parts = list(self.judge(_batches(prepared, self._scorer.batch_size)))
+        clipped: list[bool] = []
+
+        def prepared() -> Iterator[np.ndarray]:
+            for i, image in enumerate(_several(images)):
+                pixels, is_clipped = self._prepare(image, f"image {i}")
+                clipped.append(is_clipped)
+                yield pixels
+
+        parts = list(self.judge(_batches(prepared(), self._scorer.batch_size)))
         if not parts:
             raise UserError("no images were given to score")
-        names = Detections.__dataclass_fields__
-        return Detections(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
+        return replace(join_detections(parts), clipped=np.array(clipped))
 
     def score_prepared(self, images: Any) -> Iterator[Detections]:
-        """Scores uint8 images `[N, H, W, C]` of the model's size (anything that slices into arrays)."""
+        """Scores images `[N, H, W, C]` as `prepare` returns them (anything that slices into arrays)."""
         return self.judge(self._scorer.split(images))
 
     def stream(self, paths: Iterable[Path]) -> Iterator[tuple[list[Entry], Detections | None]]:
@@ -181,32 +199,35 @@ class Detector:
             For each batch: the files in their order, and the detections of the files without an error (None
             if every file has one).
         """
-        waiting: deque[list[Entry]] = deque()
+        waiting: deque[tuple[list[Entry], list[bool]]] = deque()
 
         def batches() -> Iterator[np.ndarray]:
             entries: list[Entry] = []
             images: list[np.ndarray] = []
+            clipped: list[bool] = []
             for entry, image in self._decoded(paths):
                 entries.append(entry)
                 if image is None:
                     continue
-                images.append(image)
+                images.append(image[0])
+                clipped.append(image[1])
                 if len(images) == self.batch_size:
-                    waiting.append(entries)
+                    waiting.append((entries, clipped))
                     yield np.stack(images)
-                    entries, images = [], []
+                    entries, images, clipped = [], [], []
             if entries:
-                waiting.append(entries)
+                waiting.append((entries, clipped))
             if images:
                 yield np.stack(images)
 
         for detections in self.judge(batches()):
-            yield waiting.popleft(), detections
-        for entries in waiting:
+            entries, clipped = waiting.popleft()
+            yield entries, replace(detections, clipped=np.array(clipped))
+        for entries, _ in waiting:
             yield entries, None
 
     def judge(self, batches: Iterable[np.ndarray]) -> Iterator[Detections]:
-        """Yields the detections of every batch of prepared images, uint8 `[b, H, W, C]`."""
+        """Yields the detections of every batch of prepared images `[b, H, W, C]`."""
         for images, distances in self._scorer.distances(self._variables, batches):
             yield self._detections(images, distances)
 
@@ -222,20 +243,21 @@ class Detector:
             heat=self.calibration.heat(distances.reconstruction_map, distances.alignment_map),
             images=images,
             reconstructions=np.asarray(distances.reconstructed),
+            clipped=np.zeros(len(images), bool),
         )
 
-    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Entry, np.ndarray | None]]:
-        def read(path: Path) -> tuple[Entry, np.ndarray | None]:
+    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Entry, Prepared | None]]:
+        def read(path: Path) -> tuple[Entry, Prepared | None]:
             digest = ""
             try:
                 content = read_file(path)
                 digest = hashlib.sha256(content).hexdigest()
-                return Entry(path, None, digest), self.prepare(content, str(path))
+                return Entry(path, None, digest), self._prepare(content, str(path))
             except UserError as error:
                 # Without its traceback, which holds the image.
                 return Entry(path, UserError(str(error)), digest), None
 
-        ahead: deque[Future[tuple[Entry, np.ndarray | None]]] = deque()
+        ahead: deque[Future[tuple[Entry, Prepared | None]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for path in paths:
                 ahead.append(pool.submit(read, path))
@@ -243,6 +265,13 @@ class Detector:
                     yield ahead.popleft().result()
             for future in ahead:
                 yield future.result()
+
+
+def join_detections(parts: Iterable[Detections]) -> Detections:
+    """The detections of several batches as those of one, in their order; there must be at least one."""
+    batches = list(parts)
+    names = Detections.__dataclass_fields__
+    return Detections(**{name: np.concatenate([getattr(b, name) for b in batches]) for name in names})
 
 
 def _several(images: Any) -> Iterable[Any]:

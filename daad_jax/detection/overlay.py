@@ -3,6 +3,8 @@
 import matplotlib as mpl
 import numpy as np
 
+from daad_jax.data.images import to_uint8
+
 COLOURS = mpl.colormaps["inferno"]
 FAINT_HEAT, STRONG_HEAT = 0.7, 2.0  # colour begins, and is full; normal images end at 1
 MAX_OPACITY = 0.65
@@ -14,7 +16,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     Colour begins at a heat of 0.7 and is full at 2; normal images stay mostly below 1.
 
     Args:
-        image: uint8 `[H, W, 1 or 3]`, for instance one of `Detections.images`.
+        image: uint8 or uint16 `[H, W, 1 or 3]`, for instance one of `Detections.images`.
         heat: `[H, W]`, of the same image in `Detections.heat`.
 
     Returns:
@@ -22,6 +24,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """
     strength = np.clip((heat - FAINT_HEAT) / (STRONG_HEAT - FAINT_HEAT), 0, 1)[..., None]
     colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
+    image = to_uint8(image)
     grey = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     alpha = MAX_OPACITY * np.minimum(1, 3 * strength)
     return np.rint((1 - alpha) * grey + alpha * colour).astype(np.uint8)

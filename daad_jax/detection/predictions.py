@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from daad_jax.data.account import format_table
 from daad_jax.data.decoding import decode
-from daad_jax.data.images import resize, shrink_to_fit, to_pixels, undo_fit
+from daad_jax.data.images import resize, show_pixels, shrink_to_fit, undo_fit
+from daad_jax.data.pixel_range import clipping_note
 from daad_jax.detection.detector import Detections, Detector, Entry
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.detection.sources import Account, describe_left_out
@@ -53,7 +54,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     count = account.count
     print(format_table(account.rows), flush=True)
     start, report_progress = time.perf_counter(), _Progress(count)
-    tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
+    tally, clipped = {"anomalous": 0, "normal": 0, "unreadable": 0}, list[str]()
     with ExitStack() as stack:
         with explain_write_errors(out, REMEDY):
             table = stack.enter_context(_Table(out, overlays != "none"))
@@ -68,6 +69,9 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
             drawings = draw.start(rows, detections, first_number=sum(tally.values()))
             for row in rows:
                 tally[row["verdict"]] += 1
+            if detections is not None:
+                scored = [entry.path for entry in entries if not entry.error]
+                clipped += [str(path) for path, is_clipped in zip(scored, detections.clipped) if is_clipped]
             with explain_write_errors(out, REMEDY):
                 _finish(drawings)
                 for row, entry in zip(rows, entries):
@@ -82,6 +86,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         if not tally["anomalous"] + tally["normal"]:
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
+    if clipped:
+        print(clipping_note(len(clipped), clipped[0], detector.config.data))
     if account.left_out:
         print(describe_left_out(account.left_out))
 
@@ -192,7 +198,7 @@ class _Overlays:
 def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
     """Writes the image with its heat map, at the image's own size or at most MAX_OVERLAY_SIDE."""
     data = detector.config.data
-    pixels = to_pixels(decode(path), data.channels)
+    pixels = show_pixels(decode(path, max_pixels=data.max_pixels), data)
     height, width = pixels.shape[:2]
     # Shrink first: an overlay takes eighty bytes a pixel.
     size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)

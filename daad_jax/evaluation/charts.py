@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from sklearn import metrics
 
+from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections
 from daad_jax.detection.overlay import draw_overlay
@@ -125,8 +126,8 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
-        image = detections.images[i]
-        pictures = [image, detections.reconstructions[i], draw_overlay(image, detections.heat[i])]
+        image, reconstruction = to_uint8(detections.images[i]), to_uint8(detections.reconstructions[i])
+        pictures = [image, reconstruction, draw_overlay(image, detections.heat[i])]
         if split.masks is not None:
             pictures.append(255 * split.masks[i])
         for row, picture in enumerate(pictures):

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.data.samples import Split
-from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.detector import Detections, Detector, join_detections
 from daad_jax.errors import UserError
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
@@ -112,7 +112,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         pixel_metrics=pixel_metrics,
         images_per_s=len(test) / seconds,
         gallery_indices=gallery_indices,
-        gallery_detections=detector.score(test.images[gallery_indices]),
+        gallery_detections=join_detections(detector.score_prepared(test.images[gallery_indices])),
     )
 
 

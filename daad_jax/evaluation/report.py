@@ -20,6 +20,7 @@ from scipy.stats import betabinom
 from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.data import account
+from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import AccountRow
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.evaluation import charts
@@ -143,11 +144,11 @@ def _gallery_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
     """The card of image `row` of the gallery."""
     detections, index = evaluation.gallery_detections, int(evaluation.gallery_indices[row])
-    image, label = detections.images[row], int(evaluation.test.labels[index])
+    image, label = to_uint8(detections.images[row]), int(evaluation.test.labels[index])
     is_flagged = bool(detections.anomalous[row])
     pictures = {
         "input": image,
-        "reconstruction": detections.reconstructions[row],
+        "reconstruction": to_uint8(detections.reconstructions[row]),
         "heat map": draw_overlay(image, detections.heat[row]),
     }
     if evaluation.test.masks is not None and evaluation.test.masks[index].any():

@@ -107,5 +107,5 @@ def for_scoring(images: jax.Array, restore: str) -> jax.Array:
 
 
 def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 `[B, H, W, C]` -> float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
+    """uint8 or uint16 `[B, H, W, C]` -> float32 in [0, 1]."""
+    return images.astype(jnp.float32) / float(jnp.iinfo(images.dtype).max)

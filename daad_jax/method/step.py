@@ -32,7 +32,7 @@ def make_train_step(
             None on one device.
 
     Returns:
-        `train_step(state, images)`, images uint8 `[B, H, W, C]`, giving the next state and float32
+        `train_step(state, images)`, images uint8 or uint16 `[B, H, W, C]`, giving the next state and float32
         metrics. Both networks are updated from one forward pass of the generator, each against the
         other's parameters of before the step.
     """

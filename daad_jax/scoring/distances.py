@@ -43,7 +43,7 @@ class Distances(NamedTuple):
     """The distances of B images.
 
     `reconstruction` R and `alignment` L `[B]` (0 without a discriminator), their maps `[B, H, W]`, and the
-    reconstructed images `reconstructed`, uint8 `[B, H, W, C]`.
+    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given.
     """
 
     reconstruction: jax.Array
@@ -189,8 +189,14 @@ def compare_features(outputs: NetworkOutputs, score: ScoreConfig) -> tuple[jax.A
     return ALIGNMENTS[score.alignment](real, fakes, square), square
 
 
-def compare(outputs: NetworkOutputs, score: ScoreConfig) -> Distances:
-    """R, L and their maps, from the outputs of both networks; see `compare_images` and `compare_features`."""
+def compare(outputs: NetworkOutputs, score: ScoreConfig, pixel_type: Any = np.uint8) -> Distances:
+    """R, L and their maps, from the outputs of both networks; see `compare_images` and `compare_features`.
+
+    Args:
+        outputs: of a network pass.
+        score: how to compare.
+        pixel_type: of the reconstructed images, uint8 or uint16.
+    """
     sigma = _heat_sigma(outputs.images, score)
 
     def heat(square: jax.Array) -> jax.Array:
@@ -198,7 +204,8 @@ def compare(outputs: NetworkOutputs, score: ScoreConfig) -> Distances:
 
     r, square = compare_images(outputs, score)
     r_map = heat(square)
-    reconstructed = jnp.rint(255 * outputs.reconstructions[0]).astype(jnp.uint8)
+    reconstructed = jnp.rint(int(jnp.iinfo(pixel_type).max) * outputs.reconstructions[0])
+    reconstructed = reconstructed.astype(pixel_type)
     if not outputs.real_maps:
         return Distances(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), reconstructed)
     alignment, square = compare_features(outputs, score)
@@ -213,12 +220,12 @@ def _heat_sigma(images: jax.Array, score: ScoreConfig) -> float:
 def make_distances(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Variables, jax.Array], Distances]:
-    """The pure function from variables and uint8 images `[B, H, W, C]` to their distances.
+    """The pure function from variables and images `[B, H, W, C]`, uint8 or uint16, to their distances.
 
     `implementation`: see `make_network_pass`.
     """
     network_pass = make_network_pass(config, implementation)
-    return lambda variables, batch: compare(network_pass(variables, batch), config.score)
+    return lambda variables, batch: compare(network_pass(variables, batch), config.score, batch.dtype)
 
 
 def make_network_pass(
@@ -230,7 +237,7 @@ def make_network_pass(
     traced here and run elsewhere.
 
     Returns:
-        `network_pass(variables, images)`, images uint8 `[B, H, W, C]`.
+        `network_pass(variables, images)`, images uint8 or uint16 `[B, H, W, C]`.
     """
     generator: Any = build_generator(config, implementation=implementation)
     discriminator: Any = build_discriminator(config)

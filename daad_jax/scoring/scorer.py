@@ -1,4 +1,4 @@
-"""Scores uint8 images on all devices of this process, in batches of one size."""
+"""Scores images of 8 or 16 bits on all devices of this process, in batches of one size."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +38,7 @@ def images_at_once(pixels: int, backend: str) -> int:
 
 
 class BatchedFunction:
-    """A function of (variables, uint8 images), compiled for batches of one size on all devices.
+    """A function of (variables, images), compiled for batches of one size on all devices.
 
     There is one program, for one number of images a device; smaller batches are filled up. A program for
     another number would sum in another order, and the last digits of a score would depend on the other images
@@ -65,7 +65,7 @@ class BatchedFunction:
 
         Args:
             placed: what `place` returned.
-            batches: uint8 `[b, H, W, C]`, b from 1 to `batch_size`.
+            batches: uint8 or uint16 `[b, H, W, C]`, b from 1 to `batch_size`.
         """
         started: deque[tuple[np.ndarray, Any]] = deque()
         for batch in batches:
@@ -110,7 +110,7 @@ class Scorer:
         return self._distances.place(variables)
 
     def distances(self, placed: Any, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Distances]]:
-        """Yields every batch, uint8 `[b, H, W, C]` with 1 <= b <= `batch_size`, and its distances (numpy)."""
+        """Yields every batch `[b, H, W, C]` with 1 <= b <= `batch_size`, and its distances (numpy)."""
         return self._distances.run(placed, batches)
 
     def split(self, images: Any) -> Iterator[np.ndarray]:
@@ -118,7 +118,7 @@ class Scorer:
         return self._distances.split(images)
 
     def calibrate(self, variables: Variables, held_out: Any) -> Calibration:
-        """The calibration from held-out normal images, uint8 `[N, H, W, C]`."""
+        """The calibration from held-out normal images, uint8 or uint16 `[N, H, W, C]`."""
         pixels = self._config.data.height * self._config.data.width
         stride = -(-len(held_out) // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))
         r, alignment, r_maps, l_maps = [], [], [], []

@@ -24,13 +24,13 @@ def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarra
     """Every image with one corruption of this kind.
 
     Args:
-        images: uint8 `[N, H, W, C]`, N at least 2: some kinds take from another image.
+        images: uint8 or uint16 `[N, H, W, C]`, N at least 2: some kinds take from another image.
         kind: of `KINDS`.
         radii: small ellipses are as frequent as large ones (log-uniform).
         seed: the result is a function of (images, kind, seed).
 
     Returns:
-        uint8 `[N, H, W, C]`.
+        `[N, H, W, C]`, of the same type.
     """
     out = np.empty_like(images)
     for index in range(len(images)):
@@ -67,7 +67,8 @@ def ellipse(height: int, width: int, radii: Radii, rng: np.random.Generator) -> 
 def _corrupt_one(
     image: np.ndarray, donor: np.ndarray, change: Change, radii: Radii, rng: np.random.Generator
 ) -> np.ndarray:
-    x, other = image / 255.0, donor / 255.0
+    levels = float(np.iinfo(image.dtype).max)
+    x, other = image / levels, donor / levels
     least = MIN_CHANGE * x.std()
     best, most = x, -1.0
     for _ in range(MAX_TRIES):
@@ -78,7 +79,7 @@ def _corrupt_one(
             best, most = changed, size
         if size >= least:
             break
-    return np.rint(255 * best).astype(np.uint8)
+    return np.rint(levels * best).astype(image.dtype)
 
 
 def _rolled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

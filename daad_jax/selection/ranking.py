@@ -104,7 +104,7 @@ def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> lis
     Args:
         state: of the trained run.
         config: of the run.
-        held_out: normal images that did not train, uint8 `[N, H, W, C]`, N at least 2.
+        held_out: normal images that did not train, uint8 or uint16 `[N, H, W, C]`, N at least 2.
     """
     held_out = held_out[:MAX_HELD_OUT]
     kinds, radii = anomalies_of(config.data.protocol)
@@ -170,7 +170,7 @@ def _make_function(config: Config) -> BatchedFunction:
 
 
 def _all_distances(function: BatchedFunction, placed: Any, images: np.ndarray) -> AllDistances:
-    """All distances of uint8 images `[N, H, W, C]`."""
+    """All distances of images `[N, H, W, C]`."""
     parts = [outputs for _, outputs in function.run(placed, function.split(images))]
     settings = {str(setting): setting for setting in SETTINGS}
     return {

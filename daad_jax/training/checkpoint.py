@@ -91,6 +91,8 @@ class Checkpoints:
         if about.get("format") != FORMAT:
             raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
         config = config_lib.from_json(about["config"])
+        if config.data.range == "auto":  # made before a range belonged to a run: 8 bits, by the files' types
+            config.data.range, config.data.bits = "type", 8
         validate(config)
         # Shapes are enough for the template: values would take time to make.
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_state(config))

@@ -20,19 +20,19 @@ def device_batches(config: Config, group: DeviceGroup, split: Split, first_step:
     Args:
         config: of the run.
         group: the devices.
-        split: the training images, uint8 `[N, H, W, C]`.
+        split: the training images, uint8 or uint16 `[N, H, W, C]`.
         first_step: the steps that were done before.
 
     Yields:
-        uint8 `[b, H, W, C]` on one device, `[n, b/n, H, W, C]` on n; with K = `train.steps_per_call` above 1,
-        K batches, as `[K, b, ...]` or `[n, K, b/n, ...]`.
+        `[b, H, W, C]` of the images' type on one device, `[n, b/n, H, W, C]` on n; with
+        K = `train.steps_per_call` above 1, K batches, as `[K, b, ...]` or `[n, K, b/n, ...]`.
     """
     data, seed, batch_size = config.data, config.seed, config.train.batch_size
     process, steps_per_call = (jax.process_index(), jax.process_count()), config.train.steps_per_call
     batch_axis = 0 if steps_per_call == 1 else 1
     batches: Iterator[Any]
     put: Callable[[Any], Any]
-    if group.fits_resident(len(split) * data.height * data.width * data.channels):
+    if group.fits_resident(int(np.prod(split.images.shape)) * split.images.dtype.itemsize):
         gather = functools.partial(gather_batch, config=data)
         put = group.put_resident(np.asarray(split.images[:]), gather, batch_axis)
         batches = batch_plans(len(split), data, seed, batch_size, first_step)
@@ -46,12 +46,12 @@ def gather_batch(images: jax.Array, plan: BatchPlan, config: DataConfig) -> jax.
     """The batch that `batches.augment` makes of `images[plan.chosen]`, to the bit.
 
     Args:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 or uint16 `[N, H, W, C]`.
         plan: its arrays begin with `[...]`, of any shape.
         config: its augmentation is applied.
 
     Returns:
-        uint8 `[..., H, W, C]`.
+        `[..., H, W, C]`, of the same type.
     """
     chosen = plan.chosen.reshape(-1)
     if not config.augments:

@@ -1,5 +1,6 @@
 """The training loop: from a configuration to a checkpoint that scores."""
 
+import dataclasses
 import hashlib
 import math
 import signal
@@ -77,6 +78,8 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
             splits = datasets.load(config)
+            # The range that was found belongs to the run; `config.json` has what the user wrote.
+            config = dataclasses.replace(config, data=splits.data)
         with processes.errors_end_all():
             require_claim(workdir)
             if processes.is_first():

@@ -36,7 +36,7 @@ class StepProgram:
         self._steps_per_call = config.train.steps_per_call
         step = make_train_step(config, group.axis_name)
         image = (config.data.height, config.data.width, config.data.channels)
-        batch = np.zeros((config.train.batch_size // jax.process_count(), *image), np.uint8)
+        batch = np.zeros((config.train.batch_size // jax.process_count(), *image), config.data.prepared_type)
         if self._steps_per_call == 1:
             self._call = group.compile_ahead(step, abstract, group.put(batch))
         else:

@@ -140,7 +140,7 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     ("images", "says"),
     [
         ([], "no images"),
-        (np.zeros((4, 4, 3)), "image 0: the array is of type float64"),
+        (np.zeros((4, 4, 3), np.int64), "image 0: the array is of type int64"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 4, 7), np.uint8)], "image 1: the array has the shape"),
         (np.zeros((0, 4), np.uint8), "image 0: the array has the shape"),
         ("nowhere.png", "nowhere.png: this file does not exist"),

@@ -1,0 +1,231 @@
+"""Pixels of more than 8 bits, in the values that the file stores: one reader a format.
+
+Large libraries are imported by the readers that need them, because most data sets have no such files.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from daad_jax.data import containers
+from daad_jax.data.headers import (
+    SIGNATURE_BYTES,
+    identify,
+    integer_type,
+    open_source,
+    pixel_type_of_array,
+    read_avif_bits,
+    read_jpeg2000_header,
+    read_netpbm_header,
+    read_npy_header,
+)
+
+CheckSize = Callable[[int, int], None]  # of width and height; raises an error for an image that is too large
+ORIENTATION_TAG = 0x0112  # of EXIF and TIFF; 1 is upright
+MIN_IS_WHITE, RGB_COLOURS, MIN_IS_BLACK = 0, 2, 1  # photometric interpretations of TIFF
+JPEG_COLOURS = (6, 7)  # YCbCr by JPEG, whose decoder gives RGB
+STRAIGHT_ALPHA = 2  # of TIFF's extra samples: the colours are not multiplied by the alpha yet
+MAX_SAMPLES = 4
+
+
+def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
+    """The NumPy type that the pixels of a file decode to, for instance "uint8" or "uint16".
+
+    Only the header is read. Errors of many kinds are raised for a file that cannot be decoded either.
+    """
+    with open_source(source) as file:
+        return pixel_type_of(file, identify(file.read(SIGNATURE_BYTES)), page)
+
+
+def pixel_type_of(file: IO[bytes], image_format: str, page: int) -> str:
+    """`find_pixel_type` of an open file of a known format. It leaves the file at its beginning."""
+    file.seek(0)
+    if image_format == "PNG":
+        pixel_type = "uint16" if file.read(25)[24:] == b"\x10" else "uint8"
+    elif image_format == "TIFF":
+        pixel_type = containers.tiff_page_info(file, page).pixel_type
+    elif image_format == "NPY":
+        pixel_type = pixel_type_of_array(read_npy_header(file).dtype)
+    elif image_format == "JPEG2000":
+        header = read_jpeg2000_header(file)
+        pixel_type = integer_type(header.bits, header.is_signed)
+    elif image_format == "PPM" and file.read(2) == b"Pf":
+        pixel_type = "float32"
+    elif image_format == "PPM":
+        pixel_type = integer_type(read_netpbm_header(file).largest.bit_length())
+    elif image_format == "AVIF":
+        pixel_type = integer_type(read_avif_bits(file))
+    elif image_format == "HEIF":
+        pixel_type = integer_type(containers.heif_bits(file))
+    else:
+        pixel_type = "uint8"
+    file.seek(0)
+    return pixel_type
+
+
+def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """One page of a TIFF file, upright, of which more is brighter. The other pages are not read."""
+    with containers.open_tiff(file) as tiff:
+        found = containers.find_tiff_page(tiff, page)
+        samples, photometric = found.samplesperpixel, int(found.photometric)
+        check_size(found.imagewidth, found.imagelength)
+        if found.is_tiled:
+            check_size(found.tilewidth, found.tilelength)  # a decoder allocates whole tiles
+        has_whole_bytes = found.dtype is not None and found.bitspersample >= 8
+        if found.imagedepth != 1 or samples > MAX_SAMPLES or not has_whole_bytes:
+            raise ValueError(
+                f"its page has {samples} samples of {found.bitspersample} bits in {found.imagedepth} layers; "
+                "save it as grey or RGB"
+            )
+        is_plain = photometric in (MIN_IS_WHITE, MIN_IS_BLACK, RGB_COLOURS)
+        if not is_plain and (photometric, int(found.compression)) != JPEG_COLOURS:
+            raise ValueError(
+                f"its colours are {getattr(found.photometric, 'name', photometric)} of "
+                f"{found.bitspersample} bits; save it as grey or RGB"
+            )
+        pixels = found.asarray(maxworkers=1)
+        if found.axes == "SYX":
+            pixels = np.moveaxis(pixels, 0, -1)
+        if photometric == MIN_IS_WHITE:
+            pixels = _inverted(pixels, found.bitspersample)
+        if samples in (2, 4) and len(found.extrasamples) == 1:
+            if int(found.extrasamples[0]) == STRAIGHT_ALPHA:
+                pixels = over_black(pixels, found.bitspersample)
+            else:  # already multiplied, or no alpha at all
+                pixels = pixels[..., :-1]
+        orientation = found.tags.get(ORIENTATION_TAG)
+        return turn_upright(_without_single_axis(pixels), int(orientation.value) if orientation else 1)
+
+
+def read_png(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """A PNG of 16 bits. Pillow gives colours of 16 bits as 8, so they are decoded by libpng itself."""
+    import imagecodecs
+
+    pixels = imagecodecs.png_decode(file.read())
+    return over_black(pixels, 16) if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else pixels
+
+
+def read_jpeg2000(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """A JPEG 2000 image. Pillow scales 12 bits by 16, so it is decoded by OpenJPEG itself."""
+    import imagecodecs
+
+    header = read_jpeg2000_header(file)
+    check_size(header.width, header.height)
+    if header.components > MAX_SAMPLES:
+        raise ValueError(f"it has {header.components} components; save it as grey or RGB")
+    file.seek(0)
+    pixels = imagecodecs.jpeg2k_decode(file.read())
+    return over_black(pixels, header.bits) if header.components in (2, 4) else pixels
+
+
+def read_avif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """An AVIF image of 10 or 12 bits; it is not turned upright."""
+    import imagecodecs
+
+    bits = read_avif_bits(file)
+    file.seek(0)
+    pixels = imagecodecs.avif_decode(file.read(), index=0)
+    return over_black(pixels, bits) if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else pixels
+
+
+def read_heif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """The main image of an HEIC or HEIF file, upright."""
+    image = containers.open_heif(file)
+    check_size(*image.size)
+    pixels, bits = np.asarray(image), int(image.info.get("bit_depth", 8))
+    return over_black(pixels, bits) if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else pixels
+
+
+def read_netpbm(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """A PGM or PPM image of more than 8 bits. Pillow stretches its values to 16 bits."""
+    header = read_netpbm_header(file)
+    check_size(header.width, header.height)
+    file.seek(0)
+    magic = file.read(2)
+    is_text, channels = magic in (b"P2", b"P3"), 3 if magic in (b"P3", b"P6") else 1
+    file.seek(header.offset)
+    shape = (header.height, header.width, channels)
+    count = int(np.prod(shape))
+    if is_text:
+        words = file.read().split()[:count]
+        if len(words) < count or any(len(word) > 5 or not word.isdigit() for word in words):
+            raise ValueError("its numbers are cut short or damaged")
+        pixels = np.array(words, np.int64)
+    else:
+        pixels = np.frombuffer(file.read(2 * count), ">u2")
+        if len(pixels) < count:
+            raise ValueError("it is cut short")
+    if pixels.max() > header.largest:
+        raise ValueError(f"it has values above {header.largest}, which its header calls the largest")
+    return _without_single_axis(pixels.astype(np.uint16).reshape(shape))
+
+
+def read_npy(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
+    """One image of an array file; the others are not read. Nothing is unpickled."""
+    header = read_npy_header(file)
+    check_size(header.shape[1], header.shape[0])
+    if page >= header.pages:
+        raise ValueError(f"it has no page {page + 1}")
+    order: Any = "F" if header.has_fortran_order else "C"
+    shape = (header.pages, *header.shape)
+    if isinstance(file, io.BytesIO):
+        content: Any = memoryview(file.getvalue())[header.offset :]
+        pixels = np.ndarray(shape, header.dtype, content, order=order)
+    else:
+        pixels = np.memmap(file, header.dtype, "r", header.offset, shape, order)
+    return np.array(pixels[page])
+
+
+READERS: dict[str, Callable[[IO[bytes], int, CheckSize], np.ndarray]] = {
+    "TIFF": read_tiff,
+    "PNG": read_png,
+    "JPEG2000": read_jpeg2000,
+    "AVIF": read_avif,
+    "HEIF": read_heif,
+    "PPM": read_netpbm,
+    "NPY": read_npy,
+}
+
+
+def over_black(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Lays the last channel of `[h, w, 2 or 4]`, the alpha, over black: `[h, w]` or `[h, w, 3]`.
+
+    Args:
+        pixels: integers of so many bits, or floats, whose alpha is in [0, 1].
+        bits: of the alpha.
+    """
+    is_float = pixels.dtype.kind == "f"
+    opaque = 1.0 if is_float else float(2**bits - 1)
+    alpha = pixels[..., -1:].astype(np.float64) / opaque
+    laid = pixels[..., :-1] * alpha
+    return _without_single_axis((laid if is_float else np.rint(laid)).astype(pixels.dtype))
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns `[h, w, ...]` as the orientation of EXIF and TIFF (1 to 8) asks."""
+    turned = {
+        2: lambda: pixels[:, ::-1],
+        3: lambda: pixels[::-1, ::-1],
+        4: lambda: pixels[::-1],
+        5: lambda: pixels.swapaxes(0, 1),
+        6: lambda: np.rot90(pixels, -1),
+        7: lambda: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: lambda: np.rot90(pixels),
+    }
+    return np.ascontiguousarray(turned[orientation]()) if orientation in turned else pixels
+
+
+def _inverted(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Turns values of which less is brighter into values of which more is brighter."""
+    if pixels.dtype.kind == "f":
+        return 1 - pixels
+    return (
+        ~pixels if pixels.dtype.kind == "i" else (2**bits - 1 - pixels.astype(np.int64)).astype(pixels.dtype)
+    )
+
+
+def _without_single_axis(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels

@@ -1,0 +1,228 @@
+"""The range of a run: which pixel values become 0 and 1, and with how many bits prepared images are stored.
+
+The range is found once, from the normal training images, and then belongs to the run.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data import protocol
+from daad_jax.data.decoding import Picture
+from daad_jax.data.samples import HELD_OUT, TRAIN, Sample, Source
+from daad_jax.files import write_text
+
+CAMERA_BITS = (8, 10, 12, 14, 16)
+RECORDS = "ranges"  # the folder in the cache with what was found
+EXACT = 1e-3  # of a level of 8 bits: more than float32 loses, and less than a step of 16 bits
+Limits = tuple[float, float]
+
+
+def find_limits(config: DataConfig, pixel_type: str) -> Limits:
+    """The pixel values of files of a type ("uint8", "uint16", "float32", ...) that become 0 and 1."""
+    ranges = config.ranges
+    return ranges.get(pixel_type) or ranges.get("") or full_range(pixel_type)
+
+
+def full_range(pixel_type: str) -> Limits:
+    """The smallest and the largest value of an integer type; 0 and 1 for floats."""
+    if pixel_type == "float32":
+        return 0.0, 1.0
+    return float(np.iinfo(pixel_type).min), float(np.iinfo(pixel_type).max)
+
+
+def pixel_type_of(picture: Picture) -> str:
+    """The type of a picture's pixels; "uint8" for all that Pillow holds."""
+    return str(picture.dtype) if isinstance(picture, np.ndarray) else "uint8"
+
+
+def to_unit(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Scales pixel values to [0, 1] by the range of their type, and clips what lies outside; float32."""
+    low, high = find_limits(config, str(pixels.dtype))
+    exact: type[np.floating] = (
+        np.float64 if pixels.dtype.itemsize == 4 and pixels.dtype.kind != "f" else np.float32
+    )
+    unit = pixels.astype(exact)
+    unit -= exact(low)
+    unit /= exact(high - low)
+    return np.clip(unit, 0, 1, out=unit).astype(np.float32, copy=False)
+
+
+def to_levels(unit: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] -> uint8. It rounds down, as the division of 16-bit values by 257 does."""
+    return np.floor(255 * unit + np.float32(EXACT)).astype(np.uint8)
+
+
+def exceeds_range(picture: Picture, config: DataConfig) -> bool:
+    """Whether a picture has values outside the range, which are clipped."""
+    if not isinstance(picture, np.ndarray):
+        low, high = find_limits(config, "uint8")
+        if low <= 0 and high >= 255:
+            return False
+        extremes = np.ravel(picture.convert("RGB").getextrema())
+        return bool(extremes.min() < low or extremes.max() > high)
+    low, high = find_limits(config, str(picture.dtype))
+    if (low, high) == full_range(str(picture.dtype)) and picture.dtype.kind != "f":
+        return False
+    return bool(picture.min() < low or picture.max() > high)
+
+
+@dataclass
+class Found:
+    """What the training images are: how many of each type, and the extremes of each type but uint8."""
+
+    counts: Counter[str]
+    extremes: dict[str, Limits]
+
+
+def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
+    """Replaces what `config.range` and `config.bits` leave open by what the training images say.
+
+    Only normal training images count, held-out ones included. What was found is kept in the cache, so that a
+    source is searched once.
+
+    Args:
+        source: of the images.
+        config: as the user wrote it, or resolved already.
+        classes: of the source, see `protocol.labels`.
+
+    Returns:
+        The configuration whose range and bits hold for the run, and sentences for the user.
+    """
+    if config.bits and config.range != "auto":
+        return config, _describe(config, None)
+    key = (
+        source.identity,
+        config.range,
+        config.bits,
+        config.max_pixels,
+        config.protocol,
+        config.normal_class,
+    )
+    digest = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    record = config.cache_directory / RECORDS / f"{digest}.json"
+    found = _read_record(record)
+    if found is None:
+        found = search(source.read().samples, config, classes)
+        with suppress(OSError):  # whether the cache can be written, its filling tells
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_text(record, json.dumps({"counts": found.counts, "extremes": found.extremes}))
+    resolved = decide(found, config)
+    return resolved, _describe(resolved, found)
+
+
+def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ...]) -> Found:
+    """Reads the headers of all normal training images, and decodes those that have more than 8 bits.
+
+    Images that cannot be read are passed over, because the filling of the cache reports them.
+    """
+    labels = protocol.labels([sample.kind for sample in samples], classes, config)
+    normal = [s for s, label in zip(samples, labels) if s.part in (TRAIN, HELD_OUT) and not label]
+    needs_extremes = config.range == "auto"
+
+    def look(sample: Sample) -> tuple[str, Limits | None]:
+        try:
+            pixel_type = sample.pixel_type() if sample.pixel_type else None
+            if pixel_type == "uint8" or (pixel_type and not needs_extremes):
+                return pixel_type, None
+            picture = sample.load()[0]
+        except Exception:  # of the many kinds that damaged files cause
+            return "", None
+        if not isinstance(picture, np.ndarray):
+            return "uint8", None
+        return str(picture.dtype), (float(picture.min()), float(picture.max()))
+
+    counts: Counter[str] = Counter()
+    extremes: dict[str, Limits] = {}
+    with ThreadPoolExecutor() as pool:
+        for pixel_type, limits in pool.map(look, normal):
+            counts[pixel_type] += bool(pixel_type)
+            if limits:
+                low, high = extremes.get(pixel_type, limits)
+                extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
+    return Found(+counts, extremes)
+
+
+def decide(found: Found, config: DataConfig) -> DataConfig:
+    """The configuration with the range and the bits that follow from what was found."""
+    deep = sorted(set(found.counts) - {"uint8"})
+    chosen = config.range
+    if config.range in ("auto", "type"):
+        rule: Callable[[str], Limits] = full_range
+        if config.range == "auto":
+            rule = lambda pixel_type: camera_range(pixel_type, *found.extremes[pixel_type])  # noqa: E731
+        chosen = ";".join(f"{pixel_type}:{_text(rule(pixel_type))}" for pixel_type in deep) or "type"
+    resolved = replace(config, range=chosen)
+    is_narrow = all(find_limits(resolved, pixel_type) == (0, 255) for pixel_type in deep)
+    return replace(resolved, bits=config.bits or (8 if is_narrow else 16))
+
+
+def camera_range(pixel_type: str, low: float, high: float) -> Limits:
+    """The range that values from `low` to `high` were probably stored in.
+
+    Integers from 0 on: the smallest of 8, 10, 12, 14 and 16 bits that holds them. Floats: 0 to 1, if all
+    lie there. Anything else: the extremes themselves.
+    """
+    if pixel_type == "float32":
+        if low >= 0 and high <= 1:
+            return 0.0, 1.0
+    elif low >= 0 and high < 2 ** CAMERA_BITS[-1]:
+        return 0.0, float(2 ** next(bits for bits in CAMERA_BITS if high < 2**bits) - 1)
+    return (low, high) if low < high else (low, low + 1)
+
+
+def _describe(config: DataConfig, found: Found | None) -> list[str]:
+    """Sentences about the range of a run; none if all of its images have 8 bits and go by their type."""
+    notes = []
+    for pixel_type, limits in config.ranges.items():
+        what = f"Pixel values of {pixel_type or 'all'} files"
+        if found and pixel_type in found.extremes and pixel_type != "float32":
+            bits = int(limits[1]).bit_length()
+            if limits == (0, 2**bits - 1):
+                what = f"The training images have {bits} of {np.iinfo(pixel_type).bits} bits: pixel values"
+        elif found and pixel_type in found.extremes:
+            what = "The training images are floats: pixel values"
+        notes.append(f"{what} {_text(limits).replace(',', '..')} become 0..1 (config.data.range).")
+    counts = found.counts if found else {}
+    if len(counts) > 1:
+        kinds = ", ".join(f"{count} of {pixel_type}" for pixel_type, count in sorted(counts.items()))
+        notes.append(f"The training images are of several types ({kinds}); each goes by its own range.")
+    return notes
+
+
+def clipping_note(count: int, first: str, config: DataConfig) -> str:
+    """The sentence about images with values outside the range of the run."""
+    ranges = [
+        f"{name}{':' if name else ''}{_text(v).replace(',', '..')}" for name, v in config.ranges.items()
+    ]
+    shown = ", ".join(ranges) or "the full range of their type (0..1 for floats)"
+    images = "1 image has" if count == 1 else f"{count} images have"
+    return (
+        f"{images} pixel values outside {shown}, which were clipped ({first}{', ...' if count > 1 else ''})."
+    )
+
+
+def _text(limits: Limits) -> str:
+    """Both limits, without a decimal point if they are whole numbers; `DataConfig.ranges` reads them back."""
+    return ",".join(
+        str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value) for value in limits
+    )
+
+
+def _read_record(record: Path) -> Found | None:
+    """What was found before; None if there is no record, or if another program has changed it."""
+    try:
+        tree = json.loads(record.read_text(encoding="utf-8"))
+        counts = Counter({str(name): int(count) for name, count in tree["counts"].items()})
+        extremes = {str(name): (float(low), float(high)) for name, (low, high) in tree["extremes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Found(counts, extremes)
