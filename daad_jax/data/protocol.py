@@ -1,5 +1,6 @@
 """Which images are normal, which train, which are held out: functions of class names alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ def check(classes: tuple[str, ...], config: DataConfig) -> None:
     """
     if config.protocol != "inspection":
         _class(config.normal_class, classes, config.protocol)
-    elif classes:
+    elif classes and GOOD not in classes:
         raise UserError(
             "config.data.protocol = 'inspection': this source has classes and does not say which are "
             "good; set 'one_class' or 'leave_one_out', and config.data.normal_class"
@@ -52,7 +53,12 @@ class Roles:
 
 
 def assign(
-    of_parts: list[str], labels: np.ndarray, is_usable: np.ndarray, config: DataConfig, seed: int
+    of_parts: list[str],
+    labels: np.ndarray,
+    is_usable: np.ndarray,
+    config: DataConfig,
+    seed: int,
+    cut_as_before: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None] | None = None,
 ) -> Roles:
     """Decides what each of N images is for.
 
@@ -62,13 +68,16 @@ def assign(
         is_usable: False for images that cannot be read, `[N]`.
         config: the share that is held out, and the limits.
         seed: of the run.
+        cut_as_before: given the indices of the normal images, it cuts them as `hold_out` does, in the way an
+            earlier training has decided; None, also as its result: no earlier training has decided.
 
     Raises:
         UserError: fewer than two normal images are for training.
     """
     parts = np.array(of_parts, dtype=object)
     normal = np.flatnonzero((parts == TRAIN) & is_usable & (labels == 0))
-    train, held_out = hold_out(len(normal), config, seed)
+    decided = cut_as_before(normal) if cut_as_before else None
+    train, held_out = decided or hold_out(len(normal), config, seed)
     test = np.flatnonzero((parts == TEST) & is_usable)
     test = test[limit_per_label(labels[test], config.limit_test, seed)]
     return Roles(normal[train], normal[held_out], test, normal)

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.decoding import convert_array, convert_pillow_image, decode
 from daad_jax.data.images import prepare
+from daad_jax.data.inputs import open_image, several
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -25,7 +25,6 @@ from daad_jax.training import checkpoint
 
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
-ACCEPTED = "a path, the bytes of an image file, a NumPy or JAX array, a Pillow image, or several of these"
 Entry = tuple[Path, UserError | None]
 
 
@@ -132,17 +131,9 @@ class Detector:
             UserError: the image cannot be read, is of another type, or has another size than the model while
                 `config.data.fit` is "exact".
         """
+        picture, _ = open_image(image, name)
         if isinstance(image, (str, os.PathLike)):
             name = str(image)
-            picture = decode(Path(image))
-        elif isinstance(image, (bytes, bytearray, memoryview)):
-            picture = decode(bytes(image), name)
-        elif isinstance(image, pillow.Image):
-            picture = convert_pillow_image(image, name)
-        elif isinstance(image, (np.ndarray, jax.Array)):
-            picture = convert_array(np.asarray(image), name)
-        else:
-            raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
         return prepare(picture, self.config.data, name)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
@@ -155,7 +146,7 @@ class Detector:
         Raises:
             UserError: there is no image, or an image cannot be used; the message names the image.
         """
-        prepared = (self.prepare(image, f"image {i}") for i, image in enumerate(_several(images)))
+        prepared = (self.prepare(image, f"image {i}") for i, image in enumerate(several(images)))
         parts = list(self.judge(_batches(prepared, self._scorer.batch_size)))
         if not parts:
             raise UserError("no images were given to score")
@@ -233,18 +224,6 @@ class Detector:
                     yield first, future.result()
             for path, future in ahead:
                 yield path, future.result()
-
-
-def _several(images: Any) -> Iterable[Any]:
-    """The images of a call. A single image may come without a list."""
-    if isinstance(images, (np.ndarray, jax.Array)):
-        array = np.asarray(images)
-        return array if array.ndim == 4 else [array]
-    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, pillow.Image)):
-        return [images]
-    if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        return images
-    raise UserError(f"an object of type {type(images).__name__} is no image; give {ACCEPTED}")
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,169 @@
+"""Evaluation of images that are not the run's own: another test set, moved images, another TFDS directory."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daad_jax.data import datasets
+from daad_jax.errors import UserError
+from daad_jax.evaluation.outputs import evaluate
+from daad_jax.training.loop import train
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[2]
+RNG = np.random.default_rng(0)
+
+
+def draw(folder, count, blot=False):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        image = RNG.integers(90, 110, (16, 16, 3), np.uint8)
+        if blot:
+            image[4:9, 4:9] = 255
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run on `set`, and another labelled folder `second` without images to train on."""
+    root = tmp_path_factory.mktemp("other")
+    draw(root / "set" / "train" / "good", 20)
+    draw(root / "set" / "test" / "good", 3)
+    draw(root / "set" / "test" / "blot", 4, blot=True)
+    draw(root / "second" / "good", 5)
+    draw(root / "second" / "blot", 6, blot=True)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:9, 4:9] = 255
+    (root / "second" / "ground_truth" / "blot").mkdir(parents=True)
+    for i in range(6):
+        Image.fromarray(mask).save(root / "second" / "ground_truth" / "blot" / f"{i}_mask.png")
+    os.environ["DAAD_CACHE_DIR"] = str(root / "cache")
+    config = tiny_config(
+        data__source="folder", data__path="set", data__protocol="inspection", train__devices=1,
+        train__steps=1, train__batch_size=4, train__log_every=1, train__checkpoint_every=1,
+    )  # fmt: skip
+    here = os.getcwd()
+    os.chdir(root)
+    train(config, "run")
+    evaluate(Path("run"))
+    os.chdir(here)
+    yield root
+    del os.environ["DAAD_CACHE_DIR"]
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
+
+
+def test_the_runs_own_images_from_another_directory(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = rows(place / "run")
+    assert len(evaluate(place / "run").test) == 7
+    assert rows(place / "run") == before
+
+
+def test_another_test_set_gets_a_folder_of_its_own(place):
+    """By the command, from another working directory."""
+    own = {path: path.read_bytes() for path in (place / "run").iterdir() if path.is_file()}
+    child = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--workdir=../run", "--data=../second"],
+        cwd=place / "set", env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    folder = place / "run" / "evaluations" / "second"
+    names = {"scores.csv", "evaluation.json", "report.html", "scores.png", "gallery.png", "data.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert {path: path.read_bytes() for path in own} == own
+    table = rows(folder)
+    assert len(table) == 11
+    assert [int(row["label"]) for row in table] == [int("blot" in row["name"]) for row in table]
+    figures = json.loads((folder / "evaluation.json").read_text())
+    assert figures["found"] + figures["missed"] == 6
+    assert "pixel_auroc" in figures
+    stored = json.loads((folder / "data.json").read_text())
+    assert stored["path"] == str(place / "second")
+    assert len({image["sha256"] for image in stored["images"]}) == 11
+    assert f"<bdi>{place / 'second'}</bdi>" in (folder / "report.html").read_text()
+
+
+def test_run_and_images_moved(place, tmp_path, monkeypatch):
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.copytree(place / "set", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    evaluate(Path("run"), data=Path("moved"))
+    evaluate(Path("run"), data=tmp_path / "moved")
+    expected = [{**row} for row in rows(place / "run")]
+    for name in ("moved", "moved-2"):
+        assert rows(tmp_path / "run" / "evaluations" / name) == expected
+    evaluate(Path("run"), data=Path("moved"), out=Path("results"))
+    assert rows(tmp_path / "results") == expected
+    with pytest.raises(UserError, match="--out results: exists already"):
+        evaluate(Path("run"), data=Path("moved"), out=Path("results"))
+
+
+def test_what_trained_or_was_held_out_is_not_tested(place, capsys, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(place / "second", mixed)
+    for path in (place / "set" / "train" / "good").iterdir():
+        if path.stem < "15":
+            shutil.copy(path, mixed / "good" / f"known-{path.name}")
+        else:  # the same pixels in another file
+            Image.open(path).save(mixed / "good" / f"known-{path.stem}.bmp")
+    evaluation = evaluate(place / "run", data=mixed)
+    assert len(evaluation.test) == 11
+    assert not any("known" in name for name in evaluation.test.names)
+    out = capsys.readouterr().out
+    assert f"18 of the 31 images of {mixed} have trained this run, so they are not tested" in out
+    assert f"2 of the 31 images of {mixed} were held out to set its threshold" in out
+
+
+def test_the_labels_of_a_run_with_classes(tmp_path):
+    config = tiny_config(data__name="mnist", data__normal_class="8", data__cache_dir=str(tmp_path / "cache"))
+    for digit in "378":
+        draw(tmp_path / "digits" / digit, 2)
+    test = datasets.load_test(config, tmp_path / "digits").test
+    assert (test.kinds, test.labels.tolist()) == (["3", "3", "7", "7", "8", "8"], [1, 1, 1, 1, 0, 0])
+    config.data.protocol = "leave_one_out"
+    assert datasets.load_test(config, tmp_path / "digits").test.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    draw(tmp_path / "digits" / "scratch", 2)
+    with pytest.raises(
+        UserError, match="'scratch' is no class of this run, and there is no sub-folder 'good'"
+    ):
+        datasets.load_test(config, tmp_path / "digits")
+    draw(tmp_path / "digits" / "good", 1)
+    assert datasets.load_test(config, tmp_path / "digits").test.labels.sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda f: None, "this folder does not exist; give a folder of labelled images"),
+        (lambda f: f.mkdir(), "this folder holds no images; put the images into sub-folders"),
+        (lambda f: draw(f, 3), "this folder holds 3 images without a label"),
+        (lambda f: draw(f / "train" / "good", 2), "has images to train on, but no images to test"),
+        (lambda f: draw(f / "good", 2), "has 2 normal and 0 anomalous images"),
+    ],
+)
+def test_folders_that_cannot_be_tested(place, tmp_path, make, says):
+    make(tmp_path / "folder")
+    with pytest.raises(UserError, match=says):
+        evaluate(place / "run", data=tmp_path / "folder")
+    assert not (place / "run" / "evaluations" / "folder").exists()
+
+
+def test_options_that_do_not_go_together(place, tmp_path):
+    with pytest.raises(UserError, match="--data and --data_dir exclude each other"):
+        evaluate(place / "run", data=tmp_path, data_dir="x")
+    with pytest.raises(
+        UserError, match="--data_dir: this run has no TFDS data set; give its images with --data"
+    ):
+        evaluate(place / "run", data_dir="x")
