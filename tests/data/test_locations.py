@@ -81,7 +81,7 @@ def test_a_relative_path_is_found_from_another_directory(places):
 
 def test_both_places_and_the_remedy_are_named(places):
     remembered = {"path": str(places / "here" / "parts"), "data_dir": ""}
-    with pytest.raises(UserError, match="the images of this run are not there; .*--data FOLDER") as error:
+    with pytest.raises(UserError, match=r"the images of this run are not there; .*--data FOLDER") as error:
         locate(folder_config("parts"), remembered, False)
     assert str(error.value).startswith(f"{remembered['path']} and {places / 'there' / 'parts'}: ")
     gone = str(places / "gone")

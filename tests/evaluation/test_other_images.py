@@ -135,9 +135,7 @@ def test_the_labels_of_a_run_with_classes(tmp_path):
     config.data.protocol = "leave_one_out"
     assert datasets.load_test(config, tmp_path / "digits").test.labels.tolist() == [0, 0, 0, 0, 1, 1]
     draw(tmp_path / "digits" / "scratch", 2)
-    with pytest.raises(
-        UserError, match="'scratch' is no class of this run, and there is no sub-folder 'good'"
-    ):
+    with pytest.raises(UserError, match="'scratch' is no class of this run, and there is no"):
         datasets.load_test(config, tmp_path / "digits")
     draw(tmp_path / "digits" / "good", 1)
     assert datasets.load_test(config, tmp_path / "digits").test.labels.sum() == 8
@@ -163,7 +161,5 @@ def test_folders_that_cannot_be_tested(place, tmp_path, make, says):
 def test_options_that_do_not_go_together(place, tmp_path):
     with pytest.raises(UserError, match="--data and --data_dir exclude each other"):
         evaluate(place / "run", data=tmp_path, data_dir="x")
-    with pytest.raises(
-        UserError, match="--data_dir: this run has no TFDS data set; give its images with --data"
-    ):
+    with pytest.raises(UserError, match="--data_dir: this run has no TFDS data set; give"):
         evaluate(place / "run", data_dir="x")

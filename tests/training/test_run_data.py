@@ -18,6 +18,7 @@ from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.training import checkpoint, run_data
 from daad_jax.training.loop import train
+from daad_jax.training.workdir import claim_workdir
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -42,21 +43,34 @@ def draw(folder, numbers):
         Image.fromarray(IMAGES[i]).save(folder / f"{i}.png")
 
 
+def claim(config, run, step, data=None, fresh=False):
+    """What `train` does before its first step, and a checkpoint of that step, as far as its name tells."""
+    config.train.steps = step
+    with claim_workdir(run, config):
+        splits = run_data.load_splits(run, config, data, typed_now=True)
+        said = run_data.claim_data(run, config, splits, fresh)
+    (run / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+    return said
+
+
 def names(config, run):
     splits = run_data.load_splits(run, config)
     return set(splits.train.names), set(splits.calibration.names)
 
 
-def held_out_pixels(run):
+def held_out_pixels(config, run):
     """The held-out images that a command asks for."""
-    config = checkpoint.load(run)[1]
     return {pixels.tobytes() for pixels in run_data.load_held_out(run, config).images[:]}
+
+
+def number(name):
+    return int(name.split(".")[0])
 
 
 def test_more_good_images_later(config, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "images"
     draw(folder, range(20))
-    train(config, run)
+    assert claim(config, run, 1) == ""
     first_trained, first_held_out = names(config, run)
     assert len(first_held_out) == 2
 
@@ -68,40 +82,34 @@ def test_more_good_images_later(config, tmp_path):
     (folder / renamed).rename(folder / "renamed.png")
     draw(folder, range(20, 50))
     before = (run / "data.json").read_bytes()
-    config.train.steps = 2
-    with pytest.raises(
-        UserError, match=r"give a new --workdir .* or --fresh_hold_out and config\.train\.steps"
-    ):
-        train(config, run)
-    config.train.steps = 1
+    with pytest.raises(UserError, match=r"give a new --workdir .* or --fresh_hold_out and"):
+        claim(config, run, 2)
     with pytest.raises(UserError, match=r"raise config\.train\.steps above 1"):
-        train(config, run, fresh_hold_out=True)
+        claim(config, run, 1, fresh=True)
     assert (run / "data.json").read_bytes() == before
     # A command that asks for held-out images gets none that has trained, before the run goes on and after.
-    assert not held_out_pixels(run) & {IMAGES[int(n.split(".")[0])].tobytes() for n in first_trained}
+    assert not held_out_pixels(config, run) & {IMAGES[number(name)].tobytes() for name in first_trained}
 
-    config.train.steps = 2
-    train(config, run, fresh_hold_out=True)
+    said = claim(config, run, 2, fresh=True)
+    assert "30 are new to this run. 27 of them train, and 3 are held out." in said
     trained, held_out = names(config, run)
     assert "renamed.png" in trained
     assert first_held_out - gone <= held_out
     assert first_trained - gone - {renamed} <= trained
     assert len(held_out - first_held_out) == 3  # a tenth of the new ones
-    pixels = held_out_pixels(run)
+    pixels = held_out_pixels(config, run)
+    assert pixels == {IMAGES[number(name)].tobytes() for name in held_out}
     ever_trained = first_trained | (trained - {"renamed.png"})
-    assert not pixels & {IMAGES[int(name.split(".")[0])].tobytes() for name in ever_trained}
-    assert pixels == {IMAGES[int(name.split(".")[0])].tobytes() for name in held_out}
-    assert len(checkpoint.load(run)[2].scores) == len(held_out) == 4
+    assert not pixels & {IMAGES[number(name)].tobytes() for name in ever_trained}
 
     # A plain resume, and one with the option, go on with that very split.
-    for config.train.steps, fresh in ((3, False), (4, True)):
-        train(config, run, fresh_hold_out=fresh)
+    for step, fresh in ((3, False), (4, True)):
+        assert claim(config, run, step, fresh=fresh) == ""
         assert names(config, run) == (trained, held_out)
 
     # An image that trained at first, and was away since, comes back: it trains.
-    draw(folder, [int(name.split(".")[0]) for name in gone])
-    config.train.steps = 5
-    train(config, run, fresh_hold_out=True)
+    draw(folder, map(number, gone))
+    claim(config, run, 5, fresh=True)
     assert min(first_trained) in names(config, run)[0]
 
 
@@ -126,45 +134,57 @@ def test_a_kill_after_a_fresh_hold_out_changes_no_split(config, tmp_path):
         "-c", KILLED, ROOT / "train.py", f"--config=stored:{run / 'config.json'}", f"--workdir={run}",
         "--config.train.steps=2", "--fresh_hold_out",
     ]  # fmt: skip
-    child = subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                           capture_output=True, text=True, timeout=300)  # fmt: skip
+    child = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert "20 are new to this run. 18 of them train, and 2 are held out." in child.stdout
     assert int(checkpoint.load(run)[0].step) == 1
     stored, split = (run / "data.json").read_bytes(), names(config, run)
     assert not split[1] & first_trained
     config.train.steps = 2
-    train(config, run)
+    assert train(config, run).held_out_images == 4
     assert ((run / "data.json").read_bytes(), names(config, run)) == (stored, split)
+    assert len(checkpoint.load(run)[2].scores) == 4
 
 
 def test_a_file_of_an_earlier_version_still_works(config, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "images"
     draw(folder, range(20))
-    train(config, run)
+    claim(config, run, 1)
     split, file = names(config, run), run / "data.json"
     stored = json.loads(file.read_text())
     file.write_text(json.dumps({key: stored[key] for key in ("normal_images", "normal_digest")}))
     draw(folder, [20])
-    config.train.steps = 2
     with pytest.raises(UserError, match=r"other images \(20 good images there, 21 now\)"):
-        train(config, run)
+        claim(config, run, 2)
     with pytest.raises(UserError, match="does not say which images have trained"):
-        train(config, run, fresh_hold_out=True)
+        claim(config, run, 2, fresh=True)
     with pytest.raises(UserError, match="does not say which of them were held out"):
         run_data.load_held_out(run, config)
     (folder / "20.png").unlink()
-    train(config, run)
+    claim(config, run, 2)
     assert json.loads(file.read_text()) == stored
     assert names(config, run) == split
     file.unlink()
     with pytest.raises(UserError, match=r"data\.json: this file is missing"):
-        train(config, run, fresh_hold_out=True)
+        claim(config, run, 3, fresh=True)
+
+
+def test_what_others_wrote_into_the_file_stays(config, tmp_path):
+    draw(tmp_path / "images", range(20))
+    claim(config, tmp_path / "run", 1)
+    file = tmp_path / "run" / "data.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"files": ["an account"]}))
+    draw(tmp_path / "images", [20, 21])
+    claim(config, tmp_path / "run", 2, fresh=True)
+    assert json.loads(file.read_text())["files"] == ["an account"]
 
 
 def test_a_run_is_found_and_goes_on_from_another_directory(config, tmp_path, monkeypatch):
     draw(tmp_path / "images", range(20))
-    train(config, tmp_path / "run")
+    claim(config, tmp_path / "run", 1)
     split = names(config, tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "data.json").read_text())
     assert stored["paths"] == {"path": str(tmp_path / "images"), "data_dir": ""}
@@ -172,20 +192,18 @@ def test_a_run_is_found_and_goes_on_from_another_directory(config, tmp_path, mon
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert names(config, tmp_path / "run") == split
-    config.train.steps = 2
-    train(config, tmp_path / "run")
+    claim(config, tmp_path / "run", 2)
     assert json.loads((tmp_path / "run" / "data.json").read_text()) == stored
 
     # Run and images move apart; the images are the same, so the run goes on.
     shutil.move(tmp_path / "images", tmp_path / "moved")
     shutil.move(tmp_path / "run", tmp_path / "elsewhere" / "run")
-    with pytest.raises(
-        UserError, match=f"{tmp_path / 'images'} and .*elsewhere/images: the images of this run"
-    ):
-        run_data.load_splits(tmp_path / "elsewhere" / "run", config)
-    config.data.path, config.name, config.train.steps = str(tmp_path / "moved"), "another name", 3
-    assert train(config, "run").step == 3
-    assert names(config, tmp_path / "elsewhere" / "run") == split
+    run = tmp_path / "elsewhere" / "run"
+    with pytest.raises(UserError, match=f"{tmp_path / 'images'} and .*elsewhere/images: the"):
+        run_data.load_splits(run, config)
+    config.data.path, config.name = str(tmp_path / "moved"), "another name"
+    claim(config, run, 3)
+    assert names(config, run) == split
 
 
 def sources(tmp_path):
@@ -245,26 +263,26 @@ def test_a_run_on_images_in_memory(config, tmp_path):
         run_data.load_splits(run, stored)
     with pytest.raises(UserError, match="given in Python"):
         train(stored, tmp_path / "other")
-    config.train.steps = 2
+    config.data.source = "memory"
     with pytest.raises(UserError, match="was trained on other images"):
-        train(config, run, data=IMAGES[:30])
-    assert train(config, run, data=IMAGES[:20]).step == 2
-    config.train.steps = 3
-    assert train(config, run, data=IMAGES[:30], fresh_hold_out=True).held_out_images == 3
+        claim(config, run, 2, IMAGES[:30])
+    claim(config, run, 2, IMAGES[:20])
+    assert "10 are new to this run. 9 of them train" in claim(config, run, 3, IMAGES[:30], fresh=True)
 
 
 def test_splits_of_ones_own(config, tmp_path):
-    run = tmp_path / "run"
+    run, config.data.source = tmp_path / "run", "memory"
     test = Split.of(IMAGES[30:36], [0, 0, 0, 1, 1, 1])
     splits = Splits(Split.of(IMAGES[:20]), Split.of(IMAGES[20:25], names=list("abcde")), test)
-    assert dataclasses.astuple(train(config, run, data=splits)) == (1, 20, 5, 6)
-    config.train.steps = 2
+    claim(config, run, 1, splits)
+    loaded = run_data.load_splits(run, config, splits)
+    assert [loaded.train, loaded.calibration, loaded.test] == [splits.train, splits.calibration, test]
     swapped = dataclasses.replace(splits, train=splits.calibration, calibration=splits.train)
     with pytest.raises(UserError, match="was trained on other images"):
-        train(config, run, data=swapped)
+        claim(config, run, 2, swapped)
     with pytest.raises(UserError, match="image 0 has trained this run, so it cannot be held out"):
-        train(config, run, data=swapped, fresh_hold_out=True)
-    assert train(config, run, data=splits).step == 2
+        claim(config, run, 2, swapped, fresh=True)
+    claim(config, run, 2, splits)
 
 
 @pytest.mark.parametrize(
