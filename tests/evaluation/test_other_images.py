@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,12 @@ from PIL import Image
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.evaluation.outputs import evaluate
-from daad_jax.training.loop import train
+from daad_jax.files import new_folder
+from daad_jax.method import state
+from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training import run_data
+from daad_jax.training.checkpoint import Checkpoints
+from daad_jax.training.workdir import claim_workdir
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -47,27 +53,46 @@ def place(tmp_path_factory):
         Image.fromarray(mask).save(root / "second" / "ground_truth" / "blot" / f"{i}_mask.png")
     os.environ["DAAD_CACHE_DIR"] = str(root / "cache")
     config = tiny_config(
-        data__source="folder", data__path="set", data__protocol="inspection", train__devices=1,
-        train__steps=1, train__batch_size=4, train__log_every=1, train__checkpoint_every=1,
+        data__source="folder", data__path="set", data__protocol="inspection", train__steps=1,
     )  # fmt: skip
     here = os.getcwd()
     os.chdir(root)
-    train(config, "run")
-    evaluate(Path("run"))
+    make_run(root / "run", config)
     os.chdir(here)
     yield root
     del os.environ["DAAD_CACHE_DIR"]
+
+
+def make_run(run, config):
+    """A run of networks that never trained."""
+    with claim_workdir(run, config):
+        splits = run_data.load_splits(run, config, typed_now=True)
+        run_data.claim_data(run, config, splits, False)
+    networks = state.create_state(config)
+    networks = networks.replace(step=np.int32(1))
+    calibration = Scorer(config).calibrate(variables_of(networks), splits.calibration.images)
+    with closing(Checkpoints(run, create=True)) as checkpoints:
+        checkpoints.save(networks, config, calibration)
 
 
 def rows(folder):
     return list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
 
 
-def test_the_runs_own_images_from_another_directory(place, tmp_path, monkeypatch):
+def test_run_and_images_moved(place, tmp_path, monkeypatch):
+    """The run's own images from another directory, and those of a moved run, get the same scores."""
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    shutil.copytree(place / "set", tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    before = rows(place / "run")
-    assert len(evaluate(place / "run").test) == 7
-    assert rows(place / "run") == before
+    evaluate(run)
+    evaluate(Path("run"), data=Path("moved"))
+    assert len(rows(run)) == 7
+    assert rows(run / "evaluations" / "moved") == rows(run)
+    with pytest.raises(UserError, match="--out run: exists already"):
+        new_folder(Path("run"), run / "evaluations" / "moved", "")
+    assert new_folder(None, run / "evaluations" / "moved", "") == run / "evaluations" / "moved-2"
+    assert new_folder(Path("results"), run / "evaluations" / "moved", "") == Path("results")
 
 
 def test_another_test_set_gets_a_folder_of_its_own(place):
@@ -95,35 +120,20 @@ def test_another_test_set_gets_a_folder_of_its_own(place):
     assert f"<bdi>{place / 'second'}</bdi>" in (folder / "report.html").read_text()
 
 
-def test_run_and_images_moved(place, tmp_path, monkeypatch):
-    shutil.copytree(place / "run", tmp_path / "run")
-    shutil.copytree(place / "set", tmp_path / "moved")
-    monkeypatch.chdir(tmp_path)
-    evaluate(Path("run"), data=Path("moved"))
-    evaluate(Path("run"), data=tmp_path / "moved")
-    expected = [{**row} for row in rows(place / "run")]
-    for name in ("moved", "moved-2"):
-        assert rows(tmp_path / "run" / "evaluations" / name) == expected
-    evaluate(Path("run"), data=Path("moved"), out=Path("results"))
-    assert rows(tmp_path / "results") == expected
-    with pytest.raises(UserError, match="--out results: exists already"):
-        evaluate(Path("run"), data=Path("moved"), out=Path("results"))
-
-
-def test_what_trained_or_was_held_out_is_not_tested(place, capsys, tmp_path):
-    mixed = tmp_path / "mixed"
+def test_what_trained_or_was_held_out_is_not_tested(place, tmp_path):
+    mixed, known = tmp_path / "mixed", run_data.read(place / "run")
     shutil.copytree(place / "second", mixed)
     for path in (place / "set" / "train" / "good").iterdir():
         if path.stem < "15":
             shutil.copy(path, mixed / "good" / f"known-{path.name}")
         else:  # the same pixels in another file
             Image.open(path).save(mixed / "good" / f"known-{path.stem}.bmp")
-    evaluation = evaluate(place / "run", data=mixed)
-    assert len(evaluation.test) == 11
-    assert not any("known" in name for name in evaluation.test.names)
-    out = capsys.readouterr().out
-    assert f"18 of the 31 images of {mixed} have trained this run, so they are not tested" in out
-    assert f"2 of the 31 images of {mixed} were held out to set its threshold" in out
+    images = datasets.load_test(tiny_config(data__protocol="inspection"), mixed, known.history)
+    assert len(images.test) == 11
+    assert not any("known" in name for name in images.test.names)
+    trained, held_out = images.notes
+    assert trained.startswith(f"18 of the 31 images of {mixed} have trained this run, so they are not tested")
+    assert held_out.startswith(f"2 of the 31 images of {mixed} were held out to set its threshold")
 
 
 def test_the_labels_of_a_run_with_classes(tmp_path):
