@@ -116,7 +116,13 @@ def load_test(config: Config, folder: Path, history: History | None = None) -> L
             )
         left_out |= known
     kept = np.array([i for i in range(len(images)) if i not in left_out], int)
-    kept = kept[protocol.limit_per_label(labels[kept], config.data.limit_test, config.seed)]
+    chosen = protocol.limit_per_label(labels[kept], config.data.limit_test, config.seed)
+    if len(chosen) < len(kept):
+        notes.append(
+            f"{len(kept) - len(chosen)} images of {folder} are not tested, because this run has "
+            f"config.data.limit_test = {config.data.limit_test} for each label."
+        )
+    kept = kept[chosen]
     return LabelledImages(
         _make_split(decoded, labels, kept, with_masks=True), [images[i].sha256 for i in kept], notes
     )

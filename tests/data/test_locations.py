@@ -37,6 +37,7 @@ def test_a_url_stays_as_it_is(places, monkeypatch):
 
 
 def test_tfds_gets_a_url_as_it_was_typed(monkeypatch):
+    monkeypatch.delenv("DAAD_MVTEC_DIR", raising=False)
     import tensorflow_datasets as tfds
 
     asked = []

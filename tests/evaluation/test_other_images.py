@@ -15,6 +15,7 @@ from PIL import Image
 
 from daad_jax.data import datasets
 from daad_jax.errors import UserError
+from daad_jax.evaluation import outputs
 from daad_jax.evaluation.outputs import evaluate
 from daad_jax.files import new_folder
 from daad_jax.method import state
@@ -22,6 +23,7 @@ from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import run_data
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.workdir import claim_workdir
+from tests.data.test_tfds_source import config_of, prepare
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +133,10 @@ def test_what_trained_or_was_held_out_is_not_tested(place, tmp_path):
     images = datasets.load_test(tiny_config(data__protocol="inspection"), mixed, known.history)
     assert len(images.test) == 11
     assert not any("known" in name for name in images.test.names)
+    limited = tiny_config(data__protocol="inspection", data__limit_test=2)
+    few = datasets.load_test(limited, mixed, known.history)
+    assert (len(few.test), few.notes[:2]) == (4, images.notes)
+    assert few.notes[2].startswith(f"7 images of {mixed} are not tested")
     trained, held_out = images.notes
     assert trained.startswith(f"18 of the 31 images of {mixed} have trained this run, so they are not tested")
     assert held_out.startswith(f"2 of the 31 images of {mixed} were held out to set its threshold")
@@ -173,3 +179,23 @@ def test_options_that_do_not_go_together(place, tmp_path):
         evaluate(place / "run", data=tmp_path, data_dir="x")
     with pytest.raises(UserError, match="--data_dir: this run has no TFDS data set; give"):
         evaluate(place / "run", data_dir="x")
+
+
+def test_a_tfds_directory_that_has_moved(tmp_path, monkeypatch):
+    prepare(tmp_path / "tfds")
+    monkeypatch.chdir(tmp_path)
+    config, run = config_of(tmp_path), tmp_path / "run"
+    config.data.data_dir = "tfds"
+    with claim_workdir(run, config):
+        run_data.claim_data(run, config, run_data.load_splits(run, config), False)
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    expected = run_data.load_splits(run, config).test
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert outputs._load_test(run, config, None, "").test.names == expected.names
+    (tmp_path / "tfds").rename(tmp_path / "moved")
+    tested = outputs._load_test(run, config, None, "../moved")
+    assert (tested.name, tested.place) == ("own_parts", str(tmp_path / "moved"))
+    np.testing.assert_array_equal(tested.test.images[:], expected.images[:])
+    with pytest.raises(UserError, match="'own_parts': no such data set"):
+        outputs._load_test(run, config, None, "")
