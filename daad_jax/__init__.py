@@ -5,6 +5,9 @@
     train(load_recipe("folder:path/to/good/images"), "runs/parts")
     detections = Detector.load("runs/parts").score(["a.png", "b.jpg"])
 
+Images need not be files: `train(config, "runs/parts", data=images)` takes an array `[N, h, w, C]`, any
+iterable of images, or `Splits`.
+
 `__all__` names the public interface. It stays; everything else in the package may change.
 """
 
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daad_jax.config import Config
+    from daad_jax.data.samples import Split, Splits
     from daad_jax.detection.detector import Detections, Detector
     from daad_jax.detection.overlay import draw_overlay
     from daad_jax.errors import UserError
@@ -24,6 +28,8 @@ __all__ = [
     "Config",
     "Detections",
     "Detector",
+    "Split",
+    "Splits",
     "TrainingResult",
     "UserError",
     "draw_overlay",
@@ -36,6 +42,8 @@ _MODULES = {
     "Config": "daad_jax.config",
     "Detections": "daad_jax.detection.detector",
     "Detector": "daad_jax.detection.detector",
+    "Split": "daad_jax.data.samples",
+    "Splits": "daad_jax.data.samples",
     "TrainingResult": "daad_jax.training.loop",
     "UserError": "daad_jax.errors",
     "draw_overlay": "daad_jax.detection.overlay",

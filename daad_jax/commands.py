@@ -23,6 +23,13 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_config(options, arguments)
     define_workdir(options, "the folder of the run (default: runs/ and the recipe's name)")
     flags.DEFINE_bool(
+        "fresh_hold_out",
+        False,
+        "go on with a run although its images are others now: of the new good images, a share is held out "
+        "for the threshold, and no image that has trained is. It needs more config.train.steps",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
         "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
     )
     flags.DEFINE_string(
@@ -59,7 +66,7 @@ def _train(call: Invocation) -> None:
     if options.distributed:
         processes.start(*cluster)
     workdir = Path(options.workdir or f"runs/{config.name}")
-    result = train(config, workdir)
+    result = train(config, workdir, fresh_hold_out=options.fresh_hold_out)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
         print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
@@ -67,14 +74,34 @@ def _train(call: Invocation) -> None:
 
 def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
+    flags.DEFINE_string(
+        "data",
+        None,
+        "a folder of labelled images to test instead of the run's own: another test set, or moved images",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "the TFDS directory in which the data set of the run is now", flag_values=options
+    )
+    flags.DEFINE_string(
+        "out",
+        None,
+        "the folder for the results, new or empty (default: WORKDIR; with --data or --data_dir, "
+        "WORKDIR/evaluations/NAME)",
+        flag_values=options,
+    )
     _define_batch_size(options)
 
 
 def _evaluate(call: Invocation) -> None:
-    workdir = call.workdir()
+    options, workdir = call.options, call.workdir()
+    for name in ("data", "data_dir", "out"):
+        if options[name].present and not options[name].value:
+            raise UserError(f"--{name} is empty; give a folder")
     from daad_jax.evaluation.outputs import evaluate
 
-    evaluate(workdir, call.options.batch_size)
+    data, out = (Path(value) if value else None for value in (options.data, options.out))
+    evaluate(workdir, options.batch_size, data=data, data_dir=options.data_dir or "", out=out)
 
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -192,9 +219,9 @@ COMMANDS = {
         trains=True,
     ),
     "evaluate": Command(
-        "--workdir DIR",
-        "Scores the labelled test images of the run's data. Writes metrics, scores.csv, pictures "
-        "and report.html into the workdir.",
+        "--workdir DIR [--data FOLDER]",
+        "Scores the labelled test images of the run's data, or those of another folder. Writes metrics, "
+        "scores.csv, pictures and report.html into the workdir, or into WORKDIR/evaluations.",
         _define_evaluate,
         _evaluate,
     ),

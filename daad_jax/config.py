@@ -23,10 +23,11 @@ PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 class DataConfig:
     """What is normal, what is tested, and how an image becomes `[H, W, C]` uint8 or uint16."""
 
-    source: str = "tfds"  # "tfds" (a TFDS builder, by name) or "folder" (read in place)
-    name: str = "cifar10"  # TFDS builder, e.g. "mnist", "solar_cells/mono", "mvtec_ad/bottle"
+    # "tfds" (a TFDS data set, by name), "folder" (read in place) or "memory" (`train(..., data=...)`).
+    source: str = "tfds"
+    name: str = "cifar10"  # TFDS data set, e.g. "mnist", "mvtec_ad/bottle", or any other that has classes
     path: str = ""  # folder: its path; mvtec_ad: the original data set (else $DAAD_MVTEC_DIR)
-    data_dir: str = ""  # TFDS directory; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data_dir: str = ""  # TFDS directory, may be gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
     cache_dir: str = ""  # decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
     # one_class: `normal_class` is normal, all others anomalous. leave_one_out: `normal_class` is the
     # anomalous one, all others normal. inspection: the source itself says normal / anomalous.

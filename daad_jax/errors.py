@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MAX_NAMES = 40  # an error lists so many known names
+
 
 class UserError(Exception):
     """Bad input or an unusable environment; its message is one line that names the remedy."""
@@ -23,7 +25,9 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the most similar known name, or all of them."""
+    """The end of an error about an unknown name: the most similar known name, or the first known names."""
     names = list(known)
-    match = nearest(name, names)
-    return f"did you mean {match!r}?" if match else f"known: {', '.join(names)}"
+    if match := nearest(name, names):
+        return f"did you mean {match!r}?"
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"known: {', '.join(names[:MAX_NAMES])}{more}"

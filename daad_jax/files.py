@@ -35,6 +35,21 @@ def first_free(path: Path) -> Path:
     return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
+def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
+    """Makes a folder for results: the chosen one, or the first free of `default` and its numbered names.
+
+    Raises:
+        UserError: the chosen folder is not empty, or the folder cannot be written; the second message ends in
+            `remedy`.
+    """
+    if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
+        raise UserError(f"--out {chosen}: exists already; give a folder that is new or empty")
+    folder = chosen or first_free(default)
+    with explain_write_errors(folder, remedy):
+        folder.mkdir(parents=True, exist_ok=bool(chosen))
+    return folder
+
+
 @contextmanager
 def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
     """For a block that writes into `place`.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from daad_jax.config import Config, check_types
 from daad_jax.errors import UserError, nearest
 
-SOURCES = ("tfds", "folder")
+SOURCES = ("tfds", "folder", "memory")
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
 FITS = ("exact", "pad", "resize")
 ON_BAD_IMAGE = ("stop", "skip")

@@ -54,6 +54,8 @@ def test_public_names_are_there_and_documented():
         "Config",
         "Detections",
         "Detector",
+        "Split",
+        "Splits",
         "TrainingResult",
         "UserError",
         "draw_overlay",

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": {"config", "errors", "files"},
     "training": {"data", "method", "runtime", "scoring", "validation", "config", "errors", "files"},
     "detection": {"data", "method", "scoring", "training", "config", "errors", "files"},
-    "evaluation": {"data", "detection", "scoring", "config", "errors", "files"},
+    "evaluation": {"data", "detection", "scoring", "training", "config", "errors", "files"},
     "selection": {"data", "method", "scoring", "training", "config", "errors"},
     "export": {"data", "detection", "method", "models", "scoring", "training", "config", "errors", "files"},
     "cli": {"recipes", "runtime", "config", "errors"},

@@ -45,13 +45,19 @@ def role_of(part: str, is_good: bool) -> str:
     return TEST_GOOD if is_good else TEST_ANOMALOUS
 
 
-def of_files(files: Sequence[FileRecord], skipped: Mapping[str, list[str]], used: Counter[str]) -> Account:
+def of_files(
+    files: Sequence[FileRecord],
+    skipped: Mapping[str, list[str]],
+    used: Counter[str],
+    reasons: Mapping[str, str],
+) -> Account:
     """The account of a folder.
 
     Args:
         files: what became of each file.
         skipped: by name of the file: why images in it could not be read.
         used: by name of the file: how many of its images train, are held out or are tested.
+        reasons: by name of the file: why other images in it are not used; `LIMITED` if there is no reason.
     """
     tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
     explained = []
@@ -65,8 +71,9 @@ def of_files(files: Sequence[FileRecord], skipped: Mapping[str, list[str]], used
             tally.used += used[file.name]
             tally.left_out[UNREADABLE] += len(unread)
             rest = file.images - used[file.name] - len(unread)
-            tally.left_out[file.reason.partition(": ")[2] or LIMITED] += rest
-            file = replace(file, reason=_explain(file, unread, used[file.name]))
+            why = reasons.get(file.name, LIMITED)
+            tally.left_out[file.reason.partition(": ")[2] or why] += rest
+            file = replace(file, reason=_explain(file, unread, used[file.name], why))
         elif file.reason:
             tally.left_out[file.reason] += 1
         else:
@@ -76,11 +83,11 @@ def of_files(files: Sequence[FileRecord], skipped: Mapping[str, list[str]], used
     return Account(shorten([tally.to_row(*key) for key, tally in in_order]), explained)
 
 
-def _explain(file: FileRecord, unread: list[str], used: int) -> str:
+def _explain(file: FileRecord, unread: list[str], used: int, why: str) -> str:
     """Why images of a file are not used; "" if all are."""
     if unread:
         return unread[0] if file.images == 1 else f"{len(unread)} of its {file.images} images: {unread[0]}"
-    return file.reason or ("" if used else LIMITED)
+    return file.reason or ("" if used else why)
 
 
 def of_parts(rows: Iterable[tuple[str, str, int, int]]) -> Account:

@@ -348,3 +348,8 @@ def _list_counts(counts: Counter) -> str:
     if len(counts) > len(listed):
         listed.append(f"and {len(counts) - len(listed)} more")
     return ", ".join(listed)
+
+
+def has_training_part(names: Iterable[str]) -> bool:
+    """Whether some of the files are in a folder whose name says that its images are for training."""
+    return any(folder.part == TRAIN for folder in _read_folders(names).values())

@@ -82,6 +82,18 @@ class Found:
     counts: Counter[str]
     extremes: dict[str, Limits]
 
+    def add(self, picture: Picture) -> None:
+        """Counts one more picture."""
+        pixel_type = pixel_type_of(picture)
+        self.counts[pixel_type] += 1
+        if isinstance(picture, np.ndarray):
+            self.widen(pixel_type, (float(picture.min()), float(picture.max())))
+
+    def widen(self, pixel_type: str, limits: Limits) -> None:
+        """Takes further extremes of a type into account."""
+        low, high = self.extremes.get(pixel_type, limits)
+        self.extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
+
 
 def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
     """Replaces what `config.range` and `config.bits` leave open by what the training images say.
@@ -98,7 +110,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
         The configuration whose range and bits hold for the run, and sentences for the user.
     """
     if config.bits and config.range != "auto":
-        return config, _describe(config, None)
+        return config, describe(config, None)
     key = (
         source.identity,
         config.range,
@@ -116,7 +128,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
             record.parent.mkdir(parents=True, exist_ok=True)
             write_text(record, json.dumps({"counts": found.counts, "extremes": found.extremes}))
     resolved = decide(found, config)
-    return resolved, _describe(resolved, found)
+    return resolved, describe(resolved, found)
 
 
 def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ...]) -> Found:
@@ -140,15 +152,14 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
             return "uint8", None
         return str(picture.dtype), (float(picture.min()), float(picture.max()))
 
-    counts: Counter[str] = Counter()
-    extremes: dict[str, Limits] = {}
+    found = Found(Counter(), {})
     with ThreadPoolExecutor() as pool:
         for pixel_type, limits in pool.map(look, normal):
-            counts[pixel_type] += bool(pixel_type)
+            if pixel_type:
+                found.counts[pixel_type] += 1
             if limits:
-                low, high = extremes.get(pixel_type, limits)
-                extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
-    return Found(+counts, extremes)
+                found.widen(pixel_type, limits)
+    return found
 
 
 def decide(found: Found, config: DataConfig) -> DataConfig:
@@ -179,7 +190,7 @@ def camera_range(pixel_type: str, low: float, high: float) -> Limits:
     return (low, high) if low < high else (low, low + 1)
 
 
-def _describe(config: DataConfig, found: Found | None) -> list[str]:
+def describe(config: DataConfig, found: Found | None) -> list[str]:
     """Sentences about the range of a run; none if all of its images have 8 bits and go by their type."""
     notes = []
     for pixel_type, limits in config.ranges.items():

@@ -1,5 +1,6 @@
 """Which images are normal, which train, which are held out: functions of class names alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ def check(classes: tuple[str, ...], config: DataConfig) -> None:
     """
     if config.protocol != "inspection":
         _class(config.normal_class, classes, config.protocol)
-    elif classes:
+    elif classes and GOOD not in classes:
         raise UserError(
             "config.data.protocol = 'inspection': this source has classes and does not say which are "
             "good; set 'one_class' or 'leave_one_out', and config.data.normal_class"
@@ -54,7 +55,13 @@ class Roles:
 
 
 def assign(
-    of_parts: list[str], labels: np.ndarray, is_usable: np.ndarray, config: DataConfig, seed: int
+    of_parts: list[str],
+    labels: np.ndarray,
+    is_usable: np.ndarray,
+    config: DataConfig,
+    seed: int,
+    cut_as_before: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None] | None = None,
+    is_known: np.ndarray | None = None,
 ) -> Roles:
     """Decides what each of N images is for.
 
@@ -68,6 +75,10 @@ def assign(
         is_usable: False for images that cannot be read, `[N]`.
         config: the share that is held out, and the limits.
         seed: of the run.
+        cut_as_before: given the indices of the normal images, it cuts them as `hold_out` does, in the way an
+            an earlier training has decided; None, also as its result: no earlier training has decided.
+        is_known: True for images that have trained or were held out in an earlier training, `[N]`: they are
+            not tested instead.
 
     Raises:
         UserError: fewer than two normal images are for training.
@@ -77,21 +88,28 @@ def assign(
     given = np.flatnonzero((parts == HELD_OUT) & is_usable & (labels == 0))
     test = np.flatnonzero((parts == TEST) & is_usable)
     if config.protocol == "inspection" and len(test) and labels[test].all():
-        normal, tested = _split_off_test(normal, config, seed)
+        normal, tested = _split_off_test(normal, config, seed, is_known)
         test = np.sort(np.concatenate([test, tested]))
     if len(given) and len(normal):
         train, held_out = limit(normal, config.limit_train, seed), given
     else:
-        train, held_out = (normal[chosen] for chosen in hold_out(len(normal), config, seed))
+        decided = cut_as_before(normal) if cut_as_before else None
+        train, held_out = (normal[i] for i in decided or hold_out(len(normal), config, seed))
     test = test[limit_per_label(labels[test], config.limit_test, seed)]
     return Roles(train, held_out, test, np.sort(np.concatenate([normal, given])))
 
 
-def _split_off_test(normal: np.ndarray, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _split_off_test(
+    normal: np.ndarray, config: DataConfig, seed: int, is_known: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts normal images into those that stay, at least two, and those that are tested."""
     count = min(max(1, round(len(normal) * config.test_fraction)), max(0, len(normal) - 2))
     order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(normal))
-    return np.delete(normal, order[:count]), np.sort(normal[order[:count]])
+    tested = normal[order[:count]]
+    if is_known is not None and is_known[tested].any():  # there are other images than in the last training
+        unknown = normal[order][~is_known[normal[order]]]
+        tested = unknown[: min(max(1, round(len(unknown) * config.test_fraction)), len(unknown))]
+    return np.setdiff1d(normal, tested), np.sort(tested)
 
 
 def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a source of images offers, and the splits that a run makes of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def of(
+        cls, images: np.ndarray, labels: np.ndarray | None = None, names: list[str] | None = None
+    ) -> "Split":
+        """A split of images in memory, for `train(config, workdir, data=Splits(...))`.
+
+        Args:
+            images: uint8 `[N, H, W, C]`, at the size and with the channels of the model.
+            labels: 0 (normal) or 1 (anomalous), `[N]`; None: all are normal.
+            names: one for each image; None: "image 0", "image 1", ...
+        """
+        labels = np.zeros(len(images), np.int8) if labels is None else np.asarray(labels, np.int8)
+        kinds = [GOOD if label == 0 else "anomalous" for label in labels]
+        return cls(images, labels, kinds, names or [f"image {i}" for i in range(len(images))])
+
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
         """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
         return Split(
@@ -159,20 +174,39 @@ class Account:
 
 
 @dataclass(frozen=True)
+class NormalImage:
+    """What a run remembers of a normal image that trains or is held out.
+
+    Attributes:
+        name: as in `Split.names`.
+        checksum: CRC-32 of the pixels that the model gets.
+        sha256: of the encoded image, hexadecimal; "" if it is not known.
+        role: "trained", "held_out" or "unused".
+    """
+
+    name: str
+    checksum: int
+    sha256: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True)
 class Splits:
     """The images of a run.
 
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
-    labelled test set. `notes` are sentences for the user about how the images were read. `normal_digest` is a
-    digest of the names and pixels of all normal training images: which of them are held out depends on it.
-    `account` says what became of every file. `data` is the configuration of the data with the range and the
-    bits that were found, see `pixel_range.resolve`.
+    labelled test set. `notes` are sentences for the user about how the images were read. `normal` are all
+    normal images that could train, with what became of them, and `normal_digest` is a digest of their names
+    and pixels: which of them are held out depends on it. `account` says what became of every file. `data` is
+    the configuration of the data with the range and the bits that were found, see `pixel_range.resolve`.
+    Whoever makes splits in Python for `train` leaves out the last five.
     """
 
     train: Split
     calibration: Split
     test: Split
-    notes: list[str]
-    normal_digest: str
-    account: Account
-    data: DataConfig
+    notes: list[str] = field(default_factory=list)
+    normal_digest: str = ""
+    normal: list[NormalImage] = field(default_factory=list)
+    account: Account = field(default_factory=lambda: Account([], []))
+    data: DataConfig = field(default_factory=DataConfig)

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.decoding import convert_array, convert_pillow_image, decode, read_file
+from daad_jax.data.decoding import read_file
 from daad_jax.data.images import prepare
+from daad_jax.data.inputs import open_image, several
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
@@ -27,9 +28,6 @@ from daad_jax.training import checkpoint
 
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
-ACCEPTED = "a path, the bytes of an image file, a NumPy or JAX array, a Pillow image, or several of these"
-
-
 Prepared = tuple[np.ndarray, bool]  # the pixels for the model, and whether values were clipped
 
 
@@ -152,17 +150,9 @@ class Detector:
     def _prepare(self, image: Image, name: str = "image") -> Prepared:
         """The result of `prepare`, and whether values outside the range of the run were clipped."""
         data = self.config.data
+        picture, _ = open_image(image, name, data.max_pixels)
         if isinstance(image, (str, os.PathLike)):
             name = str(image)
-            picture = decode(Path(image), max_pixels=data.max_pixels)
-        elif isinstance(image, (bytes, bytearray, memoryview)):
-            picture = decode(bytes(image), name, max_pixels=data.max_pixels)
-        elif isinstance(image, pillow.Image):
-            picture = convert_pillow_image(image, name, data.max_pixels)
-        elif isinstance(image, (np.ndarray, jax.Array)):
-            picture = convert_array(np.asarray(image), name)
-        else:
-            raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
         return prepare(picture, data, name), exceeds_range(picture, data)
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
@@ -178,7 +168,7 @@ class Detector:
         clipped: list[bool] = []
 
         def prepared() -> Iterator[np.ndarray]:
-            for i, image in enumerate(_several(images)):
+            for i, image in enumerate(several(images)):
                 pixels, is_clipped = self._prepare(image, f"image {i}")
                 clipped.append(is_clipped)
                 yield pixels
@@ -272,18 +262,6 @@ def join_detections(parts: Iterable[Detections]) -> Detections:
     batches = list(parts)
     names = Detections.__dataclass_fields__
     return Detections(**{name: np.concatenate([getattr(b, name) for b in batches]) for name in names})
-
-
-def _several(images: Any) -> Iterable[Any]:
-    """The images of a call. A single image may come without a list."""
-    if isinstance(images, (np.ndarray, jax.Array)):
-        array = np.asarray(images)
-        return array if array.ndim == 4 else [array]
-    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, pillow.Image)):
-        return [images]
-    if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        return images
-    raise UserError(f"an object of type {type(images).__name__} is no image; give {ACCEPTED}")
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

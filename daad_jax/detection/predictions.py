@@ -23,7 +23,7 @@ from daad_jax.detection.detector import Detections, Detector, Entry
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError
-from daad_jax.files import explain_write_errors, first_free, replacing
+from daad_jax.files import explain_write_errors, new_folder, replacing
 
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 REMEDY = "give another --out"
@@ -98,15 +98,7 @@ def output_folder(workdir: Path, chosen: str | None) -> Path:
     Raises:
         UserError: the chosen folder is not empty or cannot be written.
     """
-    if chosen:
-        out = Path(chosen)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"--out {out}: exists already; give a folder that is new or empty")
-    else:
-        out = first_free(workdir / "predictions")
-    with explain_write_errors(out, REMEDY):
-        out.mkdir(parents=True, exist_ok=bool(chosen))
-    return out
+    return new_folder(Path(chosen) if chosen else None, workdir / "predictions", REMEDY)
 
 
 class _Table:

@@ -3,57 +3,122 @@
 import csv
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from daad_jax import files
+from daad_jax.config import Config
 from daad_jax.data import datasets
-from daad_jax.data.account import format_table
+from daad_jax.data.account import format_table, to_tree
+from daad_jax.data.locations import make_absolute
+from daad_jax.data.samples import Account, Split
 from daad_jax.detection.detector import Detector
+from daad_jax.errors import UserError
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
 from daad_jax.scoring.anomaly_score import shortage
+from daad_jax.training import run_data
 
 
-def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
+def evaluate(
+    workdir: Path,
+    batch_size: int | None = None,
+    *,
+    data: Path | None = None,
+    data_dir: str = "",
+    out: Path | None = None,
+) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
     Writes `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` into the workdir.
+    With `data` or `data_dir`, they go to a new folder `evaluations/NAME` of the workdir instead, together
+    with `data.json`, which lists the images.
 
     Args:
         workdir: of the run.
         batch_size: images a device scores at once, instead of `config.score.batch_size`.
+        data: a folder of labelled images to test instead of the run's own, see `datasets.load_test`.
+        data_dir: the TFDS directory in which the run's data set is now.
+        out: another folder for the files, new or empty.
 
     Raises:
-        UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, or
-            the workdir cannot be written.
+        UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the
+            images are not where they were, or the folder for the files cannot be used.
     """
     detector = Detector.load(workdir, batch_size)
-    splits = datasets.load(detector.config)
-    print(format_table(splits.account.rows))
-    evaluation = evaluate_split(detector, splits.test)
+    tested = _load_test(workdir, detector.config, data, data_dir)
+    print(format_table(tested.account.rows))
+    for note in tested.notes:
+        print(note)
+    evaluation = evaluate_split(detector, tested.test)
     print("\n".join(_summarise(evaluation)))
-    labels, gallery_indices = evaluation.test.labels, evaluation.gallery_indices
+    folder = workdir
+    if out or tested.name:
+        folder = files.new_folder(out, workdir / "evaluations" / (tested.name or "own"), "give another --out")
+    _write_files(evaluation, workdir, folder, tested)
+    print(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {folder / 'report.html'}.")
+    return evaluation
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """The images that are tested. `name` and `place` say where they are from; "" for the run's own."""
+
+    test: Split
+    account: Account
+    notes: list[str]
+    name: str = ""
+    place: str = ""
+
+
+def _load_test(workdir: Path, config: Config, data: Path | None, data_dir: str) -> _Tested:
+    """The labelled images to test.
+
+    Raises:
+        UserError: see `datasets.load_test` and `run_data.load_splits`; or `data` and `data_dir` are both
+            given, or the run has no TFDS data set.
+    """
+    if data and data_dir:
+        raise UserError("--data and --data_dir exclude each other; give one of them")
+    if data:
+        known = run_data.read(workdir)
+        images = datasets.load_test(config, data, known.history if known else None)
+        place = make_absolute(str(data))
+        return _Tested(images.test, images.account, images.notes, Path(place).name or "data", place)
+    if data_dir:
+        if config.data.source != "tfds":
+            raise UserError("--data_dir: this run has no TFDS data set; give its images with --data FOLDER")
+        moved = replace(config, data=replace(config.data, data_dir=make_absolute(data_dir)))
+        name = config.data.name.translate(str.maketrans("/:", "--"))
+        splits = run_data.load_splits(workdir, moved)
+        return _Tested(splits.test, splits.account, [], name, moved.data.data_dir)
+    splits = run_data.load_splits(workdir, config)
+    return _Tested(splits.test, splits.account, [])
+
+
+def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested) -> None:
+    detector, test = evaluation.detector, evaluation.test
+    labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
-    with explain_write_errors(workdir, "make room there, or give --workdir a copy that can be written"):
-        files.write_text(workdir / "scores.csv", _format_scores(evaluation))
-        files.write_text(workdir / "evaluation.json", json.dumps(figures, indent=2))
+    with explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"):
+        files.write_text(folder / "scores.csv", _format_scores(evaluation))
+        files.write_text(folder / "evaluation.json", json.dumps(figures, indent=2))
         histogram = charts.draw_histogram(
             evaluation.scores, labels, detector.threshold, charts.PAPER, charts.WIDE
         )
-        charts.save_png(histogram, workdir / "scores.png")
+        charts.save_png(histogram, folder / "scores.png")
         columns = _select_extremes(labels[gallery_indices], evaluation.gallery_detections.scores)
-        gallery = charts.draw_gallery(
-            evaluation.test.take(gallery_indices), evaluation.gallery_detections, columns
-        )
-        charts.save_png(gallery, workdir / "gallery.png")
-        files.write_text(workdir / "report.html", report.render(evaluation, workdir, splits.account.rows))
-    print(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {workdir / 'report.html'}.")
-    return evaluation
+        gallery = charts.draw_gallery(test.take(gallery_indices), evaluation.gallery_detections, columns)
+        charts.save_png(gallery, folder / "gallery.png")
+        page = report.render(evaluation, workdir, tested.place, tested.account.rows)
+        files.write_text(folder / "report.html", page)
+        if folder != workdir:  # the workdir's own data.json is about the training
+            stored = {"path": tested.place, "notes": tested.notes, **to_tree(tested.account)}
+            files.write_text(folder / run_data.DATA_FILE, json.dumps(stored, indent=1))
 
 
 def _summarise(evaluation: Evaluation) -> list[str]:

@@ -46,12 +46,15 @@ VERDICTS = {  # by label, and by whether the threshold flags the image
 }
 
 
-def render(evaluation: Evaluation, workdir: Path, account_rows: Sequence[AccountRow] = ()) -> str:
+def render(
+    evaluation: Evaluation, workdir: Path, place: str = "", account_rows: Sequence[AccountRow] = ()
+) -> str:
     """Renders the page as HTML.
 
     Args:
         evaluation: of the test split.
         workdir: of the run. The page shows its `metrics.jsonl` and `environment.json` if they can be read.
+        place: the folder of the test images, if they are not the run's own.
         account_rows: what the files of the data were taken for; without them the page has no such table.
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
@@ -71,6 +74,7 @@ def render(evaluation: Evaluation, workdir: Path, account_rows: Sequence[Account
         evaluation=evaluation,
         detector=evaluation.detector,
         config=config,
+        place=place,
         kinds=[_kind_row(kind, evaluation) for kind in evaluation.kinds],
         needed=held_out_needed(evaluation.detector.calibration.false_alarm_rate),
         too_many_false_alarms=_has_too_many_false_alarms(evaluation),

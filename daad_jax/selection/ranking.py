@@ -15,7 +15,6 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.config import Config, ScoreConfig
-from daad_jax.data import datasets
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Unit, anomaly_score
@@ -29,7 +28,7 @@ from daad_jax.scoring.distances import (
 )
 from daad_jax.scoring.scorer import BatchedFunction, variables_of
 from daad_jax.selection.corruptions import anomalies_of, corrupt
-from daad_jax.training import checkpoint
+from daad_jax.training import checkpoint, run_data
 
 RANKED_DISTANCES = tuple(name for name in DISTANCES if name != "l2")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)
@@ -81,7 +80,7 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
                 f"{run}: config.data.protocol = {config.data.protocol!r}, but {runs[0]} has {protocol!r}; "
                 "their separations cannot be compared"
             )
-        held_out = np.asarray(datasets.load(config).calibration.images[:])
+        held_out = np.asarray(run_data.load_held_out(run, config).images[:])
         if len(held_out) < 2:
             raise UserError(
                 f"{run}: only 1 image was held out, at least 2 are needed; raise data.calibration_fraction"

@@ -5,7 +5,7 @@ import hashlib
 import math
 import signal
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
-from daad_jax.data import datasets
 from daad_jax.data.account import format_table
 from daad_jax.data.samples import Splits
 from daad_jax.errors import UserError
@@ -23,10 +22,11 @@ from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training import run_data
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
-from daad_jax.training.workdir import claim_data, claim_workdir, require_claim
+from daad_jax.training.workdir import claim_workdir, require_claim
 from daad_jax.validation import validate
 
 
@@ -51,7 +51,9 @@ class TrainingResult:
     test_images: int
 
 
-def train(config: Config, workdir: str | Path) -> TrainingResult:
+def train(
+    config: Config, workdir: str | Path, *, data: Any = None, fresh_hold_out: bool = False
+) -> TrainingResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
     It may run in any thread. Signals are handled in the main thread only: SIGTERM and Ctrl-C then save first.
@@ -59,6 +61,13 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
     Args:
         config: the configuration, for instance from `load_recipe`.
         workdir: the folder of the run; it is made if it does not exist.
+        data: the images, if they are in memory. `Splits` stay as they are. An array `[N, h, w]` or
+            `[N, h, w, C]`, or an iterable of what `Detector.score` takes (paths, bytes, arrays, Pillow
+            images), has good images only, and a share of them is held out. A generator is consumed, and only
+            the prepared images stay in memory. `config.data.source` becomes "memory". To resume, give the
+            same data again.
+        fresh_hold_out: whether a run goes on although there are other images than in its last training. No
+            image that has trained is held out; of the new ones, a share is.
 
     Returns:
         The step and the numbers of images. Everything else is in the workdir, see `Detector.load`.
@@ -67,6 +76,8 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
         UserError: bad input, or a loss that is not finite.
         SystemExit: SIGTERM or Ctrl-C came, and the state is saved.
     """
+    if data is not None:
+        config = replace(config, data=replace(config.data, source="memory"))
     validate(config)
     workdir = Path(workdir)
     _print(f"workdir: {workdir}")
@@ -77,17 +88,20 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
             abstract = abstract_state(config)
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
-            splits = datasets.load(config)
-            # The range that was found belongs to the run; `config.json` has what the user wrote.
-            config = dataclasses.replace(config, data=splits.data)
+            # Every process reads data.json here, before the first one writes it below.
+            splits = run_data.load_splits(workdir, config, data, typed_now=True)
+        about_new_images = ""
         with processes.errors_end_all():
             require_claim(workdir)
             if processes.is_first():
-                claim_data(workdir, splits)
-        processes.require_same(f"images {splits.normal_digest}")
+                about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
+        # The range that was found belongs to the run; `config.json` has what the user wrote.
+        config = dataclasses.replace(config, data=splits.data)
+        held_out = hashlib.sha256("\0".join(splits.calibration.names).encode("utf-8", "replace")).hexdigest()
+        processes.require_same(f"images {splits.normal_digest}, held out {held_out[:12]}")
         # Say what is trained on what.
         _print(format_table(splits.account.rows))
-        for note in splits.notes:
+        for note in filter(None, (*splits.notes, about_new_images)):
             _print(note)
         _print(
             f"images: {len(splits.train)} for training, {len(splits.calibration)} held out for the "

@@ -13,16 +13,16 @@ import jax
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
-from daad_jax.data import account
-from daad_jax.data.samples import Splits
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
 
 LOCK = ".training"
 DATA_FILE = "data.json"
 CHECKPOINTS = "checkpoints"  # the folder exists as soon as a run begins to train
-# A resumed run may be longer, log differently, and score differently while it trains.
+# A resumed run may be longer, log differently, and score differently while it trains. Its name only names its
+# default folder. Its images may have moved: `data.json` knows their content.
 CHANGEABLE_KEYS = (
+    "name",
     "train.steps", "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
     "score.", "data.cache_dir", "data.data_dir",
 )  # fmt: skip
@@ -83,46 +83,6 @@ def _read_config(file: Path) -> Config:
         ) from error
 
 
-def claim_data(workdir: Path, splits: Splits) -> None:
-    """Binds a workdir to its normal images, or checks that they are those it was trained on.
-
-    It writes `data.json`: a digest of the normal images, and the account of all files. The images that are
-    held out are drawn from all normal images. With other images, images that have trained the model would be
-    held out, and the threshold would be too low.
-
-    Args:
-        workdir: a claimed workdir.
-        splits: the images of the run.
-
-    Raises:
-        UserError: the workdir has checkpoints, and was trained on other images.
-    """
-    file, present = workdir / DATA_FILE, _describe_data(splits)
-    if saved_step(workdir) and file.is_file():
-        try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            trained_on, stored_digest = int(stored["normal_images"]), str(stored["normal_digest"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: this file is damaged; remove it to go on without its check") from error
-        if stored_digest != present["normal_digest"]:
-            raise UserError(
-                f"{workdir}: was trained on other images ({trained_on} good images there, "
-                f"{present['normal_images']} now), and its threshold comes from images that were held out "
-                "then; give a new --workdir to train on the present images"
-            )
-    with explain_write_errors(workdir, "give another --workdir"):
-        write_text(file, json.dumps(present, indent=1))
-
-
-def _describe_data(splits: Splits) -> dict[str, Any]:
-    """What `data.json` says of the images of a run."""
-    return {
-        "normal_images": len(splits.train) + len(splits.calibration),
-        "normal_digest": splits.normal_digest,
-        **account.to_tree(splits.account),
-    }
-
-
 def require_claim(workdir: Path) -> None:
     """Raises UserError if this process does not see the files that process 0 wrote in `claim_workdir`."""
     if not (workdir / "config.json").is_file():
@@ -151,6 +111,8 @@ def environment() -> dict[str, Any]:
 
 def _compare(workdir: Path, step: int, stored: Config, config: Config) -> None:
     old, new = (config_lib.flat(dataclasses.asdict(c)) for c in (stored, config))
+    if (workdir / DATA_FILE).is_file():
+        del new["data.path"]
     for key, value in new.items():
         if old[key] != value and (reason := _reason_against(key, step, config)):
             raise UserError(

@@ -187,7 +187,7 @@ def test_what_calibrates_was_held_out(config, tmp_path, monkeypatch):
     expected = Scorer(config).calibrate(variables_of(networks), splits.calibration.images)
     assert calibration == expected
     # Nor does the choice of a way to score see any other image.
-    monkeypatch.setattr(datasets, "load", lambda _: dataclasses.replace(splits, train=None, test=None))
+    monkeypatch.setattr(datasets, "load", lambda *_: dataclasses.replace(splits, train=None, test=None))
     held = []
     monkeypatch.setattr(ranking, "rank_choices", lambda state, config, images: held.append(images) or CHOICES)
     ranking.select_recipe([tmp_path / "run"])

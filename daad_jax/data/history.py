@@ -1,0 +1,123 @@
+"""Which images of a run have trained and which were held out, and what becomes of images that come later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data import protocol
+from daad_jax.data.samples import NormalImage
+from daad_jax.errors import UserError
+
+# The roles of a normal image. An image is unused if `config.limit_train` leaves it out.
+TRAINED, CALIBRATED, UNUSED = "trained", "held_out", "unused"
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run remembers of its normal images.
+
+    Attributes:
+        digest: `Splits.normal_digest` of the last training.
+        images: the normal images of the last training; None if the run was made by a version that did not
+            list them.
+        earlier: images that have trained in this run and were not there in the last training.
+    """
+
+    digest: str
+    images: tuple[NormalImage, ...] | None
+    earlier: tuple[NormalImage, ...] = ()
+
+    @property
+    def trained(self) -> list[NormalImage]:
+        """All images that have ever trained in this run."""
+        return [image for image in self.images or () if image.role == TRAINED] + list(self.earlier)
+
+    @property
+    def held_out(self) -> list[NormalImage]:
+        return [image for image in self.images or () if image.role == CALIBRATED]
+
+    def cut(
+        self, images: Sequence[NormalImage], digest: str, config: DataConfig, seed: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Cuts normal images into those that train and those that are held out.
+
+        The images of the last training keep their roles. Of other images, a share is held out and the others
+        train, but an image whose content has ever trained in this run always trains.
+
+        Args:
+            images: all normal images that are there now; their roles do not matter.
+            digest: `Splits.normal_digest` of these images.
+            config: the share that is held out.
+            seed: of the run.
+
+        Returns:
+            Indices of both; None if the run does not list its images.
+
+        Raises:
+            UserError: no image can be held out, or no image is left to train on.
+        """
+        if self.images is None:
+            return None
+        if digest == self.digest:
+            # By name, because two images can have the same content and different roles.
+            role_of = {image.name: image.role for image in self.images}
+            roles = [role_of.get(image.name, UNUSED) for image in images]
+        else:
+            roles = self._roles_by_content(images, config, seed)
+        train, held_out = (
+            np.array([i for i, r in enumerate(roles) if r == role], int) for role in (TRAINED, CALIBRATED)
+        )
+        if not len(held_out):
+            raise UserError(
+                f"config.data: none of the {len(images)} good image(s) can be held out for the threshold, "
+                "because all of them have trained this run; add images that have not, or give a new --workdir"
+            )
+        if not len(train):
+            raise UserError(
+                f"config.data: all of the {len(images)} good image(s) are held out for the threshold; add "
+                "images to train on, or give a new --workdir"
+            )
+        return train, held_out
+
+    def _roles_by_content(self, images: Sequence[NormalImage], config: DataConfig, seed: int) -> list[str]:
+        trained, held_out = ContentIndex(self.trained), ContentIndex(self.held_out)
+        roles = [
+            # An image that has trained stays a training image, also if a copy of it was held out.
+            TRAINED if image in trained else CALIBRATED if image in held_out else UNUSED
+            for image in images
+        ]
+        new = [i for i, role in enumerate(roles) if role == UNUSED]
+        limit = config.limit_train
+        if limit:
+            config = replace(config, limit_train=max(0, limit - (len(images) - len(new))))
+            new = new if config.limit_train else []
+        if len(new) == 1:
+            roles[new[0]] = TRAINED if CALIBRATED in roles else CALIBRATED
+        elif new:
+            for role, chosen in zip((TRAINED, CALIBRATED), protocol.hold_out(len(new), config, seed)):
+                for i in chosen:
+                    roles[new[i]] = role
+        return roles
+
+    def extend(self, images: Sequence[NormalImage], digest: str) -> "History":
+        """The history after a further training on `images`, which have their roles."""
+        present = ContentIndex(images)
+        gone = {(image.checksum, image.sha256): image for image in self.trained if image not in present}
+        return History(digest, tuple(images), tuple(gone.values()))
+
+
+class ContentIndex:
+    """Finds out whether an image has the content of one of `images`.
+
+    Two images have the same content if their encoded images do, or if the model gets the same pixels. The
+    first still holds when another version of a library decodes images a little differently.
+    """
+
+    def __init__(self, images: Sequence[NormalImage]) -> None:
+        self._sha256 = {image.sha256 for image in images} - {""}
+        self._checksums = {image.checksum for image in images}
+
+    def __contains__(self, image: NormalImage) -> bool:
+        return image.sha256 in self._sha256 or image.checksum in self._checksums

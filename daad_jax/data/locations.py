@@ -1,0 +1,73 @@
+"""Where the images are: paths as they were typed, and absolute. A URL (`gs://...`) stays as it is."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from etils import epath
+
+from daad_jax.config import DataConfig
+from daad_jax.errors import UserError
+
+DEFAULT_TFDS_DIRECTORY = "~/tensorflow_datasets"
+
+
+def make_absolute(path: str) -> str:
+    """The absolute form of a path, seen from the current directory; "" and URLs stay as they are."""
+    # `epath.Path.absolute` and `resolve` take a URL for a relative path.
+    return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def tfds_directory(config: DataConfig) -> str:
+    """The directory of prepared data sets: as configured, $TFDS_DATA_DIR, or TFDS's default."""
+    chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_TFDS_DIRECTORY
+    return chosen if "://" in chosen else os.path.expanduser(chosen)
+
+
+def absolute_locations(config: DataConfig) -> dict[str, str]:
+    """The absolute paths that a run remembers, by their keys in `DataConfig`; "" where there is none."""
+    if config.source == "memory":
+        return {"path": "", "data_dir": ""}
+    directory = tfds_directory(config) if config.source == "tfds" else ""
+    return {"path": make_absolute(config.path), "data_dir": make_absolute(directory)}
+
+
+def locate(config: DataConfig, remembered: Mapping[str, str], typed_now: bool) -> DataConfig:
+    """Finds the images of a run again, possibly from another working directory.
+
+    Args:
+        config: of the run, with the paths as they were typed.
+        remembered: `absolute_locations` at the last training.
+        typed_now: the paths were typed for this very command, so they are looked for from the current
+            directory first. Otherwise the remembered places come first.
+
+    Returns:
+        The configuration with the paths where the images are. A path that is absolute stays as it is.
+
+    Raises:
+        UserError: a folder of images is at neither place; the message names both.
+    """
+    changes: dict[str, Any] = {}
+    asked = {"path": config.path, "data_dir": config.data_dir or os.environ.get("TFDS_DATA_DIR", "")}
+    for key, typed in asked.items():
+        before = remembered.get(key, "")
+        is_absolute = typed and make_absolute(typed) == os.path.expanduser(typed)
+        if not before or is_absolute:
+            continue
+        if typed_now and typed and _exists(typed):
+            continue
+        if _exists(before):
+            changes[key] = before
+    found = replace(config, **changes)
+    if config.source == "folder" and config.path and not typed_now and not _exists(found.path):
+        places = dict.fromkeys(filter(None, (remembered.get("path"), make_absolute(config.path))))
+        raise UserError(
+            f"{' and '.join(places)}: the images of this run are not there; give evaluate the folder of test "
+            "images with --data FOLDER, or put the images back"
+        )
+    return found
+
+
+def _exists(path: str) -> bool:
+    return epath.Path(path).expanduser().exists()

@@ -1,0 +1,131 @@
+"""Images to train on that are given in Python, without a folder."""
+
+import zlib
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data import account, pixel_range
+from daad_jax.data.cache import Decoded
+from daad_jax.data.decoding import Picture
+from daad_jax.data.history import CALIBRATED, TRAINED
+from daad_jax.data.images import prepare
+from daad_jax.data.inputs import is_array, open_image, several
+from daad_jax.data.samples import GOOD, TRAIN, FileRecord, NormalImage, Split, Splits
+from daad_jax.errors import UserError
+
+
+def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig, list[str]]:
+    """Prepares images as those of a folder are prepared. All of them are good ones, to train on.
+
+    Args:
+        given: an array `[N, h, w]` or `[N, h, w, C]`, or an iterable of anything that `open_image` takes. A
+            generator is consumed, and only the prepared images stay in memory; those of more than 8 bits are
+            kept as they are until all are there, because all together tell the range.
+        config: size, channels, range, and what to do with an image that cannot be read.
+
+    Returns:
+        The images; the configuration with the range and the bits that were found, and sentences about them,
+        see `pixel_range.resolve`.
+
+    Raises:
+        UserError: there is no image, or an image cannot be used; the message names the image.
+    """
+    if is_array(given) and np.ndim(given) == 3:  # one image could not train anything
+        given = list(np.asarray(given))
+    prepared: dict[int, np.ndarray] = {}
+    waiting: dict[int, Picture] = {}
+    records: list[FileRecord] = []
+    skipped: list[tuple[int, str]] = []
+    found = pixel_range.Found(Counter(), {})
+    # Pixels of 8 bits always go by the range of their type, unless the user names a range.
+    plain = replace(config, range="type", bits=8) if config.range in ("auto", "type") else None
+    for number, image in enumerate(several(given)):
+        name, sha256 = _name(number), ""
+        try:
+            picture, sha256 = open_image(image, name, config.max_pixels)
+        except UserError as error:
+            if config.on_bad_image == "stop":
+                raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
+            skipped.append((number, str(error)))
+        else:
+            found.add(picture)
+            if plain and not config.bits and not isinstance(picture, np.ndarray):
+                prepared[number] = prepare(picture, plain, name)
+            else:
+                waiting[number] = picture
+        records.append(FileRecord(name, account.TRAINING, sha256=sha256))
+    if not records:
+        raise UserError("no images were given to train on")
+    resolved = pixel_range.decide(found, config)
+    if resolved.bits == 16:
+        prepared = {number: pixels * np.uint16(257) for number, pixels in prepared.items()}
+    clipped = [number for number, p in waiting.items() if pixel_range.exceeds_range(p, resolved)]
+    for number in sorted(waiting):
+        prepared[number] = prepare(waiting.pop(number), resolved, _name(number))
+    shape = (len(records), config.height, config.width, config.channels)
+    images = np.zeros(shape, np.uint16 if resolved.bits == 16 else np.uint8)
+    for number, pixels in prepared.items():
+        images[number] = pixels
+    decoded = Decoded(
+        images=images,
+        masks=None,
+        parts=[TRAIN] * len(records),
+        kinds=[GOOD] * len(records),
+        names=[record.name for record in records],
+        checksums=[_checksum(pixels) for pixels in images],
+        skipped=skipped,
+        clipped=clipped,
+        files=records,
+    )
+    return decoded, resolved, pixel_range.describe(resolved, found)
+
+
+def _name(number: int) -> str:
+    return f"image {number}"
+
+
+def check_splits(splits: Splits, config: DataConfig) -> list[NormalImage]:
+    """Checks splits that were made in Python.
+
+    Returns:
+        Their normal images, with their roles.
+
+    Raises:
+        UserError: the images are not uint8 or uint16 `[N, H, W, C]` of the model's size, or a split that is
+            needed is empty or has anomalous images.
+    """
+    shape = (config.height, config.width, config.channels)
+    normal: list[NormalImage] = []
+    for role, name in ((TRAINED, "train"), (CALIBRATED, "calibration"), ("", "test")):
+        split: Split = getattr(splits, name)
+        found = (tuple(np.shape(split.images)[1:]), str(split.images.dtype))
+        if found[0] != shape or found[1] not in ("uint8", "uint16"):
+            raise UserError(
+                f"data.{name}.images: has images of shape {found[0]} and type {found[1]}, but the model "
+                f"takes {shape} and uint8 or uint16; bring them to that size, or give train a list of images "
+                "as data"
+            )
+        if found[1] != str(splits.train.images.dtype):
+            raise UserError(
+                f"data.{name}.images: is of type {found[1]}, but data.train.images of type "
+                f"{splits.train.images.dtype}; give all images the same type"
+            )
+        if not len(split.images) == len(split.labels) == len(split.names) == len(split.kinds):
+            raise UserError(f"data.{name}: needs as many labels, kinds and names as images")
+        if not role:
+            continue
+        if not len(split) or split.labels.any():
+            raise UserError(f"data.{name}: must have normal images (label 0), and no others")
+        normal += [
+            NormalImage(image_name, _checksum(split.images[i]), role=role)
+            for i, image_name in enumerate(split.names)
+        ]
+    return normal
+
+
+def _checksum(pixels: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(pixels).data)
