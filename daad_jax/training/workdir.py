@@ -111,7 +111,7 @@ def claim_data(workdir: Path, splits: Splits) -> None:
                 "then; give a new --workdir to train on the present images"
             )
     with explain_write_errors(workdir, "give another --workdir"):
-        write_text(file, json.dumps(present, indent=1))
+        write_text(file, json.dumps(present))
 
 
 def _describe_data(splits: Splits) -> dict[str, Any]:
