@@ -1,4 +1,4 @@
-"""Your own images: a folder in MVTec AD's layout, or with just good images.
+"""Your own images: a folder of good images, or one in any layout of docs/data.md (MVTec AD, OK and NG, ...).
 
     python train.py --config configs/folder.py:PATH[,VARIANT][,smoke]
 

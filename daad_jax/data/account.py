@@ -35,7 +35,7 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def to_row(self, role: str, folder: str) -> AccountRow:
-        return AccountRow(role, folder, self.files, self.images, self.masks, self.used, +self.left_out)
+        return AccountRow(role, folder, self.files, self.images, self.masks, self.used, dict(+self.left_out))
 
 
 def role_of(part: str, is_good: bool) -> str:
@@ -98,7 +98,9 @@ def of_parts(rows: Iterable[tuple[str, str, int, int]]) -> Account:
     """
     return Account(
         [
-            AccountRow(role, part, None, images, 0, used, +Counter({NOT_NORMAL_OR_LIMITED: images - used}))
+            AccountRow(
+                role, part, None, images, 0, used, dict(+Counter({NOT_NORMAL_OR_LIMITED: images - used}))
+            )
             for role, part, images, used in rows
         ],
         [],
@@ -135,7 +137,7 @@ def _put_together(rows: Sequence[AccountRow], role: str) -> list[AccountRow]:
         sum(row.images for row in own),
         sum(row.masks for row in own),
         sum(row.used for row in own),
-        reasons,
+        dict(reasons),
     )
     first = next(number for number, row in enumerate(rows) if row.role == role)
     return [*rows[:first], merged, *(row for row in rows[first:] if row.role != role)]

@@ -281,8 +281,10 @@ def _make_account(
     skipped: dict[str, list[str]] = {}
     for index, reason in decoded.skipped:
         skipped.setdefault(files[index], []).append(reason)
-    used = Counter(file for file, flag in zip(files, is_used) if flag)
-    return account.of_files(decoded.files, skipped, used, {files[i]: text for i, text in reasons.items()})
+    used_files = Counter(file for file, flag in zip(files, is_used) if flag)
+    return account.of_files(
+        decoded.files, skipped, used_files, {files[i]: text for i, text in reasons.items()}
+    )
 
 
 def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:

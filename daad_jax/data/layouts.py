@@ -95,17 +95,10 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
     masks = _find_masks(names, of_name, patterns)
     images = [i for i in range(len(names)) if i not in masks and not of_name[i].is_other_sensor]
     named = match_patterns(names, patterns, root)
-    _refuse_several_sets(
-        Counter(
-            tuple(n for n in f.before if folder_words.read_folder_name(n).role not in (NORMAL, ANOMALOUS))
-            for f in (of_name[i] for i in images)
-            if f.part
-        ),
-        root,
-    )
     if patterns.normal or patterns.anomalous:
         decided = [_by_pattern(of_name[i], named[i]) for i in images]
     elif any(of_name[i].part for i in images):
+        _refuse_several_sets(Counter(_name_set(of_name[i]) for i in images if of_name[i].part), root)
         decided = _by_parts([of_name[i] for i in images], bool(masks), root)
     else:
         decided = _by_classes([of_name[i] for i in images], bool(masks), root)
@@ -121,6 +114,12 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
         folder = of_name[i]
         assignments[i] = Assignment(IS_MASK, folder.part, folders=_key(folder), is_twin=is_twin)
     return assignments
+
+
+def _name_set(folder: _Folder) -> tuple[str, ...]:
+    """The names above the one of the part that do not say good or anomalous: those of a data set."""
+    meanings = ((name, folder_words.read_folder_name(name).role) for name in folder.before)
+    return tuple(name for name, role in meanings if role not in (NORMAL, ANOMALOUS))
 
 
 def _key(folder: _Folder) -> tuple[str, ...]:

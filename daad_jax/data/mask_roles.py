@@ -15,7 +15,7 @@ ANOMALOUS_KIND = "anomalous"  # of an image that only its mask tells from the go
 NO_MASK = "without a mask that says whether it is good"
 NO_IMAGE = "without an image of its name"
 EMPTY_MASK = "empty, although the image is anomalous"
-OF_GOOD_IMAGE = "for a good image"
+OF_GOOD_IMAGE = "without an anomalous image of its name"
 LEFT_OUT_IMAGE = "of an image that is left out"
 UNREADABLE = "unreadable"
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -164,7 +164,7 @@ class Account:
         with self._file:
             if kind is None:
                 self._write_left_out()
-                rows = [asdict(replace(row, left_out=dict(row.left_out))) for row in self.rows]
+                rows = [asdict(row) for row in self.rows]
                 self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
         if kind is None:
             os.replace(self._partial, self._out / DATA_FILE)

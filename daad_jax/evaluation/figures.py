@@ -75,8 +75,8 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     if not normal or not anomalous:
         raise UserError(
             f"config.data: the test split has {normal} normal and {anomalous} anomalous images, but figures "
-            "need both; in a folder, put them into test/good and test/<defect type>, and train with the one "
-            "above. To score images without labels, use predict"
+            "need both; put them into folders that docs/data.md names, for instance test/good and "
+            "test/<defect type>, and train with the one above. To score images without labels, use predict"
         )
     has_known_pixels = find_known_pixels(test)
 

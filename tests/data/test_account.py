@@ -1,6 +1,7 @@
 """The account of a folder against a plain walk: random folders of all layouts, depths, links and masks."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -144,6 +145,9 @@ def test_the_account_is_that_of_a_plain_walk(tmp_path, made):
     assert used == len(splits.train) + len(splits.calibration) + len(splits.test) == len(images)
 
     assert load(root).account == splits.account  # this time from the cache
+    stored = json.loads(json.dumps(account.to_tree(splits.account)))
+    assert [AccountRow(**row) for row in stored["rows"]] == splits.account.rows
+    assert [FileRecord(**file) for file in stored["files"]] == splits.account.files
 
     # No anomalous image and no mask trains.
     values = {name: 10 + value for value, name in enumerate(images)}

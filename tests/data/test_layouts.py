@@ -242,6 +242,13 @@ def test_flags_settle_it():
         roles(normal="dya1")
 
 
+def test_flags_settle_several_sets(config, tmp_path):
+    config.data.normal, config.data.anomalous = "good", "bad"
+    names = ["x/good/1.png", "x/bad/1.png", "y/good/1.png", "z/train/good/1.png"]
+    splits = load(config, tmp_path, names)
+    assert {f.name for f in splits.account.files if f.role == "training"} == {n for n in names if "good" in n}
+
+
 def test_flags_keep_to_the_parts(config, tmp_path):
     config.data.normal, config.data.anomalous = "a", "b"
     names = [

@@ -188,13 +188,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("precious")
+    os.mkfifo(tmp_path / "pipe.png")
     for arguments, says in (
         ([], "no images were named"),
         ([""], "has an empty name"),
         ([images, "--threshold=nan"], "must be a number"),
         ([images, "--config=mnist"], "--config: no such option"),
         (["/nonexistent/x.png"], "/nonexistent/x.png: there is no such file or folder, and no file matches"),
-        ([full], f"{full}: this folder has no images"),
+        ([full], f"{full}: this folder has no images (1 file was left out: 1 not an image (.txt))"),
+        ([tmp_path / "pipe.png"], "pipe.png: not a regular file; give files"),
         ([images, f"--out={full}"], "exists already"),
         ([images, "--out=/proc/x"], "/proc/x: cannot be written"),
         ([images, "--threshold=1", "--false_alarm_rate=0.1"], "give one of them"),
