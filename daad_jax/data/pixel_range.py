@@ -110,7 +110,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     digest = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     record = config.cache_directory / RECORDS / f"{digest}.json"
     found = _read_record(record)
-    if found is None:
+    if found is None or (config.range == "auto" and set(found.counts) - {"uint8"} - set(found.extremes)):
         found = search(source.read().samples, config, classes)
         with suppress(OSError):  # whether the cache can be written, its filling tells
             record.parent.mkdir(parents=True, exist_ok=True)
