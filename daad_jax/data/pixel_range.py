@@ -5,6 +5,7 @@ The range is found once, from the normal training images, and then belongs to th
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from daad_jax.data.samples import HELD_OUT, TRAIN, Sample, Source
 from daad_jax.files import write_text
 
 CAMERA_BITS = (8, 10, 12, 14, 16)
+SAMPLES_PER_TASK = 16  # a thread looks at this many before it reports
 RECORDS = "ranges"  # the folder in the cache with what was found
 EXACT = 1e-3  # of a level of 8 bits: more than float32 loses, and less than a step of 16 bits
 Limits = tuple[float, float]
@@ -142,12 +144,14 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
 
     counts: Counter[str] = Counter()
     extremes: dict[str, Limits] = {}
-    with ThreadPoolExecutor() as pool:
-        for pixel_type, limits in pool.map(look, normal):
-            counts[pixel_type] += bool(pixel_type)
-            if limits:
-                low, high = extremes.get(pixel_type, limits)
-                extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
+    tasks = [normal[i : i + SAMPLES_PER_TASK] for i in range(0, len(normal), SAMPLES_PER_TASK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for looks in pool.map(lambda task: [look(sample) for sample in task], tasks):
+            for pixel_type, limits in looks:
+                counts[pixel_type] += bool(pixel_type)
+                if limits:
+                    low, high = extremes.get(pixel_type, limits)
+                    extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
     return Found(+counts, extremes)
 
 

@@ -81,7 +81,7 @@ def find_input(config: Config) -> Input:
         )
     if not ranges and data.bits != 16:
         return Input("uint8", "uint8", (0.0, 255.0))
-    stored_type = next(iter(ranges), "") or "uint16"
+    stored_type = next(iter(ranges), "uint16") or "float32"
     return Input("float32", stored_type, find_limits(data, stored_type))
 
 
