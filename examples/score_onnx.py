@@ -10,6 +10,8 @@ if len(sys.argv) < 3:
     sys.exit(__doc__)
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
+if about["input_type"] != "uint8":
+    sys.exit(f"this model takes {about['stored_type']} values of {about['range']}; docs/deploy.md says how")
 width, height, threshold = int(about["width"]), int(about["height"]), float(about["threshold"])
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")))

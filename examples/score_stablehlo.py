@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 
 model = Path(sys.argv[1]) if sys.argv[2:] else sys.exit(__doc__)
 about = json.loads(model.with_suffix(".json").read_text())
+if about["input_type"] != "uint8":
+    sys.exit(f"this model takes {about['stored_type']} values of {about['range']}; docs/deploy.md says how")
 score = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
 width, height = about["width"], about["height"]
 for path in sys.argv[2:]:

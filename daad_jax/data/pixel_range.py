@@ -5,6 +5,7 @@ The range is found once, from the normal training images, and then belongs to th
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from daad_jax.data.samples import HELD_OUT, TRAIN, Sample, Source
 from daad_jax.files import write_text
 
 CAMERA_BITS = (8, 10, 12, 14, 16)
+SAMPLES_PER_TASK = 16  # a thread looks at this many before it reports
 RECORDS = "ranges"  # the folder in the cache with what was found
 EXACT = 1e-3  # of a level of 8 bits: more than float32 loses, and less than a step of 16 bits
 Limits = tuple[float, float]
@@ -122,7 +124,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     digest = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     record = config.cache_directory / RECORDS / f"{digest}.json"
     found = _read_record(record)
-    if found is None:
+    if found is None or (config.range == "auto" and set(found.counts) - {"uint8"} - set(found.extremes)):
         found = search(source.read().samples, config, classes)
         with suppress(OSError):  # whether the cache can be written, its filling tells
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -153,12 +155,14 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
         return str(picture.dtype), (float(picture.min()), float(picture.max()))
 
     found = Found(Counter(), {})
-    with ThreadPoolExecutor() as pool:
-        for pixel_type, limits in pool.map(look, normal):
-            if pixel_type:
-                found.counts[pixel_type] += 1
-            if limits:
-                found.widen(pixel_type, limits)
+    tasks = [normal[i : i + SAMPLES_PER_TASK] for i in range(0, len(normal), SAMPLES_PER_TASK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for looks in pool.map(lambda task: [look(sample) for sample in task], tasks):
+            for pixel_type, limits in looks:
+                if pixel_type:
+                    found.counts[pixel_type] += 1
+                if limits:
+                    found.widen(pixel_type, limits)
     return found
 
 

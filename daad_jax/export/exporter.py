@@ -16,7 +16,7 @@ from daad_jax.config import Config
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
-from daad_jax.export.graph import Size, model_size
+from daad_jax.export.graph import Size, find_input, model_size
 from daad_jax.files import explain_write_errors
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
@@ -54,7 +54,7 @@ def export(
     with _staged(folder) as staging:
         detector = Detector(state, config, calibration)
         for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
-            images = make_test_images(size or model_size(config), config.data.channels)
+            images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
             print(
                 f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {TEST_IMAGES} random images, "
@@ -68,12 +68,14 @@ def export(
     return {name: folder / f"model.{name}" for name in formats}
 
 
-def make_test_images(size: Size, channels: int, count: int = TEST_IMAGES) -> np.ndarray:
-    """Random images from nearly flat to pure noise: uint8 `[count, h, w, channels]`."""
+def make_test_images(config: Config, size: Size, count: int = TEST_IMAGES) -> np.ndarray:
+    """Random images from nearly flat to pure noise: `[count, h, w, C]`, of the type of the run's files."""
     rng = np.random.default_rng(0)
     contrast = np.linspace(0.02, 1, count).reshape(-1, 1, 1, 1)
     level = rng.uniform(0, 1, (count, 1, 1, 1)) * (1 - contrast)
-    return (255 * (level + contrast * rng.random((count, *size, channels)))).astype(np.uint8)
+    unit = level + contrast * rng.random((count, *size, config.data.channels))
+    _, stored_type, (low, high) = find_input(config)
+    return (low + (high - low) * unit).astype(stored_type)
 
 
 def max_differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple[float, float]:
@@ -82,7 +84,8 @@ def max_differences(runner: Runner, detector: Detector, images: np.ndarray) -> t
     The images run as a batch, and the first image once more alone: both must agree with the detector.
     """
     expected = detector.score(images)
-    together, alone = runner(images), runner(images[:1])
+    taken = images.astype(find_input(detector.config).pixel_type)
+    together, alone = runner(taken), runner(taken[:1])
     worst = [_difference(together, expected), _difference(alone, detector.score(images[:1]))]
     score, heat = np.max(worst, axis=0)  # unlike max, NaN where there is one
     return float(score), float(heat)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
 import daad_jax
 from daad_jax.config import Config
-from daad_jax.export.graph import OUTPUTS, Size, make_graph, model_size
+from daad_jax.export.graph import OUTPUTS, Size, find_input, make_graph, model_size
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables
 
-FORMAT = 1  # of the metadata
+FORMAT = 2  # of the metadata
 PLATFORMS = ("cpu", "tpu", "cuda")
 OPSET = 18  # the oldest that holds all operators in use
 Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -31,7 +30,7 @@ def to_stablehlo(
     graph = make_graph(variables, config, calibration, size, "portable")
     height, width = size or model_size(config)
     shape = jax_export.symbolic_shape(f"b, {height}, {width}, {config.data.channels}")
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    images = jax.ShapeDtypeStruct(shape, find_input(config).pixel_type)
     return bytes(jax_export.export(jax.jit(graph), platforms=PLATFORMS)(images).serialize())
 
 
@@ -55,7 +54,9 @@ def to_onnx(
     height, width = size or model_size(config)
     model: Any = jax2onnx.to_onnx(
         in_order,
-        inputs=[jax.ShapeDtypeStruct(("b", height, width, config.data.channels), jnp.uint8)],
+        inputs=[
+            jax.ShapeDtypeStruct(("b", height, width, config.data.channels), find_input(config).pixel_type)
+        ],
         model_name=config.name,
         opset=OPSET,
         input_names=["images"],
@@ -72,7 +73,7 @@ def to_onnx(
 def metadata(step: int, config: Config, calibration: Calibration, size: Size | None = None) -> dict[str, Any]:
     """What a user of the files must know; docs/deploy.md explains every key."""
     height, width = size or model_size(config)
-    rate = calibration.false_alarm_rate
+    rate, taken = calibration.false_alarm_rate, find_input(config)
     return {
         "format": FORMAT,
         "name": config.name,
@@ -84,6 +85,9 @@ def metadata(step: int, config: Config, calibration: Calibration, size: Size | N
         "height": height,
         "width": width,
         "channels": config.data.channels,
+        "input_type": taken.pixel_type,
+        "stored_type": taken.stored_type,
+        "range": taken.limits,
         "fit": "resize" if config.data.fit == "resize" and size is None else "exact",
         "daad_jax": daad_jax.__version__,
         "jax": jax.__version__,

@@ -1,7 +1,8 @@
-"""One function of arrays from uint8 images to score, heat map and verdict, for export."""
+"""One function of arrays from images to score, heat map and verdict, for export."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,13 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.data.images import resize, shrink_to_fit, split_margin
+from daad_jax.data.pixel_range import EXACT, find_limits
 from daad_jax.errors import UserError
 from daad_jax.export.pillow_scaling import bilinear, can_scale
 from daad_jax.models.layers import Implementation
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables, make_distances
+from daad_jax.scoring.filters import along_both, triangle_matrix
 
 OUTPUTS = ("score", "heat", "anomalous", "reconstruction")
 Size = tuple[int, int]  # (height, width)
@@ -27,16 +30,17 @@ def make_graph(
     size: Size | None,
     implementation: Implementation,
 ) -> Graph:
-    """The function from uint8 images `[b, h, w, C]` of `size` to a dictionary of `OUTPUTS`.
+    """The function from images `[b, h, w, C]` of `size` to a dictionary of `OUTPUTS`.
 
-    The outputs are `score` float32 `[b]`, `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and
-    `reconstruction` uint8 `[b, H, W, C]`. Variables and calibration are constants of the graph.
+    `find_input` says which type and which values the images have. The outputs are `score` float32 `[b]`,
+    `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` `[b, H, W, C]`, uint8, or uint16
+    in a run of 16 bits. Variables and calibration are constants of the graph.
     """
     distances_of = make_distances(config, implementation)
-    fit = make_fit(config, size or model_size(config))
+    apply_range, fit = make_range(config), make_fit(config, size or model_size(config))
 
     def graph(images: jax.Array) -> dict[str, jax.Array]:
-        distances = distances_of(variables, fit(images))
+        distances = distances_of(variables, fit(apply_range(images)))
         score = calibration.score(distances.reconstruction, distances.alignment)
         return {
             "score": score,
@@ -48,34 +52,91 @@ def make_graph(
     return graph
 
 
-def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
-    """`data.images.fit` for images of one size, as a function of arrays.
+class Input(NamedTuple):
+    """What an exported function takes.
 
-    The function takes uint8 `[b, h, w, C]` and returns `[b, H, W, C]`.
+    Attributes:
+        pixel_type: "uint8", or "float32" for values of any other type, as the files store them.
+        stored_type: the type of the files that the range was found from.
+        limits: the values that become 0 and 1.
+    """
+
+    pixel_type: str
+    stored_type: str
+    limits: tuple[float, float]
+
+
+def find_input(config: Config) -> Input:
+    """The input of the exported function: uint8 in a run of 8-bit files, else the values of its files.
+
+    Raises:
+        UserError: the run has ranges for several types of files, so a value does not say what it means.
+    """
+    data = config.data
+    ranges = data.ranges
+    if len(ranges) > 1:
+        raise UserError(
+            f"config.data.range = {data.range!r}: an exported file knows one range; convert the images to "
+            "one type, and train again"
+        )
+    if not ranges and data.bits != 16:
+        return Input("uint8", "uint8", (0.0, 255.0))
+    stored_type = next(iter(ranges), "uint16") or "float32"
+    return Input("float32", stored_type, find_limits(data, stored_type))
+
+
+def make_range(config: Config) -> Callable[[jax.Array], jax.Array]:
+    """The function from the exported function's input to uint8 or, in a run of 16 bits, float32 in [0, 1]."""
+    pixel_type, _, (low, high) = find_input(config)
+    if pixel_type == "uint8":
+        return lambda images: images
+
+    def apply(images: jax.Array) -> jax.Array:
+        unit = jnp.clip((images - np.float32(low)) / np.float32(high - low), 0, 1)
+        return unit if config.data.bits == 16 else jnp.floor(255 * unit + np.float32(EXACT)).astype(jnp.uint8)
+
+    return apply
+
+
+def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
+    """Brings images of one size to the model's, as `data.images.prepare` does, as a function of arrays.
+
+    The function takes uint8 `[b, h, w, C]` and returns uint8 `[b, H, W, C]`. In a run of 16 bits it takes
+    float32 in [0, 1], and returns uint16.
 
     Raises:
         UserError: the model accepts its own size only, or is far too small for this size.
     """
     data, target = config.data, model_size(config)
+    is_deep = data.bits == 16
     if size == target:
-        return lambda images: images
+        return _to_16_bits if is_deep else lambda images: images
     if data.fit == "exact":
         raise UserError(
             f"--height {size[0]} --width {size[1]}: this run accepts only images of {target[0]} x "
             f"{target[1]} (config.data.fit = 'exact'); leave both options out"
         )
     inner = shrink_to_fit(*size, *target) if data.fit == "pad" else target
-    if not all(map(can_scale, size, inner)):
+    if not is_deep and not all(map(can_scale, size, inner)):
         raise UserError(
             f"--height {size[0]} --width {size[1]}: this is over 256 times the model's size; scale the "
             "images first"
         )
-    scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=scales_rows_first(size, inner))
+    scale: Callable[[jax.Array], jax.Array]
+    if is_deep:
+        rows, columns = (triangle_matrix(*pair).astype(np.float32) for pair in zip(size, inner))
+        scale = lambda images: _to_16_bits(along_both(rows, columns, images))  # noqa: E731
+    else:
+        scale = partial(bilinear, height=inner[0], width=inner[1], rows_first=scales_rows_first(size, inner))
     if inner == target:
         return scale
     # Repeat the edges by index, because jax2onnx 0.17.1 exports jnp.pad of one axis with mode "edge" wrongly.
     places = [np.pad(np.arange(n), split_margin(n, m), mode="edge") for n, m in zip(inner, target)]
     return lambda images: jnp.take(jnp.take(scale(images), places[0], axis=1), places[1], axis=2)
+
+
+def _to_16_bits(unit: jax.Array) -> jax.Array:
+    return jnp.rint(65535 * unit).astype(jnp.uint16)
 
 
 def scales_rows_first(size: Size, target: Size) -> bool:

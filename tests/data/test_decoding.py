@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -326,6 +327,37 @@ def test_files_of_8_bits_are_pillow_images(kind, tmp_path):
     assert has_image_signature(content[:64])
 
 
+# What becomes of a stored value v, for the kinds that change it.
+CHANGES = {
+    "TIFF, 16 bit MinIsWhite": "65535 - v",
+    "TIFF, 12 bit MinIsWhite": "4095 - v",
+    "TIFF, MinIsWhite": "255 - v",
+    "TIFF, float64": "v, rounded to float32",
+    "NPY, float64": "v, rounded to float32",
+    "NPY, bool": "0 or 255",
+    "PGM, largest value 15": "17 v",
+}
+
+
+def table_rows():
+    """The rows of the table in docs/data.md, as the files are really read."""
+    rows = []
+    for kind, (content, *_) in (DEEP_KINDS | KINDS_OF_8_BITS).items():
+        picture = decoding.decode(content)
+        is_deep = isinstance(picture, np.ndarray)
+        change = "v" if is_deep or not KINDS_OF_8_BITS[kind][2] else "v, within the loss of the format"
+        depth = str(picture.dtype) if is_deep else "8 bit"
+        rows.append(f"| {kind} | {depth} | {CHANGES.get(kind, change)} |")
+    return rows
+
+
+def test_the_table_in_the_documentation_is_what_was_read():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page[page.index("## Kinds of files") : page.index("### The range of pixel values")]
+    shown = [line for line in section.splitlines() if line.startswith("| ") and "HEIC" not in line]
+    assert shown[1:] == table_rows()
+
+
 ORIENTATIONS = {
     1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: lambda x: x.swapaxes(0, 1),
     6: lambda x: np.rot90(x, -1), 7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90,
@@ -421,6 +453,8 @@ def test_what_is_hidden_behind_a_page_is_refused(tmp_path):
         (npy(np.array([[1, np.nan], [np.inf, 2]])), "2 of its values are not finite"),
         (tiff(np.zeros((6, 8, 7), np.uint16), planarconfig="contig", photometric="minisblack"), "7 samples"),
         (tiff(np.zeros((6, 8, 4), np.uint16), photometric="separated"), "SEPARATED of 16 bits"),
+        (tiff(DEEP_GREY, photometric="cfa"), "CFA of 16 bits"),
+        (imagecodecs.jpeg8_encode(DEEP_GREY, bitspersample=12), "12-bit"),
         (netpbm(DEEP_GREY, "P5", 4095)[:-10], "it is cut short"),
         (b"P5 4 4 70000 ", "its largest value is 70000"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "cannot identify"),

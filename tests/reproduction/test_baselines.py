@@ -27,6 +27,19 @@ def test_nearest_l2_is_a_plain_loop(monkeypatch, chunk):
         assert square == pytest.approx(min(distances), rel=1e-5)
 
 
+def test_images_of_16_bits_are_worth_those_of_8_bits():
+    images = pictures(5)
+    deep = images.astype(np.uint16) * np.uint16(257)
+    np.testing.assert_allclose(baselines.mean_intensity(deep), baselines.mean_intensity(images), rtol=1e-6)
+    for distance in ("l2", "cosine"):
+        expected = baselines.prepare_images(images, distance)
+        np.testing.assert_allclose(baselines.prepare_images(deep, distance), expected, atol=1e-6)
+    expected = baselines.correct_brightness(images, 0.4)
+    corrected = baselines.correct_brightness(deep, 0.4)
+    assert corrected.dtype == np.uint16
+    assert np.abs(corrected / 257 - expected).max() <= 0.51
+
+
 def test_nearest_cosine_is_a_plain_loop():
     images, references = pictures(6), pictures(9)
     nearest = baselines.find_nearest(*(baselines.prepare_images(x, "cosine") for x in (images, references)))

@@ -26,6 +26,13 @@ def test_a_corruption_is_a_local_visible_change(kind):
     assert (out != corrupt(IMAGES, kind, RADII, seed=4)).any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_16_bits_change_as_those_of_8_bits_do(kind):
+    deep = corrupt(IMAGES.astype(np.uint16) * 257, kind, RADII, seed=3)
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - corrupt(IMAGES, kind, RADII, seed=3)).max() <= 0.51
+
+
 def test_kinds_differ():
     found = [corrupt(IMAGES, kind, RADII, seed=0) for kind in KINDS]
     for i, a in enumerate(found):
