@@ -31,7 +31,7 @@ class TiffPageInfo(NamedTuple):
     pixel_type: str
 
 
-def count_pages(path: Path) -> int:
+def count_pages(source: Path | bytes) -> int:
     """How many images a file holds: pages of TIFF, frames of GIF, or N of an array `[N, h, w, ...]`.
 
     Only headers are read. Thumbnails, smaller copies and masks inside a TIFF file are no images of their own.
@@ -41,7 +41,7 @@ def count_pages(path: Path) -> int:
         UserError: the file is broken, or is no image.
     """
     try:
-        with open_source(path) as file:
+        with open_source(source) as file:
             image_format = identify(file.read(SIGNATURE_BYTES))
             file.seek(0)
             if not image_format:
@@ -55,7 +55,7 @@ def count_pages(path: Path) -> int:
                     return sum(1 for _ in image_pages(tiff))
             return 1
     except Exception as error:  # the libraries raise many kinds of errors for broken files
-        raise unreadable(str(path), error) from error
+        raise unreadable(str(source) if isinstance(source, Path) else "image", error) from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data import account
-from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
-from daad_jax.data.decoding import SUFFIXES, Picture, decode, is_grey, read_file
+from daad_jax.data.decoding import SUFFIXES, is_grey
 from daad_jax.data.deep_pixels import find_pixel_type
+from daad_jax.data.image_files import ImageFile, find_pages
 from daad_jax.data.layouts import IMAGE, IS_MASK, Assignment, assign_roles
 from daad_jax.data.mask_roles import Marked, mark_images
 from daad_jax.data.masks import NamedFile, PackedMask
@@ -107,28 +107,20 @@ def _read(root: Path, files: list[WalkedFile], named: list[NamedFile], max_pixel
 
 def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
     """The number of images in each file; 1 for a file that cannot be read, which decoding reports."""
-
-    def count(image: NamedFile) -> int:
-        if not image.file.endswith(PAGED_SUFFIXES):
-            return 1
-        try:
-            return max(1, count_pages(root / image.name))
-        except UserError:
-            return 1
-
+    names = [image.name for image in images]
     with ThreadPoolExecutor(COUNTING_THREADS) as pool:
-        return dict(zip((image.name for image in images), pool.map(count, images)))
+        return dict(zip(names, pool.map(lambda name: find_pages(root / name), names)))
 
 
 def _make_samples(
     root: Path, name: str, settled: list[Assignment], marked: Marked, max_pixels: int
 ) -> list[Sample]:
     """The samples of a file: one for each page that is used. Of several pages, the first is `name#1`."""
-    load = _make_loader(root / name, len(settled), max_pixels)
     samples = []
     for page, assignment in enumerate(settled):
         if assignment.role != IMAGE:
             continue
+        image = ImageFile(root / name, page, len(settled))
         mask = marked.masks.get((name, page))
         if isinstance(mask, PackedMask) and mask.is_empty:
             mask = None
@@ -137,30 +129,13 @@ def _make_samples(
                 name=f"{name}#{page + 1}" if len(settled) > 1 else name,
                 part=assignment.part,
                 kind=assignment.kind,
-                load=functools.partial(load, page),
+                load=functools.partial(image.load, max_pixels),
                 load_mask=functools.partial(_load_mask, mask) if mask else None,
                 file=name,
                 pixel_type=functools.partial(find_pixel_type, root / name, page),
             )
         )
     return samples
-
-
-def _make_loader(file: Path, pages: int, max_pixels: int) -> Callable[[int], tuple[Picture, str]]:
-    """A function that decodes a page of a file, counted from 0, and returns the SHA-256 of the file, too."""
-
-    @functools.cache
-    def digest_of_file() -> str:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-
-    def load(page: int) -> tuple[Picture, str]:
-        if pages > 1:  # the file may be large: it is not read as a whole for each of its pages
-            return decode(file, f"{file}#{page + 1}", page, max_pixels), digest_of_file()
-        content = read_file(file)
-        return decode(content, str(file), max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
-
-    return load
 
 
 def _load_mask(mask: PackedMask | UserError) -> tuple[np.ndarray, dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from daad_jax.data.containers import count_pages
 from daad_jax.data.decoding import Picture, convert_array, convert_pillow_image, decode, read_file
 from daad_jax.errors import UserError
 
@@ -28,12 +29,17 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
         The picture, and the SHA-256 of the encoded image; "" if the image is not encoded.
 
     Raises:
-        UserError: the image cannot be read, or is of another type.
+        UserError: the image cannot be read or is of another type, or the file holds several images.
     """
     if isinstance(image, (str, os.PathLike)):
         name, image = str(image), read_file(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         content = bytes(image)
+        if (pages := count_pages(content)) > 1:
+            raise UserError(
+                f"{name}: the file holds {pages} images, but one is expected; give its pages as arrays, or "
+                "score the file with predict"
+            )
         return decode(content, name, max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
     if isinstance(image, Image.Image):
         return convert_pillow_image(image, name, max_pixels), ""

@@ -1,11 +1,11 @@
 """The detector: loads a trained run and scores images."""
 
-import hashlib
 import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.decoding import read_file
+from daad_jax.data.image_files import ImageFile, digest_of_file
 from daad_jax.data.images import prepare
 from daad_jax.data.inputs import open_image, several
 from daad_jax.data.pixel_range import exceeds_range
@@ -32,9 +32,9 @@ Prepared = tuple[np.ndarray, bool]  # the pixels for the model, and whether valu
 
 
 class Entry(NamedTuple):
-    """A file that was scored (or not: its error says why), and the SHA-256 of what was read."""
+    """An image that was scored (or not: its error says why), and the SHA-256 of its file."""
 
-    path: Path
+    file: ImageFile
     error: UserError | None
     sha256: str
 
@@ -182,12 +182,12 @@ class Detector:
         """Scores images `[N, H, W, C]` as `prepare` returns them (anything that slices into arrays)."""
         return self.judge(self._scorer.split(images))
 
-    def stream(self, paths: Iterable[Path]) -> Iterator[tuple[list[Entry], Detections | None]]:
-        """Scores any number of files in constant memory (plus the names of unreadable files), decoding ahead.
+    def stream(self, files: Iterable[ImageFile]) -> Iterator[tuple[list[Entry], Detections | None]]:
+        """Scores any number of images in constant memory (plus the names of unreadable ones), decoding ahead.
 
         Yields:
-            For each batch: the files in their order, and the detections of the files without an error (None
-            if every file has one).
+            For each batch: the images in their order, and the detections of those without an error (None if
+            every image has one).
         """
         waiting: deque[tuple[list[Entry], list[bool]]] = deque()
 
@@ -195,7 +195,7 @@ class Detector:
             entries: list[Entry] = []
             images: list[np.ndarray] = []
             clipped: list[bool] = []
-            for entry, image in self._decoded(paths):
+            for entry, image in self._decoded(files):
                 entries.append(entry)
                 if image is None:
                     continue
@@ -236,21 +236,25 @@ class Detector:
             clipped=np.zeros(len(images), bool),
         )
 
-    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Entry, Prepared | None]]:
-        def read(path: Path) -> tuple[Entry, Prepared | None]:
-            digest = ""
+    def _decoded(self, files: Iterable[ImageFile]) -> Iterator[tuple[Entry, Prepared | None]]:
+        data = self.config.data
+
+        def read(file: ImageFile) -> tuple[Entry, Prepared | None]:
             try:
-                content = read_file(path)
-                digest = hashlib.sha256(content).hexdigest()
-                return Entry(path, None, digest), self._prepare(content, str(path))
+                picture, digest = file.load(data.max_pixels)
+                prepared = prepare(picture, data, file.name), exceeds_range(picture, data)
+                return Entry(file, None, digest), prepared
             except UserError as error:
+                digest = ""
+                with suppress(UserError):  # a file that cannot be opened has no digest
+                    digest = digest_of_file(file.path)
                 # Without its traceback, which holds the image.
-                return Entry(path, UserError(str(error)), digest), None
+                return Entry(file, UserError(str(error)), digest), None
 
         ahead: deque[Future[tuple[Entry, Prepared | None]]] = deque()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for path in paths:
-                ahead.append(pool.submit(read, path))
+            for file in files:
+                ahead.append(pool.submit(read, file))
                 if len(ahead) > 2 * self._scorer.batch_size:
                     yield ahead.popleft().result()
             for future in ahead:

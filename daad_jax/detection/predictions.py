@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from daad_jax.data.account import format_table
-from daad_jax.data.decoding import decode
+from daad_jax.data.image_files import ImageFile
 from daad_jax.data.images import resize, show_pixels, shrink_to_fit, undo_fit
 from daad_jax.data.pixel_range import clipping_note
 from daad_jax.detection.detector import Detections, Detector, Entry
@@ -66,17 +66,17 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         for entries, detections in detector.stream(account.find()):
             # The rows of the batch, and their overlays.
             rows = _make_rows(entries, detections)
-            drawings = draw.start(rows, detections, first_number=sum(tally.values()))
+            drawings = draw.start(entries, rows, detections, first_number=sum(tally.values()))
             for row in rows:
                 tally[row["verdict"]] += 1
             if detections is not None:
-                scored = [entry.path for entry in entries if not entry.error]
-                clipped += [str(path) for path, is_clipped in zip(scored, detections.clipped) if is_clipped]
+                scored = [entry.file.name for entry in entries if not entry.error]
+                clipped += [name for name, is_clipped in zip(scored, detections.clipped) if is_clipped]
             with explain_write_errors(out, REMEDY):
                 _finish(drawings)
                 for row, entry in zip(rows, entries):
                     table.write(row)
-                    account.write(entry.path, str(entry.error or ""), entry.sha256)
+                    account.write(entry.file, str(entry.error or ""), entry.sha256)
             # What the user sees.
             for row in rows if count <= MAX_PRINTED_IMAGES else []:
                 tqdm.write(_sentence(row), file=sys.stdout)
@@ -131,17 +131,17 @@ class _Table:
 
 
 def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[Row]:
-    """A row for each file of a batch; unreadable files have a row with their error, and a warning."""
+    """A row for each image of a batch; unreadable ones have a row with their error, and a warning."""
     rows: list[Row] = []
     index = 0
-    for path, error, _ in entries:
+    for file, error, _ in entries:
         if error or not detections:
-            rows.append({"name": str(path), "verdict": "unreadable", "error": str(error)})
+            rows.append({"name": file.name, "verdict": "unreadable", "error": str(error)})
             tqdm.write(f"warning: {error}", file=sys.stderr)
             continue
         rows.append(
             {
-                "name": str(path),
+                "name": file.name,
                 "score": float(detections.scores[index]),
                 "p_value": float(detections.p_values[index]),
                 "R": float(detections.reconstruction[index]),
@@ -165,32 +165,34 @@ class _Overlays:
     def __init__(self, detector: Detector, out: Path, which: str, pool: ThreadPoolExecutor) -> None:
         self._detector, self._out, self._which, self._pool = detector, out, which, pool
 
-    def start(self, rows: list[Row], detections: Detections | None, first_number: int) -> list[Drawing]:
+    def start(
+        self, entries: list[Entry], rows: list[Row], detections: Detections | None, first_number: int
+    ) -> list[Drawing]:
         """Starts on the overlays that were asked for, and notes their names in the rows.
 
         Args:
-            rows: of a batch.
+            entries: the images of a batch.
+            rows: of the images.
             detections: of its readable images.
             first_number: the number of the first row among all rows; it begins the overlay's name.
         """
         drawings: list[Drawing] = []
         index = 0
-        for number, row in enumerate(rows, first_number):
+        for number, (entry, row) in enumerate(zip(entries, rows), first_number):
             if "score" not in row or not detections:
                 continue
             if self._which == "all" or (self._which == "anomalous" and row["verdict"] == "anomalous"):
-                path = Path(row["name"])
-                row["overlay"] = f"overlays/{number:07d}-{path.stem[:80]}.png"
+                row["overlay"] = f"overlays/{number:07d}-{entry.file.path.stem[:80]}.png"
                 file, heat = self._out / row["overlay"], detections.heat[index]
-                drawings.append((row, self._pool.submit(_draw, path, heat, self._detector, file)))
+                drawings.append((row, self._pool.submit(_draw, entry.file, heat, self._detector, file)))
             index += 1
         return drawings
 
 
-def _draw(path: Path, heat: np.ndarray, detector: Detector, file: Path) -> None:
+def _draw(image: ImageFile, heat: np.ndarray, detector: Detector, file: Path) -> None:
     """Writes the image with its heat map, at the image's own size or at most MAX_OVERLAY_SIDE."""
     data = detector.config.data
-    pixels = show_pixels(decode(path, max_pixels=data.max_pixels), data)
+    pixels = show_pixels(image.load(data.max_pixels)[0], data)
     height, width = pixels.shape[:2]
     # Shrink first: an overlay takes eighty bytes a pixel.
     size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
+from daad_jax.data.image_files import ImageFile, find_pages, list_pages
 from daad_jax.data.samples import AccountRow, FileRecord
 from daad_jax.data.walk import NOT_REGULAR, WalkedFile, classify, walk
 from daad_jax.errors import UserError
@@ -100,16 +101,18 @@ class Account:
         for group, file in list_files(sources, out):
             tally = self._tallies[group]
             tally.files += 1
-            tally.images += not file.reason
-            tally.used += not file.reason
+            images = 0 if file.reason else find_pages(file.path)
+            tally.images += images
+            tally.used += images
             tally.left_out[file.reason] += bool(file.reason)
         # Filled by the thread that lists files, and emptied by the one that writes.
         self._groups: deque[str] = deque()
         self._left_out: deque[FileRecord] = deque()
+        self._errors: list[str] = []  # of the pages of a file, until its last one
 
     @property
     def count(self) -> int:
-        """The number of files to score."""
+        """The number of images to score."""
         return sum(tally.images for tally in self._tallies.values())
 
     @property
@@ -125,14 +128,15 @@ class Account:
             reasons.update({reason: n for reason, n in tally.left_out.items() if n and reason != UNREADABLE})
         return reasons
 
-    def find(self) -> Iterator[Path]:
-        """The files to score, once more; those that are left out are noted on the way."""
+    def find(self) -> Iterator[ImageFile]:
+        """The images to score; files that are left out are noted on the way."""
         for group, file in list_files(self._sources, self._out):
             if file.reason:
                 self._left_out.append(FileRecord(str(file.path), LEFT_OUT, images=0, reason=file.reason))
             else:
-                self._groups.append(group)
-                yield file.path
+                for image in list_pages(file.path):
+                    self._groups.append(group)
+                    yield image
 
     def __enter__(self) -> "Account":
         self._partial = self._out / f".{DATA_FILE}.partial"
@@ -141,14 +145,21 @@ class Account:
         self._separator = "\n"
         return self
 
-    def write(self, path: Path, error: str, sha256: str) -> None:
-        """Writes the record of the next file that was scored, or could not be read."""
+    def write(self, image: ImageFile, error: str, sha256: str) -> None:
+        """Notes the next image that was scored, or could not be read. A record has all images of a file."""
         self._write_left_out()
         tally = self._tallies[self._groups.popleft()]
         if error:
             tally.used -= 1
             tally.left_out[UNREADABLE] += 1
-        self._write_record(FileRecord(str(path), TO_SCORE, reason=error, sha256=sha256))
+            self._errors.append(error)
+        if image.page + 1 < image.pages:
+            return
+        reason = self._errors[0] if self._errors else ""
+        if reason and image.pages > 1:
+            reason = f"{len(self._errors)} of its {image.pages} images: {reason}"
+        self._errors = []
+        self._write_record(FileRecord(str(image.path), TO_SCORE, image.pages, reason=reason, sha256=sha256))
 
     def _write_left_out(self) -> None:
         while self._left_out:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
+from daad_jax.data.image_files import ImageFile
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.method import state
@@ -123,17 +124,25 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
             good.append(striped(1)[0])
             Image.fromarray(good[-1]).save(paths[-1])
     entries, scores = [], []
-    for some, found in detector.stream(paths):
+    for some, found in detector.stream(map(ImageFile, paths)):
         entries += some
         scores += [] if found is None else found.scores.tolist()
-    assert [entry.path for entry in entries] == paths
+    assert [entry.file.path for entry in entries] == paths
     assert [i for i, entry in enumerate(entries) if entry.error] == list(range(3, len(paths), 5))
     assert "003.png: the image cannot be read" in str(entries[3][1])
     assert entries[3][1].__traceback__ is None  # whose frames hold what was decoded
     np.testing.assert_array_equal(scores, detector.score(np.stack(good)).scores)
-    broken = list(detector.stream([paths[3], tmp_path / "none.png"]))
+    broken = list(detector.stream([ImageFile(paths[3]), ImageFile(tmp_path / "none.png")]))
     assert [len(broken), broken[0][1]] == [1, None]
     assert "none.png" in str(broken[0][0][1][1])
+
+
+def test_a_file_of_several_images_is_no_single_image(detector, tmp_path):
+    pages = [Image.fromarray(image) for image in striped(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    for source in (tmp_path / "stack.tif", (tmp_path / "stack.tif").read_bytes()):
+        with pytest.raises(UserError, match="the file holds 3 images, but one is expected; give its pages"):
+            detector.score([source])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from PIL import Image
 from daad_jax.config import Config
 from daad_jax.detection import predictions, sources
 from daad_jax.detection.detector import Detector
+from daad_jax.detection.predictions import predict as scores_of_files
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training.checkpoint import Checkpoints
@@ -128,6 +129,26 @@ def test_a_folder_of_everything(run, images, tmp_path):
         "out",
     ]
     assert printed.splitlines()[-1] == "2 files were left out: 1 hidden, 1 not an image (.txt)"
+
+
+def test_every_page_of_a_file_is_scored(run, tmp_path, capsys):
+    rng, folder, out = np.random.default_rng(0), tmp_path / "given", tmp_path / "out"
+    folder.mkdir()
+    pixels = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
+    pages = [Image.fromarray(page) for page in pixels]
+    pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
+    detector = Detector.load(run)
+    scores_of_files(detector, [str(folder)], out, "all")
+    rows, name = table(out), str(folder / "stack.tif")
+    assert [row["name"] for row in rows] == [f"{name}#{page}" for page in (1, 2, 3)]
+    np.testing.assert_allclose(
+        [float(row["score"]) for row in rows], detector.score(pixels).scores, rtol=1e-6
+    )
+    assert len(list((out / "overlays").iterdir())) == 3
+    (record,) = json.loads((out / "data.json").read_text())["files"]
+    digest = hashlib.sha256((folder / "stack.tif").read_bytes()).hexdigest()
+    assert (record["name"], record["images"], record["sha256"]) == (name, 3, digest)
+    assert "3 image(s) scored" in capsys.readouterr().out
 
 
 def test_the_folder_of_the_results_may_lie_among_the_images(run, images, tmp_path):

@@ -1,0 +1,75 @@
+"""Image files that are read in place; a file may hold several images, its pages."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
+from daad_jax.data.decoding import Picture, decode, read_file
+from daad_jax.errors import UserError
+
+REMEMBERED_DIGESTS = 64  # of files with several images
+
+
+class ImageFile(NamedTuple):
+    """One image of a file: `page`, counted from 0, of `pages`."""
+
+    path: Path
+    page: int = 0
+    pages: int = 1
+
+    @property
+    def name(self) -> str:
+        """The path; of a page, with its number counted from 1: "stack.tif#3"."""
+        return f"{self.path}#{self.page + 1}" if self.pages > 1 else str(self.path)
+
+    def load(self, max_pixels: int) -> tuple[Picture, str]:
+        """Decodes the image.
+
+        Args:
+            max_pixels: an image with more pixels is refused.
+
+        Returns:
+            The picture, and the SHA-256 of the file (hexadecimal).
+
+        Raises:
+            UserError: the file cannot be read; the message names the image.
+        """
+        if self.pages > 1:  # the file may be large: it is not read as a whole for each of its pages
+            return decode(self.path, self.name, self.page, max_pixels), digest_of_file(self.path)
+        content = read_file(self.path)
+        return decode(content, self.name, 0, max_pixels), hashlib.sha256(content).hexdigest()
+
+
+def find_pages(path: Path) -> int:
+    """How many images a file holds; 1 if it cannot be read, which `ImageFile.load` then reports."""
+    if not path.name.lower().endswith(PAGED_SUFFIXES):
+        return 1
+    try:
+        return max(1, count_pages(path))
+    except UserError:
+        return 1
+
+
+def list_pages(path: Path) -> Iterator[ImageFile]:
+    """The images of a file, in their order."""
+    pages = find_pages(path)
+    return (ImageFile(path, page, pages) for page in range(pages))
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file (hexadecimal). A file that is asked for again, unchanged, is not read again."""
+    try:
+        status = path.stat()
+        return _read_digest(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read ({error.strerror}); try again") from error
+
+
+@functools.lru_cache(REMEMBERED_DIGESTS)
+def _read_digest(path: Path, changed_ns: int, size: int) -> str:
+    """`digest_of_file` of a file in this state."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
