@@ -11,9 +11,10 @@ The "split" implementation computes 1 and 3 as four plain 2x2 convolutions, one 
 that one pixel of the coarse map becomes. The other gradients are those of a plain strided convolution. XLA
 runs that convolution well, except where it first reorders an array that is larger than the rest of the work.
 Matrix products replace the convolution in three places: the gradients of an up-sampling layer on a small map,
-an up-sampling layer that scores a single small image, and a 3x3 layer whose output is an image. Layers with
-enough channels use Winograd's method for everything, which needs fewer multiplications (`winograd.py`). TPU
-and GPU keep the native operations, and so does every other shape.
+an up-sampling layer that scores a single small image, and a 3x3 layer whose output is an image. A 3x3 layer
+whose input is an image is a sum of scaled, shifted images. Layers with enough channels use Winograd's method
+for everything, which needs fewer multiplications (`winograd.py`). TPU and GPU keep the native operations, and
+so does every other shape.
 """
 
 import functools
@@ -25,48 +26,47 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.models import winograd
+from daad_jax.models.image_layers import (
+    MAX_IMAGE_CHANNELS,
+    NHWC,
+    Pair,
+    conv3x3_from_image,
+    conv3x3_to_image,
+    extract_patches,
+    native_conv,
+    reads_image,
+)
 
-Pair = tuple[int, int]
 # "native" and "split" force one implementation; "split" exists for some shapes only.
 # "auto" takes the faster one for the backend of this process.
 # "portable" chooses when the program runs, on the device that runs it. It is not for training, since its
 # gradient would keep the operands of both implementations.
 Implementation = Literal["auto", "native", "split", "portable"]
 
-NHWC = ("NHWC", "HWIO", "NHWC")
-MAX_IMAGE_CHANNELS = 8  # an output with more channels is a feature map
 # A map with at least so many channels per pixel (of all its images) is tiny. The kernel is then so much
 # larger than the map that it must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
 
 
 def choose_implementation(
-    kernel_size: Pair, strides: Pair, features: int | None, backend: str
+    kernel_size: Pair, strides: Pair, channels: Pair | None, backend: str
 ) -> Implementation:
     """The faster implementation of a convolution or a transposed convolution: "split" or "native".
 
     Args:
         kernel_size: (height, width) of the kernel.
         strides: of the convolution. A transposed convolution enlarges its input by these factors.
-        features: channels of the output; None for a transposed convolution, where they do not matter.
+        channels: of the input and the output; None for a transposed convolution, where they do not matter.
         backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
     """
-    return "split" if backend == "cpu" and _has_split(kernel_size, strides, features) else "native"
+    return "split" if backend == "cpu" and _has_split(kernel_size, strides, channels) else "native"
 
 
-def _has_split(kernel_size: Pair, strides: Pair, features: int | None) -> bool:
+def _has_split(kernel_size: Pair, strides: Pair, channels: Pair | None) -> bool:
     """Tells whether this module implements "split" for the shape."""
-    if features is not None and features <= MAX_IMAGE_CHANNELS and (kernel_size, strides) == ((3, 3), (1, 1)):
-        return True
+    if channels and (kernel_size, strides) == ((3, 3), (1, 1)):
+        return reads_image(*channels) or channels[1] <= MAX_IMAGE_CHANNELS
     return (kernel_size, strides) == ((4, 4), (2, 2))
-
-
-def native_conv(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
-    """XLA's convolution with padding SAME.
-
-    `[B, H, W, C]` and `[kh, kw, C, F]` -> `[B, ceil(H / stride), ceil(W / stride), F]`.
-    """
-    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=NHWC)
 
 
 def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
@@ -133,21 +133,6 @@ def _up_from_tiny_map(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, [place(i, j) for i in range(4) for j in range(4)])
 
 
-@jax.custom_vjp
-def conv3x3_to_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 1 and padding SAME, for an output with few channels.
-
-    `[B, H, W, C]` and `[3, 3, C, F]` -> `[B, H, W, F]`.
-    """
-    batch, rows, columns, channels = x.shape
-    taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    products = (x.reshape(-1, channels) @ taps).reshape(batch, rows, columns, -1)
-    padded = jnp.pad(products, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    per_tap = jnp.split(padded, 9, axis=-1)  # each tap's products, at the pixel of x that the tap multiplied
-    shifted = [per_tap[3 * i + j][:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return functools.reduce(jnp.add, shifted)
-
-
 Operands = tuple[jax.Array, jax.Array]
 
 
@@ -184,7 +169,7 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
         return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
     # The kernel is the largest array here, so no operation may exchange its last two axes.
     taps = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, -1)
-    patches = _extract_patches(gradient, (4, 4), (2, 2)).reshape(-1, taps.shape[1])
+    patches = extract_patches(gradient, (4, 4), (2, 2)).reshape(-1, taps.shape[1])
     product = x.reshape(-1, channels).T @ patches
     turned = product.reshape(channels, 4, 4, -1).transpose(1, 2, 0, 3)
     return (patches @ taps.T).reshape(x.shape), turned[::-1, ::-1]
@@ -201,40 +186,8 @@ def _copy_for_backward(operands: Operands, gradient: jax.Array) -> Operands:
     return x + zero, kernel + zero
 
 
-def _to_image_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
-    return conv3x3_to_image(x, kernel), (x, kernel)
-
-
-def _to_image_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """The input's gradient is native. The kernel's gradient is a product of x and patches of the gradient."""
-    x, kernel = operands
-    channels, features = kernel.shape[2:]
-    (input_gradient,) = jax.linear_transpose(lambda x: native_conv(x, kernel, (1, 1)), x)(gradient)
-    patches = _extract_patches(gradient, (3, 3), (1, 1)).reshape(-1, 9 * features)
-    product = patches.T @ x.reshape(-1, channels)
-    return input_gradient, product.reshape(3, 3, features, channels)[::-1, ::-1].swapaxes(2, 3)
-
-
 conv4x4_down.defvjp(_down_forward, _down_backward)
 conv4x4_up.defvjp(_up_forward, _up_backward)
-conv3x3_to_image.defvjp(_to_image_forward, _to_image_backward)
-
-
-def _extract_patches(x: jax.Array, kernel_size: Pair, strides: Pair) -> jax.Array:
-    """The windows of a convolution with padding SAME, each as one vector.
-
-    `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), kh * kw * C]`.
-    """
-    sizes = x.shape[1:3]
-    before, after = zip(*jax.lax.padtype_to_pads(sizes, kernel_size, strides, "SAME"))
-    padded = jnp.pad(x, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
-    rows, columns = (-(-size // stride) * stride for size, stride in zip(sizes, strides))
-    views = [
-        padded[:, i : i + rows : strides[0], j : j + columns : strides[1]]
-        for i in range(kernel_size[0])
-        for j in range(kernel_size[1])
-    ]
-    return jnp.concatenate(views, axis=-1)
 
 
 def _down_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -270,8 +223,10 @@ class Conv(nn.Module):
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return native_conv(x, kernel, self.strides)
 
-        split = conv4x4_down if self.strides == (2, 2) else conv3x3_to_image
-        return _add_bias(_select_function(self, native, split)(x, kernel), bias)
+        channels = (x.shape[-1], self.features)
+        conv3x3 = conv3x3_from_image if reads_image(*channels) else conv3x3_to_image
+        split = conv4x4_down if self.strides == (2, 2) else conv3x3
+        return _add_bias(_select_function(self, channels, native, split)(x, kernel), bias)
 
 
 class ConvTranspose(nn.Module):
@@ -296,7 +251,7 @@ class ConvTranspose(nn.Module):
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return native_conv_transpose(x, kernel, self.strides)
 
-        return _add_bias(_select_function(self, native, conv4x4_up)(x, kernel), bias)
+        return _add_bias(_select_function(self, None, native, conv4x4_up)(x, kernel), bias)
 
 
 def _create_parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array, jax.Array | None]:
@@ -317,14 +272,15 @@ def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 Function = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _select_function(module: Conv | ConvTranspose, native: Function, split: Function) -> Function:
+def _select_function(
+    module: Conv | ConvTranspose, channels: Pair | None, native: Function, split: Function
+) -> Function:
     """The function that the module's `implementation` asks for.
 
     Raises:
         ValueError: `implementation` is "split", which does not exist for this shape.
     """
-    features = module.features if isinstance(module, Conv) else None
-    shape = (module.kernel_size, module.strides, features)
+    shape = (module.kernel_size, module.strides, channels)
     if module.implementation == "split" and not _has_split(*shape):
         raise ValueError(
             f'implementation "split" does not exist for kernel {module.kernel_size}, strides {module.strides}'

@@ -29,7 +29,7 @@ MIN_COARSE_PIXELS = (
 )
 # `is_faster` compares the multiplications with the additions over the maps. `up` needs the fewest additions.
 MIN_PRODUCTS_PER_SUM = 50
-MIN_PRODUCTS_PER_SUM_UP = 24
+MIN_PRODUCTS_PER_SUM_UP = 16
 
 
 def is_faster(

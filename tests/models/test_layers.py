@@ -11,6 +11,7 @@ from daad_jax.models.layers import Conv, ConvTranspose, choose_implementation
 CASES = [
     (Conv, nn.Conv, (3, 3), (1, 1), (2, 7, 6, 3)),
     (Conv, nn.Conv, (3, 3), (1, 1), (1, 1, 2, 8)),
+    (Conv, nn.Conv, (3, 3), (1, 1), (2, 5, 4, 1)),
     (Conv, nn.Conv, (1, 1), (1, 1), (2, 4, 4, 3)),
     (Conv, nn.Conv, (4, 4), (2, 2), (2, 8, 6, 3)),
     (Conv, nn.Conv, (4, 4), (2, 2), (2, 7, 6, 1)),
@@ -101,19 +102,21 @@ def test_a_kernel_far_larger_than_its_map_is_not_copied(pixels, copied):
 
 
 def test_choose_implementation():
-    for features in (1, 3, 512):
-        assert choose_implementation((4, 4), (2, 2), features, "cpu") == "split"
+    for channels in ((3, 1), (1, 3), (3, 512)):
+        assert choose_implementation((4, 4), (2, 2), channels, "cpu") == "split"
         for kernel, strides in (((1, 1), (1, 1)), ((4, 4), (1, 1)), ((3, 3), (2, 2))):
-            assert choose_implementation(kernel, strides, features, "cpu") == "native"
+            assert choose_implementation(kernel, strides, channels, "cpu") == "native"
         for backend in ("tpu", "gpu"):
-            assert choose_implementation((4, 4), (2, 2), features, backend) == "native"
-            assert choose_implementation((3, 3), (1, 1), features, backend) == "native"
-    assert choose_implementation((3, 3), (1, 1), 3, "cpu") == "split"
-    assert choose_implementation((3, 3), (1, 1), 16, "cpu") == "native"
+            assert choose_implementation((4, 4), (2, 2), channels, backend) == "native"
+            assert choose_implementation((3, 3), (1, 1), channels, backend) == "native"
+    assert choose_implementation((3, 3), (1, 1), (64, 3), "cpu") == "split"
+    assert choose_implementation((3, 3), (1, 1), (64, 16), "cpu") == "native"
+    assert choose_implementation((3, 3), (1, 1), (3, 16), "cpu") == "split"
+    assert choose_implementation((3, 3), (1, 1), (3, 64), "cpu") == "native"
     assert choose_implementation((4, 4), (2, 2), None, "cpu") == "split"
     assert choose_implementation((3, 3), (1, 1), None, "cpu") == "native"  # transposed
 
 
 def test_split_is_refused_where_it_does_not_exist():
     with pytest.raises(ValueError, match="split"):
-        Conv(16, (3, 3), (1, 1), implementation="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+        Conv(16, (3, 3), (1, 1), implementation="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 64)))
