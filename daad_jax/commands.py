@@ -117,7 +117,6 @@ def _predict(call: Invocation) -> None:
         raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
     from daad_jax.detection.detector import Detector
     from daad_jax.detection.predictions import find, output_folder, predict
-    from daad_jax.scoring.anomaly_score import shortage
 
     next(find(call.words))  # names a missing image before the model is loaded
     detector = Detector.load(workdir, options.batch_size)
@@ -127,7 +126,7 @@ def _predict(call: Invocation) -> None:
         calibration, rate = detector.calibration, options.false_alarm_rate
         rate = calibration.false_alarm_rate if rate is None else rate
         detector.threshold = calibration.threshold_at(rate)
-        if warning := shortage(len(calibration.scores), rate):
+        if warning := calibration.shortage(rate):
             print(f"warning: {warning}", file=sys.stderr)
     predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
 

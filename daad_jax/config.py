@@ -34,6 +34,9 @@ class DataConfig:
     channels: int = 3  # 1 (grey) or 3 (RGB); images are converted
     fit: str = "exact"  # other sizes: "exact" refuses, "pad" keeps aspect and pads edges, "resize"
     calibration_fraction: float = 0.1  # of the normal training images, held out by seed
+    # Which images belong together, so that they all train or are all held out: "" (each image for itself),
+    # "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
+    group: str = ""
     on_bad_image: str = "stop"  # unreadable image: "stop", or "skip" (named and counted)
     mixed_channels: str = "convert"  # grey and colour files in one folder: "convert" or "stop"
     limit_train: int = 0  # first N after a seeded shuffle; 0: all (smoke runs)

@@ -11,6 +11,7 @@ from daad_jax.data import cache, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.catalogue import find_data_set
 from daad_jax.data.folder_source import open_folder
+from daad_jax.data.groups import describe, open_grouping
 from daad_jax.data.samples import Rows, Source, Split, Splits
 from daad_jax.data.tfds_source import open_tfds
 from daad_jax.errors import UserError
@@ -25,11 +26,13 @@ def load(config: Config) -> Splits:
     The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
 
     Raises:
-        UserError: see `find_data_set`, `open_folder`, `open_tfds`, `cache.load_decoded` and `protocol`.
+        UserError: see `find_data_set`, `open_folder`, `open_tfds`, `open_grouping`, `cache.load_decoded` and
+            `protocol`.
     """
     data = config.data
     classes = () if data.source == "folder" else find_data_set(data.name).classes
     protocol.check(classes, data)  # before anything is downloaded
+    grouping = open_grouping(data)
     source = _open_source(data)
     decoded = cache.load_decoded(source, data)
     labels = protocol.labels(decoded.kinds, classes, data)
@@ -37,13 +40,18 @@ def load(config: Config) -> Splits:
     # Unreadable images are in no split.
     is_usable = np.ones(len(labels), bool)
     is_usable[[index for index, _ in decoded.skipped]] = False
-    roles = protocol.assign(decoded.parts, labels, is_usable, data, config.seed)
+    groups = grouping.group(decoded.names) if grouping else None
+    numbers = groups.numbers if groups else None
+    roles = protocol.assign(decoded.parts, labels, is_usable, data, config.seed, numbers)
+    notes = _make_notes(decoded, data)
+    if groups:
+        notes += describe(groups, decoded.names, roles.normal, roles.held_out, data.group)
     return Splits(
-        train=_make_split(decoded, labels, roles.train, with_masks=False),
-        calibration=_make_split(decoded, labels, roles.held_out, with_masks=False),
-        test=_make_split(decoded, labels, roles.test, with_masks=True),
-        notes=_make_notes(decoded, data),
-        normal_digest=_digest(decoded, roles.normal),
+        train=_make_split(decoded, labels, roles.train, numbers, with_masks=False),
+        calibration=_make_split(decoded, labels, roles.held_out, numbers, with_masks=False),
+        test=_make_split(decoded, labels, roles.test, numbers, with_masks=True),
+        notes=notes,
+        normal_digest=_digest(decoded, roles.normal, numbers),
     )
 
 
@@ -57,21 +65,26 @@ def _open_source(data: DataConfig) -> Source:
     return open_folder(Path(data.path), data.mixed_channels)
 
 
-def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_masks: bool) -> Split:
+def _make_split(
+    decoded: Decoded, labels: np.ndarray, indices: np.ndarray, groups: np.ndarray | None, with_masks: bool
+) -> Split:
     return Split(
         images=Rows(decoded.images, indices),
         labels=labels[indices],
         kinds=[decoded.kinds[i] for i in indices],
         names=[decoded.names[i] for i in indices],
         masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
+        groups=None if groups is None else groups[indices],
     )
 
 
-def _digest(decoded: Decoded, indices: np.ndarray) -> str:
-    """A digest of the names and pixels of some images. The folder of the images does not matter."""
+def _digest(decoded: Decoded, indices: np.ndarray, groups: np.ndarray | None) -> str:
+    """A digest of the names, pixels and groups of some images. The folder of the images does not matter."""
     digest = hashlib.sha256()
     for i in indices:
         digest.update(f"{decoded.names[i]}\0{decoded.checksums[i]}\0".encode("utf-8", "surrogateescape"))
+    if groups is not None:  # a table of groups can change while the images stay
+        digest.update(np.unique(groups[indices], return_inverse=True)[1].astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -98,7 +98,8 @@ class Split:
 
     `images` uint8 `[N, H, W, C]` are an array, or `Rows` if they may exceed the memory. `labels` `[N]` are
     0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1 where
-    a defect is; None if the source has no masks.
+    a defect is; None if the source has no masks. `groups` `[N]` are equal integers for images that belong
+    together; None if each image is for itself.
     """
 
     images: Any
@@ -106,9 +107,15 @@ class Split:
     kinds: list[str]
     names: list[str]
     masks: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def group_count(self) -> int:
+        """How many groups the images are in; N if each image is for itself."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
 
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
         """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
@@ -118,6 +125,7 @@ class Split:
             [self.kinds[i] for i in indices],
             [self.names[i] for i in indices],
             None if self.masks is None else self.masks[indices],
+            None if self.groups is None else self.groups[indices],
         )
 
 
@@ -127,7 +135,8 @@ class Splits:
 
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
     labelled test set. `notes` are sentences for the user about how the images were read. `normal_digest` is a
-    digest of the names and pixels of all normal training images: which of them are held out depends on it.
+    digest of the names, pixels and groups of all normal training images: which of them are held out depends
+    on it.
     """
 
     train: Split

@@ -91,7 +91,8 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
         )
         count = len(group.devices) * jax.process_count()
         _print(f"{_describe(abstract)}; running on {count} {group.devices[0].platform.upper()} device(s)")
-        if warning := shortage(len(splits.calibration), config.score.false_alarm_rate):
+        held_out, are_groups = splits.calibration.group_count, splits.calibration.groups is not None
+        if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
         step = _train_rest(_Run(config, workdir, group, abstract, splits))
     _print(f"trained to step {step}")
@@ -170,7 +171,8 @@ def _loop(
                 # Calibrate on held-out images, and save.
                 log.pause()
                 host = run.group.fetch(state)
-                calibration = scorer.calibrate(variables_of(host), run.splits.calibration.images)
+                held_out = run.splits.calibration
+                calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
                 checkpoints.save(host, config, calibration)
                 log.resume()
             if stop:
