@@ -145,7 +145,6 @@ def _predict(call: Invocation) -> None:
     from daad_jax.detection.detector import Detector
     from daad_jax.detection.predictions import output_folder, predict
     from daad_jax.detection.sources import find
-    from daad_jax.scoring.anomaly_score import shortage
 
     next(find(call.words))  # names a missing image before the model is loaded
     detector = Detector.load(workdir, options.batch_size)
@@ -155,7 +154,7 @@ def _predict(call: Invocation) -> None:
         calibration, rate = detector.calibration, options.false_alarm_rate
         rate = calibration.false_alarm_rate if rate is None else rate
         detector.threshold = calibration.threshold_at(rate)
-        if warning := shortage(len(calibration.scores), rate):
+        if warning := calibration.shortage(rate):
             print(f"warning: {warning}", file=sys.stderr)
     predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
 

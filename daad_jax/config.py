@@ -45,6 +45,9 @@ class DataConfig:
     # tested, and does not train.
     test_fraction: float = 0.2
     calibration_fraction: float = 0.1  # of the normal training images, held out by seed
+    # Which images belong together, so that they all train or are all held out: "" (each image for itself),
+    # "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
+    group: str = ""
     on_bad_image: str = "stop"  # unreadable image: "stop", or "skip" (named and counted)
     # What becomes 0 and 1. "auto": found from the training images. "type": the full range of the files' type.
     # "LOW,HIGH": these values. "TYPE:LOW,HIGH": these, for files of that type (uint16, float32, ...; joined

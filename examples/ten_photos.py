@@ -24,7 +24,8 @@ def main(good: str, *new: str) -> None:
     detector = Detector.load(workdir)
     detections = detector.score(new)
     rate = detector.calibration.promised_rate(config.score.false_alarm_rate)
-    print(f"the threshold flags a good photo with probability {rate:.2f} at most; more photos lower the rate")
+    print(f"the threshold flags a good photo with probability {rate:.2f} at most, if new photos vary as the")
+    print("given ones do; more photos lower the rate")
     for i, name in enumerate(new):
         verdict = "anomalous" if detections.anomalous[i] else "normal"
         print(f"{name}: {verdict}, score {detections.scores[i]:.2f}, threshold {detector.threshold:.2f}")

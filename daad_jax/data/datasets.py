@@ -16,6 +16,7 @@ from daad_jax.data import account, cache, pixel_range, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.folder_words import NORMAL, read_folder_name
+from daad_jax.data.groups import describe, open_grouping
 from daad_jax.data.history import CALIBRATED, TRAINED, UNUSED, ContentIndex, History
 from daad_jax.data.layouts import has_training_part
 from daad_jax.data.memory_source import check_splits, collect_images
@@ -40,7 +41,8 @@ def load(config: Config, history: History | None = None) -> Splits:
         history: what an earlier training of the run decided, see `History.cut`.
 
     Raises:
-        UserError: see `open_folder`, `open_tfds`, `cache.load_decoded`, `protocol` and `History.cut`.
+        UserError: see `open_folder`, `open_tfds`, `open_grouping`, `cache.load_decoded`, `protocol` and
+            `History.cut`.
     """
     data = config.data
     if data.source == "memory":
@@ -50,6 +52,7 @@ def load(config: Config, history: History | None = None) -> Splits:
         )
     classes = () if data.source == "folder" else tfds_classes(data)
     protocol.check(classes, data)  # before anything is downloaded
+    open_grouping(data)  # a mistake there is said before the images are decoded
     source = _open_source(data)
     source = replace(source, read=functools.cache(source.read))  # both of the following may list the samples
     data, range_notes = pixel_range.resolve(source, data, classes)
@@ -146,7 +149,7 @@ def load_test(config: Config, folder: Path, history: History | None = None) -> L
     kept = kept[chosen]
     nothing = np.zeros(0, int)
     tested = _make_account(decoded, labels, Roles(nothing, nothing, kept, nothing), reasons)
-    return LabelledImages(_make_split(decoded, labels, kept, with_masks=True), tested, notes)
+    return LabelledImages(_make_split(decoded, labels, kept, None, with_masks=True), tested, notes)
 
 
 def _name_classes(folder: Path, data: DataConfig) -> DataConfig:
@@ -185,24 +188,34 @@ def _make_splits(
     # Unreadable images are in no split.
     is_usable = np.ones(len(labels), bool)
     is_usable[[index for index, _ in decoded.skipped]] = False
+    grouping = open_grouping(data)
+    groups = grouping.group(decoded.names) if grouping else None
+    numbers = groups.numbers if groups else None
 
     def cut_as_before(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        images = _describe_images(decoded, normal)
-        return history.cut(images, _digest(images), data, config.seed) if history else None
+        if not history:
+            return None
+        images, of_normal = _describe_images(decoded, normal), None if numbers is None else numbers[normal]
+        return history.cut(images, _digest(images, of_normal), data, config.seed, of_normal)
 
     is_known = None
     if history:
         index = ContentIndex([*history.trained, *history.held_out])
         every_image = _describe_images(decoded, np.arange(len(labels)))
         is_known = np.array([image in index for image in every_image], bool)
-    roles = protocol.assign(decoded.parts, labels, is_usable, data, config.seed, cut_as_before, is_known)
+    roles = protocol.assign(
+        decoded.parts, labels, is_usable, data, config.seed, numbers, cut_as_before, is_known
+    )
     normal = _describe_images(decoded, roles.normal)
+    notes = range_notes + _make_notes(decoded, data, roles)
+    if groups:
+        notes += describe(groups, decoded.names, roles.normal, roles.held_out, data.group)
     return Splits(
-        train=_make_split(decoded, labels, roles.train, with_masks=False),
-        calibration=_make_split(decoded, labels, roles.held_out, with_masks=False),
-        test=_make_split(decoded, labels, roles.test, with_masks=True),
-        notes=range_notes + _make_notes(decoded, data, roles),
-        normal_digest=_digest(normal),
+        train=_make_split(decoded, labels, roles.train, numbers, with_masks=False),
+        calibration=_make_split(decoded, labels, roles.held_out, numbers, with_masks=False),
+        test=_make_split(decoded, labels, roles.test, numbers, with_masks=True),
+        notes=notes,
+        normal_digest=_digest(normal, None if numbers is None else numbers[roles.normal]),
         normal=_with_roles(normal, roles),
         account=_make_account(decoded, labels, roles),
         data=data,
@@ -242,22 +255,27 @@ def _open_source(data: DataConfig) -> Source:
     return open_folder(Path(data.path), data)
 
 
-def _make_split(decoded: Decoded, labels: np.ndarray, indices: np.ndarray, with_masks: bool) -> Split:
+def _make_split(
+    decoded: Decoded, labels: np.ndarray, indices: np.ndarray, groups: np.ndarray | None, with_masks: bool
+) -> Split:
     return Split(
         images=Rows(decoded.images, indices),
         labels=labels[indices],
         kinds=[decoded.kinds[i] for i in indices],
         names=[decoded.names[i] for i in indices],
         masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
+        groups=None if groups is None else groups[indices],
     )
 
 
-def _digest(images: Sequence[NormalImage], with_roles: bool = False) -> str:
-    """A digest of the names and pixels of some images. The folder of the images does not matter."""
+def _digest(images: Sequence[NormalImage], groups: np.ndarray | None = None, with_roles: bool = False) -> str:
+    """A digest of the names, pixels and groups of some images. The folder of the images does not matter."""
     digest = hashlib.sha256()
     for image in images:
         text = f"{image.name}\0{image.checksum}\0" + (f"{image.role}\0" if with_roles else "")
         digest.update(text.encode("utf-8", "surrogateescape"))
+    if groups is not None:  # a table of groups can change while the images stay
+        digest.update(np.unique(groups, return_inverse=True)[1].astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -39,18 +39,25 @@ class History:
         return [image for image in self.images or () if image.role == CALIBRATED]
 
     def cut(
-        self, images: Sequence[NormalImage], digest: str, config: DataConfig, seed: int
+        self,
+        images: Sequence[NormalImage],
+        digest: str,
+        config: DataConfig,
+        seed: int,
+        groups: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Cuts normal images into those that train and those that are held out.
 
         The images of the last training keep their roles. Of other images, a share is held out and the others
-        train, but an image whose content has ever trained in this run always trains.
+        train, but an image whose content has ever trained in this run always trains. A new image of a group
+        that is known goes with its group.
 
         Args:
             images: all normal images that are there now; their roles do not matter.
             digest: `Splits.normal_digest` of these images.
             config: the share that is held out.
             seed: of the run.
+            groups: equal integers for images that belong together; None: each image is for itself.
 
         Returns:
             Indices of both; None if the run does not list its images.
@@ -65,7 +72,7 @@ class History:
             role_of = {image.name: image.role for image in self.images}
             roles = [role_of.get(image.name, UNUSED) for image in images]
         else:
-            roles = self._roles_by_content(images, config, seed)
+            roles = self._roles_by_content(images, config, seed, groups)
         train, held_out = (
             np.array([i for i, r in enumerate(roles) if r == role], int) for role in (TRAINED, CALIBRATED)
         )
@@ -81,22 +88,30 @@ class History:
             )
         return train, held_out
 
-    def _roles_by_content(self, images: Sequence[NormalImage], config: DataConfig, seed: int) -> list[str]:
+    def _roles_by_content(
+        self, images: Sequence[NormalImage], config: DataConfig, seed: int, groups: np.ndarray | None
+    ) -> list[str]:
         trained, held_out = ContentIndex(self.trained), ContentIndex(self.held_out)
         roles = [
             # An image that has trained stays a training image, also if a copy of it was held out.
             TRAINED if image in trained else CALIBRATED if image in held_out else UNUSED
             for image in images
         ]
+        if groups is not None:
+            for role in (CALIBRATED, TRAINED):  # the last one wins: what has trained is never held out
+                known = set(groups[[i for i, r in enumerate(roles) if r == role]].tolist())
+                roles = [role if group in known else r for group, r in zip(groups.tolist(), roles)]
         new = [i for i, role in enumerate(roles) if role == UNUSED]
         limit = config.limit_train
         if limit:
             config = replace(config, limit_train=max(0, limit - (len(images) - len(new))))
             new = new if config.limit_train else []
-        if len(new) == 1:
-            roles[new[0]] = TRAINED if CALIBRATED in roles else CALIBRATED
+        of_new = None if groups is None else np.unique(groups[new], return_inverse=True)[1]
+        if new and len(new if of_new is None else np.unique(of_new)) == 1:
+            for i in new:
+                roles[i] = TRAINED if CALIBRATED in roles else CALIBRATED
         elif new:
-            for role, chosen in zip((TRAINED, CALIBRATED), protocol.hold_out(len(new), config, seed)):
+            for role, chosen in zip((TRAINED, CALIBRATED), protocol.hold_out(len(new), config, seed, of_new)):
                 for i in chosen:
                     roles[new[i]] = role
         return roles

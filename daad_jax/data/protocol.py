@@ -1,4 +1,4 @@
-"""Which images are normal, which train, which are held out: functions of class names alone."""
+"""Which images are normal, which train, which are held out: functions of class names and groups alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +60,7 @@ def assign(
     is_usable: np.ndarray,
     config: DataConfig,
     seed: int,
+    groups: np.ndarray | None = None,
     cut_as_before: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None] | None = None,
     is_known: np.ndarray | None = None,
 ) -> Roles:
@@ -75,40 +76,56 @@ def assign(
         is_usable: False for images that cannot be read, `[N]`.
         config: the share that is held out, and the limits.
         seed: of the run.
+        groups: equal integers for images that belong together, `[N]`; None: each image is for itself.
         cut_as_before: given the indices of the normal images, it cuts them as `hold_out` does, in the way an
-            an earlier training has decided; None, also as its result: no earlier training has decided.
+            earlier training has decided; None, also as its result: no earlier training has decided.
         is_known: True for images that have trained or were held out in an earlier training, `[N]`: they are
             not tested instead.
 
     Raises:
-        UserError: fewer than two normal images are for training.
+        UserError: fewer than two normal images, or groups of them, are for training.
     """
     parts = np.array(of_parts, dtype=object)
     normal = np.flatnonzero((parts == TRAIN) & is_usable & (labels == 0))
     given = np.flatnonzero((parts == HELD_OUT) & is_usable & (labels == 0))
     test = np.flatnonzero((parts == TEST) & is_usable)
     if config.protocol == "inspection" and len(test) and labels[test].all():
-        normal, tested = _split_off_test(normal, config, seed, is_known)
+        normal, tested = _split_off_test(normal, config, seed, groups, is_known)
         test = np.sort(np.concatenate([test, tested]))
     if len(given) and len(normal):
         train, held_out = limit(normal, config.limit_train, seed), given
     else:
         decided = cut_as_before(normal) if cut_as_before else None
-        train, held_out = (normal[i] for i in decided or hold_out(len(normal), config, seed))
+        of_normal = None if groups is None else _number(groups[normal])
+        train, held_out = (normal[i] for i in decided or hold_out(len(normal), config, seed, of_normal))
     test = test[limit_per_label(labels[test], config.limit_test, seed)]
     return Roles(train, held_out, test, np.sort(np.concatenate([normal, given])))
 
 
 def _split_off_test(
-    normal: np.ndarray, config: DataConfig, seed: int, is_known: np.ndarray | None
+    normal: np.ndarray,
+    config: DataConfig,
+    seed: int,
+    groups: np.ndarray | None,
+    is_known: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts normal images into those that stay, at least two, and those that are tested."""
+    """Cuts normal images into those that stay, at least two, and those that are tested.
+
+    No group has images in both.
+    """
     count = min(max(1, round(len(normal) * config.test_fraction)), max(0, len(normal) - 2))
     order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(normal))
     tested = normal[order[:count]]
     if is_known is not None and is_known[tested].any():  # there are other images than in the last training
         unknown = normal[order][~is_known[normal[order]]]
         tested = unknown[: min(max(1, round(len(unknown) * config.test_fraction)), len(unknown))]
+    if groups is not None:  # the first groups, as whole ones, until as many images are reached
+        order_of_groups = list(dict.fromkeys(groups[normal[order]].tolist()))
+        wanted, tested = len(tested), tested[:0]
+        for group in order_of_groups[:-2]:
+            own = normal[groups[normal] == group]
+            if len(tested) < wanted and not (is_known is not None and is_known[own].any()):
+                tested = np.concatenate([tested, own])
     return np.setdiff1d(normal, tested), np.sort(tested)
 
 
@@ -118,25 +135,50 @@ def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(normal[order[:count]]) if count else normal
 
 
-def hold_out(count: int, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    count: int, config: DataConfig, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts `count` normal training images into those that train and those that calibrate.
 
+    Groups are drawn by the seed, and held out as a whole until the share `config.calibration_fraction` of the
+    images is reached. A limit on the number of images keeps the first ones of each side.
+
+    Args:
+        count: the number of images.
+        config: the share that is held out, and the limit.
+        seed: of the run.
+        groups: the group of each image, 0, 1, ..., `[count]`; None: each image is a group of its own.
+
     Returns:
-        Indices of both, at least one each.
+        Indices of both, at least one each. No group has images in both.
 
     Raises:
-        UserError: fewer than two images.
+        UserError: fewer than two images, or fewer than two groups.
     """
     if count < 2:
         raise UserError(
             f"config.data: {count} normal training image(s); at least 2 are needed, one to train on "
             "and one held out to calibrate"
         )
-    order = np.random.default_rng([seed, 1]).permutation(count)
+    groups = np.arange(count) if groups is None else groups
+    sizes = np.bincount(groups)
+    if len(sizes) < 2:
+        raise UserError(
+            f"config.data.group = {config.group!r}: all {count} normal training images are in one group; at "
+            "least 2 groups are needed, one to train on and one held out to calibrate"
+        )
+    order_of_groups = np.random.default_rng([seed, 1]).permutation(len(sizes))
+    order = np.argsort(np.argsort(order_of_groups)[groups], kind="stable")  # of images, group by group
+    kept = min(count, max(2, config.limit_train)) if config.limit_train else count
+    wanted = min(kept - 1, max(1, round(kept * config.calibration_fraction)))
+    # Hold out the groups up to the one that reaches the wanted number, but not the last group.
+    ends = np.cumsum(sizes[order_of_groups])
+    end = ends[min(int(np.searchsorted(ends, wanted)), len(sizes) - 2)]
+    held_out, train = order[:end], order[end:]
     if config.limit_train:
-        order = order[: max(2, config.limit_train)]
-    held = min(len(order) - 1, max(1, round(len(order) * config.calibration_fraction)))
-    return np.sort(order[held:]), np.sort(order[:held])
+        held_out = held_out[:wanted]
+        train = train[: kept - len(held_out)]
+    return np.sort(train), np.sort(held_out)
 
 
 def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -146,6 +188,12 @@ def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     order = np.random.default_rng([seed, 2]).permutation(len(labels))
     kept = [order[labels[order] == label][:limit] for label in (0, 1)]
     return np.sort(np.concatenate(kept))
+
+
+def _number(groups: np.ndarray) -> np.ndarray:
+    """The groups `[N]` as numbers 0, 1, ... in the order in which they appear."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def _class(name: str, classes: tuple[str, ...], protocol: str) -> str:

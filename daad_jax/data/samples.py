@@ -104,7 +104,8 @@ class Split:
 
     `images` uint8 or uint16 `[N, H, W, C]` are an array, or `Rows` if they may exceed the memory. `labels`
     `[N]` are 0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1
-    where a defect is; None if the source has no masks.
+    where a defect is; None if the source has no masks. `groups` `[N]` are equal integers for images that
+    belong together; None if each image is for itself.
     """
 
     images: Any
@@ -112,6 +113,7 @@ class Split:
     kinds: list[str]
     names: list[str]
     masks: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,6 +133,11 @@ class Split:
         kinds = [GOOD if label == 0 else "anomalous" for label in labels]
         return cls(images, labels, kinds, names or [f"image {i}" for i in range(len(images))])
 
+    @property
+    def group_count(self) -> int:
+        """How many groups the images are in; N if each image is for itself."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
+
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
         """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
         return Split(
@@ -139,6 +146,7 @@ class Split:
             [self.kinds[i] for i in indices],
             [self.names[i] for i in indices],
             None if self.masks is None else self.masks[indices],
+            None if self.groups is None else self.groups[indices],
         )
 
 
@@ -196,9 +204,10 @@ class Splits:
 
     `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
     labelled test set. `notes` are sentences for the user about how the images were read. `normal` are all
-    normal images that could train, with what became of them, and `normal_digest` is a digest of their names
-    and pixels: which of them are held out depends on it. `account` says what became of every file. `data` is
-    the configuration of the data with the range and the bits that were found, see `pixel_range.resolve`.
+    normal images that could train, with what became of them. `normal_digest` is a digest of their names,
+    pixels and groups: which of them are held out depends on it. `account` says what became of every file.
+    `data` is the configuration of the data with the range and the bits that were found, see
+    `pixel_range.resolve`.
     Whoever makes splits in Python for `train` leaves out the last five.
     """
 

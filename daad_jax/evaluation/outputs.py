@@ -19,7 +19,6 @@ from daad_jax.errors import UserError
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
-from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.training import run_data
 
 
@@ -124,7 +123,7 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
 def _summarise(evaluation: Evaluation) -> list[str]:
     """The lines that are printed."""
     detector, metrics, labels = evaluation.detector, evaluation.image_metrics, evaluation.test.labels
-    rate, held_out = detector.calibration.false_alarm_rate, len(detector.calibration.scores)
+    calibration, rate = detector.calibration, detector.calibration.false_alarm_rate
     normal, anomalous = int((labels == 0).sum()), int(labels.sum())
     lines = [
         f"Scored {len(labels)} test images with the checkpoint of step {detector.step}, at "
@@ -138,13 +137,13 @@ def _summarise(evaluation: Evaluation) -> list[str]:
         lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}")
         lines.append(f"AUPRO {evaluation.pixel_metrics['aupro']:.4f}")
     lines += [
-        f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold flags at most "
-        f"{100 * evaluation.promised_rate:.3g} % of normal images (set from {held_out} held-out ones).",
+        f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
+        f"{calibration.describe_promise(rate)}.",
         f"Here the threshold flags {metrics['false_alarms']} of {normal} normal test images (false alarms).",
         f"The threshold flags {metrics['found']} of {anomalous} anomalous test images and misses "
         f"{metrics['missed']}.",
     ]
-    if warning := shortage(held_out, rate):
+    if warning := calibration.shortage(rate):
         lines.append(f"warning: {warning}")
     return lines
 

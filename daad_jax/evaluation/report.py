@@ -119,11 +119,15 @@ def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
 
     The threshold is an order statistic of the held-out scores. The share of new normal images above the
     threshold therefore has a Beta distribution, and their number among the test images a beta-binomial one.
+    If the images come in groups, groups are counted instead, because the images of a group are alike.
     """
-    held_out = np.asarray(evaluation.detector.calibration.scores)
-    above = 1 + int((held_out > evaluation.detector.threshold).sum())
-    below = max(1, len(held_out) + 1 - above)
-    alarms, normal = evaluation.image_metrics["false_alarms"], int((evaluation.test.labels == 0).sum())
+    calibration, test = evaluation.detector.calibration, evaluation.test
+    above = 1 + float(calibration.count_from(np.nextafter(evaluation.detector.threshold, np.inf)))
+    below = max(1.0, calibration.group_count + 1 - above)
+    alarms, normal = evaluation.image_metrics["false_alarms"], int((test.labels == 0).sum())
+    if test.groups is not None:
+        groups = len(np.unique(test.groups[test.labels == 0]))
+        alarms, normal = alarms * groups // normal, groups
     return bool(betabinom.sf(alarms - 1, normal, above, below) < SURPRISING_PROBABILITY)
 
 

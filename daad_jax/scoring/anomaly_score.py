@@ -64,7 +64,9 @@ class Calibration:
     """Everything that turns distances into scores, verdicts and heat maps; stored in the checkpoint.
 
     `scores` are the anomaly scores of the held-out normal images, ascending. All thresholds, false-alarm
-    rates and p-values come from these scores.
+    rates and p-values come from these scores. If the images come in groups, such as several photos of each
+    part, `group_sizes` has for every score the number of held-out images in its group. Each group then counts
+    as much as another one, and each image of a group counts the same share of it.
     """
 
     reconstruction: Unit
@@ -75,6 +77,17 @@ class Calibration:
     gamma: float
     false_alarm_rate: float
     scores: tuple[float, ...]
+    group_sizes: tuple[int, ...] = ()  # empty: each image is a group of its own
+
+    @property
+    def group_count(self) -> int:
+        """How many groups of images are held out; the number of images if each is a group of its own."""
+        return round(float(self._shares.sum()))
+
+    @property
+    def _shares(self) -> np.ndarray:
+        """How much of its group each held-out image is, `[N]`, in the order of `scores`."""
+        return 1 / np.asarray(self.group_sizes) if self.group_sizes else np.ones(len(self.scores))
 
     def score(self, reconstruction: Any, alignment: Any) -> Any:
         """A(x) of R and L, both `[N]` -> `[N]`; see `anomaly_score`."""
@@ -103,29 +116,55 @@ class Calibration:
 
         It is the split-conformal quantile: of n held-out scores in ascending order, the score of rank
         ceil((n + 1)(1 - rate)). With fewer than 1 / rate - 1 held-out scores the threshold is the largest of
-        them, and only `promised_rate` can be promised.
+        them, and only `promised_rate` can be promised. If the images come in groups, n is the number of
+        groups, each image counts as its share of a group, and the probability is that of an image of a new
+        group.
 
         Raises:
             UserError: a rate outside (0, 1).
         """
         if not 0 < rate < 1:
             raise UserError(f"the false-alarm rate {rate:g} must be between 0 and 1; 5 % is 0.05")
-        count = len(self.scores)
-        rank = math.ceil((count + 1) * (1 - rate) - 1e-9)
-        return self.scores[min(rank, count) - 1]
+        # The first score at which so many groups are at or below it. The margin is for rounding.
+        groups_below = np.cumsum(self._shares)
+        index = int(np.searchsorted(groups_below, (self.group_count + 1) * (1 - rate) - 1e-9))
+        return self.scores[min(index, len(self.scores) - 1)]
 
     def promised_rate(self, rate: float) -> float:
-        """The false-alarm rate that `threshold_at(rate)` can promise: `rate`, but at least 1 / (n + 1)."""
-        return max(rate, 1 / (len(self.scores) + 1))
+        """The false-alarm rate that `threshold_at(rate)` can promise: `rate`, but at least 1 / (n + 1).
+
+        n is the number of held-out images, or of their groups.
+        """
+        return max(rate, 1 / (self.group_count + 1))
+
+    def shortage(self, rate: float) -> str:
+        """The warning that too few images or groups are held out for `rate`; "" if there are enough."""
+        return shortage(self.group_count, rate, are_groups=bool(self.group_sizes))
+
+    def describe_promise(self, rate: float) -> str:
+        """What `threshold_at(rate)` promises, and on which condition: the end of "This threshold ..."."""
+        share = f"flags at most {100 * self.promised_rate(rate):.3g} % of normal images"
+        if not self.group_sizes:
+            images = f"{len(self.scores)} held-out images"
+            return f"{share}, if new ones vary as the held-out ones do (set from {images})"
+        return (
+            f"{share}, on average over new groups, if these vary as the held-out groups do (set from "
+            f"{len(self.scores)} held-out images of {self.group_count} groups)"
+        )
 
     def p_value(self, scores: np.ndarray) -> np.ndarray:
         """The conformal p-value, how often a normal image scores as high or higher: `[N]` -> `[N]`.
 
-        It is (1 + the number of held-out scores at or above the score) / (n + 1).
+        It is (1 + the number of held-out scores at or above the score) / (n + 1). If the images come in
+        groups, n is the number of groups, and each image counts as its share of a group.
         """
-        held_out = np.asarray(self.scores)
-        above = len(held_out) - np.searchsorted(held_out, scores, side="left")
-        return (1 + above) / (len(held_out) + 1)
+        return (1 + self.count_from(scores)) / (self.group_count + 1)
+
+    def count_from(self, scores: Any) -> Any:
+        """How many held-out images, or groups of them, are at or above the scores: `[N]` -> `[N]`."""
+        # From each held-out score on, and from beyond the largest one.
+        counts = np.append(np.cumsum(self._shares[::-1])[::-1], 0.0)
+        return counts[np.searchsorted(np.asarray(self.scores), scores, side="left")]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,27 +176,31 @@ class Calibration:
             units: dict[str, Any] = {k: Unit(float(tree[k]["mean"]), float(tree[k]["std"])) for k in UNITS}
             numbers: dict[str, Any] = {k: float(tree[k]) for k in NUMBERS}
             scores = tuple(float(s) for s in tree["scores"])
-            found = Calibration(**units, **numbers, scores=scores)
+            sizes = tuple(int(s) for s in tree.get("group_sizes", ()))
+            found = Calibration(**units, **numbers, scores=scores, group_sizes=sizes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"the stored calibration is damaged: {json.dumps(tree)[:200]}") from error
         if not scores or list(scores) != sorted(scores):
             raise UserError("the stored calibration is damaged: its held-out scores are not in order")
+        if sizes and (len(sizes) != len(scores) or any(s < 1 or sizes.count(s) % s for s in set(sizes))):
+            raise UserError("the stored calibration is damaged: its groups are not those of its scores")
         return found
 
 
 def held_out_needed(rate: float) -> int:
-    """How many held-out images are needed to promise a false-alarm rate."""
+    """How many held-out images, or groups of them, are needed to promise a false-alarm rate."""
     return math.ceil(1 / rate) - 1
 
 
-def shortage(held_out: int, rate: float) -> str:
-    """The warning that so few held-out images cannot promise `rate`; "" if they can."""
+def shortage(held_out: int, rate: float, are_groups: bool = False) -> str:
+    """The warning that so few held-out images, or groups of them, cannot promise `rate`; "" if they can."""
     if held_out >= held_out_needed(rate):
         return ""
+    things = "group(s) of images" if are_groups else "image(s)"
     return (
-        f"only {held_out} image(s) are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
+        f"only {held_out} {things} are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
         f"normal images; a rate of {rate:.3g} needs {held_out_needed(rate)}: train in a new --workdir with "
-        "more images, or with a larger config.data.calibration_fraction"
+        f"more {'groups' if are_groups else 'images'}, or with a larger config.data.calibration_fraction"
     )
 
 
@@ -168,8 +211,12 @@ def calibrate(
     alignment_maps: np.ndarray,
     gamma: float,
     false_alarm_rate: float,
+    groups: np.ndarray | None = None,
 ) -> Calibration:
-    """The calibration from R and L `[N]` of held-out normal images and the maps `[M, H, W]` of some."""
+    """The calibration from R and L `[N]` of held-out normal images and the maps `[M, H, W]` of some.
+
+    `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
+    """
     raw = Calibration(
         reconstruction=Unit.measure(reconstruction),
         alignment=Unit.measure(alignment),
@@ -182,5 +229,9 @@ def calibrate(
     )
     peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
     peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
-    scores = tuple(np.sort(raw.score(reconstruction, alignment)).tolist())
-    return replace(raw, heat_peak=peak, scores=scores)
+    scores = raw.score(reconstruction, alignment)
+    order, sizes = np.argsort(scores, kind="stable"), ()
+    if groups is not None:
+        _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        sizes = tuple(counts[inverse][order].tolist())
+    return replace(raw, heat_peak=peak, scores=tuple(scores[order].tolist()), group_sizes=sizes)

@@ -117,8 +117,11 @@ class Scorer:
         """Batches for `distances` from images `[N, H, W, C]` (anything that slices into arrays)."""
         return self._distances.split(images)
 
-    def calibrate(self, variables: Variables, held_out: Any) -> Calibration:
-        """The calibration from held-out normal images, uint8 or uint16 `[N, H, W, C]`."""
+    def calibrate(self, variables: Variables, held_out: Any, groups: np.ndarray | None = None) -> Calibration:
+        """The calibration from held-out normal images, uint8 or uint16 `[N, H, W, C]`.
+
+        `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
+        """
         pixels = self._config.data.height * self._config.data.width
         stride = -(-len(held_out) // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))
         r, alignment, r_maps, l_maps = [], [], [], []
@@ -137,4 +140,5 @@ class Scorer:
             np.concatenate(l_maps),
             self._config.score.gamma,
             self._config.score.false_alarm_rate,
+            groups,
         )

@@ -97,8 +97,9 @@ def train(
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
         # The range that was found belongs to the run; `config.json` has what the user wrote.
         config = dataclasses.replace(config, data=splits.data)
-        held_out = hashlib.sha256("\0".join(splits.calibration.names).encode("utf-8", "replace")).hexdigest()
-        processes.require_same(f"images {splits.normal_digest}, held out {held_out[:12]}")
+        names = "\0".join(splits.calibration.names).encode("utf-8", "replace")
+        digest = hashlib.sha256(names).hexdigest()[:12]
+        processes.require_same(f"images {splits.normal_digest}, held out {digest}")
         # Say what is trained on what.
         _print(format_table(splits.account.rows))
         for note in filter(None, (*splits.notes, about_new_images)):
@@ -109,7 +110,8 @@ def train(
         )
         count = len(group.devices) * jax.process_count()
         _print(f"{_describe(abstract)}; running on {count} {group.devices[0].platform.upper()} device(s)")
-        if warning := shortage(len(splits.calibration), config.score.false_alarm_rate):
+        held_out, are_groups = splits.calibration.group_count, splits.calibration.groups is not None
+        if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
         step = _train_rest(_Run(config, workdir, group, abstract, splits))
     _print(f"trained to step {step}")
@@ -188,7 +190,8 @@ def _loop(
                 # Calibrate on held-out images, and save.
                 log.pause()
                 host = run.group.fetch(state)
-                calibration = scorer.calibrate(variables_of(host), run.splits.calibration.images)
+                held_out = run.splits.calibration
+                calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
                 checkpoints.save(host, config, calibration)
                 log.resume()
             if stop:

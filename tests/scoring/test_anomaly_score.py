@@ -98,3 +98,94 @@ def test_json():
             Calibration.from_json(tree | damage)
     with pytest.raises(UserError, match="calibration is damaged"):
         Calibration.from_json({k: v for k, v in tree.items() if k != "heat_peak"})
+
+
+def bursts(sizes, spread):
+    """Scores of images in groups: what the group has in common, and a little of each image's own."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    return 9 + RNG.normal(size=len(sizes))[groups] + spread * RNG.normal(size=len(groups)), groups
+
+
+def calibrated(scores, groups, rate):
+    maps = np.zeros((len(scores), 1, 1))
+    return calibrate(scores, 0 * scores, maps, maps, 1.0, rate, groups)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+def test_groups_keep_the_promise_for_images_of_new_groups(spread):
+    """Also if their sizes differ much, and if few groups are held out."""
+    for count, rate in ((25, 0.1), (60, 0.05)):
+        alarms = []
+        for _ in range(400):
+            sizes = RNG.choice([1, 2, 30], count + 20)
+            scores, groups = bursts(sizes, spread)
+            found = calibrated(scores[groups < count], groups[groups < count], rate)
+            over = found.score(scores, 0 * scores) > found.threshold
+            alarms.append(np.mean([over[groups == new].mean() for new in range(count, count + 20)]))
+        assert found.group_count == count
+        error = 3 * np.std(alarms) / np.sqrt(len(alarms))
+        assert np.mean(alarms) < rate + error
+        assert np.mean(alarms) > rate - 1 / (count + 1) - error
+
+
+def test_groups_count_as_groups():
+    scores, groups = bursts([4, 1, 2, 2], 0.5)
+    found = calibrated(scores, groups, 0.2)
+    assert found.group_count == 4
+    assert sorted(found.group_sizes) == [1, 2, 2, 2, 2, 4, 4, 4, 4]
+    assert found.promised_rate(0.01) == pytest.approx(0.2)
+    for score in (*found.scores, 0.0, 99.0):
+        shares = [np.mean(found.score(scores[groups == g], 0) >= score) for g in range(4)]
+        assert found.p_value(np.array([score]))[0] == pytest.approx((1 + sum(shares)) / 5)
+    assert "only 4 group(s) of images are held out" in found.shortage(0.05)
+    assert "with more groups" in found.shortage(0.05)
+    assert found.describe_promise(0.2).endswith("(set from 9 held-out images of 4 groups)")
+    for score in RNG.normal(1, 0.2, 100):
+        for rate in (0.2, 0.4, 0.5):
+            assert (score > found.threshold_at(rate)) == (found.p_value(np.array([score]))[0] <= rate + 1e-9)
+
+
+def test_groups_of_one_image_change_nothing():
+    r, alignment, r_maps, l_maps, found = made(count=30)
+    alone = calibrate(r, alignment, r_maps, l_maps, 0.7, 0.1, np.arange(30)[::-1])
+    assert alone.scores == found.scores
+    assert alone.group_count == found.group_count == 30
+    for rate in np.linspace(0.001, 0.999, 300):
+        rank = int(np.ceil(31 * (1 - rate) - 1e-9))
+        assert alone.threshold_at(rate) == found.threshold_at(rate) == found.scores[min(rank, 30) - 1]
+    scores = np.append(RNG.normal(1, 0.3, 50), found.scores)
+    np.testing.assert_array_equal(alone.p_value(scores), found.p_value(scores))
+    assert found.describe_promise(0.1).startswith("flags at most 10 % of normal images, if new ones vary as")
+
+
+def test_groups_are_stored():
+    found = calibrated(*bursts([2, 3], 1.0), 0.5)
+    tree = json.loads(json.dumps(found.to_json()))
+    assert Calibration.from_json(tree) == found
+    without = {k: v for k, v in tree.items() if k != "group_sizes"}  # as older versions stored it
+    assert Calibration.from_json(without).group_count == 5
+    for sizes in ([2, 3], [2, 2, 2, 3, 3], [0, 2, 2, 3, 3], ["x"] * 5, 7):
+        with pytest.raises(UserError, match="calibration is damaged"):
+            Calibration.from_json(tree | {"group_sizes": sizes})
+
+
+def test_bursts_break_the_promise_if_they_are_divided():
+    """The model knows the parts that it has trained on, so photos of these parts score low.
+
+    Held out photo by photo, nearly every held-out photo has siblings that trained; held out by part, none.
+    """
+    alarms = {}
+    for way in ("by image", "by group"):
+        rates = []
+        for _ in range(200):
+            base, groups = bursts([5] * 40, 0.05)
+            order = RNG.permutation(200) if way == "by image" else np.argsort(RNG.permutation(40)[groups])
+            held_out, train = order[:100], order[100:]
+            has_trained = np.isin(groups, groups[train])
+            scores = base - 5.0 * has_trained  # as a model would score them that has learned those parts
+            new, _ = bursts([5] * 40, 0.05)
+            found = calibrated(scores[held_out], groups[held_out] if way == "by group" else None, 0.05)
+            rates.append(np.mean(new > found.threshold * scores[held_out].mean()))
+        alarms[way] = np.mean(rates)
+    assert alarms["by image"] > 0.5
+    assert alarms["by group"] < 0.05 + 0.01
