@@ -17,7 +17,7 @@ from daad_jax.data.cache import Decoded
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.folder_words import NORMAL, read_folder_name
 from daad_jax.data.groups import describe, open_grouping
-from daad_jax.data.history import CALIBRATED, TRAINED, UNUSED, ContentIndex, History
+from daad_jax.data.history import CALIBRATED, TESTED, TRAINED, UNUSED, ContentIndex, History
 from daad_jax.data.layouts import has_training_part
 from daad_jax.data.memory_source import check_splits, collect_images
 from daad_jax.data.protocol import Roles
@@ -198,15 +198,18 @@ def _make_splits(
         images, of_normal = _describe_images(decoded, normal), None if numbers is None else numbers[normal]
         return history.cut(images, _digest(images, of_normal), data, config.seed, of_normal)
 
-    is_known = None
+    was_used = was_tested = None
     if history:
-        index = ContentIndex([*history.trained, *history.held_out])
         every_image = _describe_images(decoded, np.arange(len(labels)))
-        is_known = np.array([image in index for image in every_image], bool)
+        was_used, was_tested = (
+            np.array([image in index for image in every_image], bool)
+            for index in map(ContentIndex, ([*history.trained, *history.held_out], history.tested))
+        )
     roles = protocol.assign(
-        decoded.parts, labels, is_usable, data, config.seed, numbers, cut_as_before, is_known
+        decoded.parts, labels, is_usable, data, config.seed, numbers, cut_as_before, was_used, was_tested
     )
     normal = _describe_images(decoded, roles.normal)
+    tested = _describe_images(decoded, np.array([i for i in roles.test if decoded.parts[i] == TRAIN], int))
     notes = range_notes + _make_notes(decoded, data, roles)
     if groups:
         notes += describe(groups, decoded.names, roles.normal, roles.held_out, data.group)
@@ -216,7 +219,7 @@ def _make_splits(
         test=_make_split(decoded, labels, roles.test, numbers, with_masks=True),
         notes=notes,
         normal_digest=_digest(normal, None if numbers is None else numbers[roles.normal]),
-        normal=_with_roles(normal, roles),
+        normal=[*_with_roles(normal, roles), *(replace(image, role=TESTED) for image in tested)],
         account=_make_account(decoded, labels, roles),
         data=data,
     )

@@ -10,8 +10,9 @@ from daad_jax.data import protocol
 from daad_jax.data.samples import NormalImage
 from daad_jax.errors import UserError
 
-# The roles of a normal image. An image is unused if `config.limit_train` leaves it out.
-TRAINED, CALIBRATED, UNUSED = "trained", "held_out", "unused"
+# The roles of a normal image. An image is unused if `config.limit_train` leaves it out, and tested if the
+# source has no good images for testing, see `protocol.assign`.
+TRAINED, CALIBRATED, TESTED, UNUSED = "trained", "held_out", "tested", "unused"
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,20 @@ class History:
     @property
     def trained(self) -> list[NormalImage]:
         """All images that have ever trained in this run."""
-        return [image for image in self.images or () if image.role == TRAINED] + list(self.earlier)
+        return self.trained_now + list(self.earlier)
+
+    @property
+    def trained_now(self) -> list[NormalImage]:
+        """The images that trained in the last training."""
+        return [image for image in self.images or () if image.role == TRAINED]
 
     @property
     def held_out(self) -> list[NormalImage]:
         return [image for image in self.images or () if image.role == CALIBRATED]
+
+    @property
+    def tested(self) -> list[NormalImage]:
+        return [image for image in self.images or () if image.role == TESTED]
 
     def cut(
         self,

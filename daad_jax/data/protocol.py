@@ -62,7 +62,8 @@ def assign(
     seed: int,
     groups: np.ndarray | None = None,
     cut_as_before: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None] | None = None,
-    is_known: np.ndarray | None = None,
+    was_used: np.ndarray | None = None,
+    was_tested: np.ndarray | None = None,
 ) -> Roles:
     """Decides what each of N images is for.
 
@@ -79,8 +80,9 @@ def assign(
         groups: equal integers for images that belong together, `[N]`; None: each image is for itself.
         cut_as_before: given the indices of the normal images, it cuts them as `hold_out` does, in the way an
             earlier training has decided; None, also as its result: no earlier training has decided.
-        is_known: True for images that have trained or were held out in an earlier training, `[N]`: they are
-            not tested instead.
+        was_used: True for images that have trained or were held out in an earlier training, `[N]`; None if
+            there was none. They are not tested instead.
+        was_tested: True for images that were tested instead in an earlier training, `[N]`. They still are.
 
     Raises:
         UserError: fewer than two normal images, or groups of them, are for training.
@@ -90,7 +92,11 @@ def assign(
     given = np.flatnonzero((parts == HELD_OUT) & is_usable & (labels == 0))
     test = np.flatnonzero((parts == TEST) & is_usable)
     if config.protocol == "inspection" and len(test) and labels[test].all():
-        normal, tested = _split_off_test(normal, config, seed, groups, is_known)
+        is_new, tested = np.ones(len(parts), bool), normal[:0]
+        if was_used is not None and was_tested is not None and was_used.any():
+            is_new, tested = ~(was_used | was_tested), normal[was_tested[normal] & ~was_used[normal]]
+        tested = np.concatenate([tested, _draw_test(normal, is_new, config, seed, groups)])
+        normal = np.setdiff1d(normal, tested)
         test = np.sort(np.concatenate([test, tested]))
     if len(given) and len(normal):
         train, held_out = limit(normal, config.limit_train, seed), given
@@ -102,31 +108,30 @@ def assign(
     return Roles(train, held_out, test, np.sort(np.concatenate([normal, given])))
 
 
-def _split_off_test(
-    normal: np.ndarray,
-    config: DataConfig,
-    seed: int,
-    groups: np.ndarray | None,
-    is_known: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts normal images into those that stay, at least two, and those that are tested.
+def _draw_test(
+    normal: np.ndarray, is_new: np.ndarray, config: DataConfig, seed: int, groups: np.ndarray | None
+) -> np.ndarray:
+    """Draws normal images to be tested, of those that are new; at least two others stay.
 
-    No group has images in both.
+    Groups are drawn as a whole, and only if all their images are new.
     """
-    count = min(max(1, round(len(normal) * config.test_fraction)), max(0, len(normal) - 2))
-    order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(normal))
-    tested = normal[order[:count]]
-    if is_known is not None and is_known[tested].any():  # there are other images than in the last training
-        unknown = normal[order][~is_known[normal[order]]]
-        tested = unknown[: min(max(1, round(len(unknown) * config.test_fraction)), len(unknown))]
-    if groups is not None:  # the first groups, as whole ones, until as many images are reached
-        order_of_groups = list(dict.fromkeys(groups[normal[order]].tolist()))
-        wanted, tested = len(tested), tested[:0]
-        for group in order_of_groups[:-2]:
-            own = normal[groups[normal] == group]
-            if len(tested) < wanted and not (is_known is not None and is_known[own].any()):
-                tested = np.concatenate([tested, own])
-    return np.setdiff1d(normal, tested), np.sort(tested)
+    if groups is not None:
+        known = np.unique(groups[normal[~is_new[normal]]])
+        is_new = is_new & ~np.isin(groups, known)
+    free = normal[is_new[normal]]
+    count = min(round(len(free) * config.test_fraction), max(0, len(normal) - 2))
+    if len(free) == len(normal):
+        count = min(max(1, count), max(0, len(normal) - 2))
+    order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(free))
+    if groups is None:
+        return np.sort(free[order[:count]])
+    drawn = free[:0]
+    of_free = list(dict.fromkeys(groups[free[order]].tolist()))
+    most = len(of_free) - (2 if len(free) == len(normal) else 0)  # two groups stay: to train and to hold out
+    for group in of_free[: max(0, most)]:
+        if len(drawn) < count:
+            drawn = np.concatenate([drawn, free[groups[free] == group]])
+    return np.sort(drawn)
 
 
 def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -116,7 +116,9 @@ def claim_data(workdir: Path, config: Config, splits: Splits, fresh_hold_out: bo
     history = known.history if known else History("", ())
     are_others = bool(known) and history.digest != splits.normal_digest
     if known and are_others:
-        _require_fresh_hold_out(workdir, config, known, len(splits.normal), fresh_hold_out)
+        _require_fresh_hold_out(
+            workdir, config, known, len(splits.train) + len(splits.calibration), fresh_hold_out
+        )
     elif fresh_hold_out and not known and saved_step(workdir):
         raise UserError(
             f"{workdir / DATA_FILE}: this file is missing, so nobody knows which images have trained; put it "
@@ -184,7 +186,7 @@ def _write(file: Path, config: Config, history: History, account: Account) -> No
             before = file.read_text(encoding="utf-8")
             stored = dict(json.loads(before))
     stored |= {
-        "normal_images": len(history.images or ()),
+        "normal_images": len(history.trained_now) + len(history.held_out),
         "normal_digest": history.digest,
         "paths": absolute_locations(config.data),
         "images": [asdict(image) for image in history.images or ()],

@@ -229,11 +229,13 @@ def test_the_table_is_short_and_says_what_is_left_out():
 
 def test_limits_and_unreadable_images_are_in_the_account():
     files = [FileRecord(f"good/{i}.png", "training") for i in range(5)]
-    found = account.of_files(files, {"good/0.png": ["0.png: cannot be read"]}, Counter({"good/1.png": 1}))
+    unreadable, used = {"good/0.png": ["0.png: cannot be read"]}, Counter({"good/1.png": 1})
+    found = account.of_files(files, unreadable, used, {"good/4.png": "have trained"})
     (row,) = found.rows
     assert (row.files, row.images, row.used) == (5, 5, 1)
-    assert row.left_out == {"unreadable": 1, account.LIMITED: 3}
-    assert [file.reason for file in found.files] == ["0.png: cannot be read", "", *[account.LIMITED] * 3]
+    assert row.left_out == {"unreadable": 1, account.LIMITED: 2, "have trained": 1}
+    reasons = ["0.png: cannot be read", "", account.LIMITED, account.LIMITED, "have trained"]
+    assert [file.reason for file in found.files] == reasons
 
 
 def test_a_source_without_files_has_a_row_for_each_part():

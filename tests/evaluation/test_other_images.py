@@ -148,9 +148,11 @@ def test_the_labels_of_a_run_with_classes(tmp_path):
     for digit in "378":
         draw(tmp_path / "digits" / digit, 2)
     test = datasets.load_test(config, tmp_path / "digits").test
-    assert (test.kinds, test.labels.tolist()) == (["3", "3", "7", "7", "8", "8"], [1, 1, 1, 1, 0, 0])
+    labels = dict(zip(test.names, test.labels.tolist()))
+    assert labels == {f"{digit}/{i}.png": int(digit != "8") for digit in "378" for i in range(2)}
     config.data.protocol = "leave_one_out"
-    assert datasets.load_test(config, tmp_path / "digits").test.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    test = datasets.load_test(config, tmp_path / "digits").test
+    assert dict(zip(test.names, test.labels.tolist())) == {name: 1 - label for name, label in labels.items()}
     draw(tmp_path / "digits" / "scratch", 2)
     others = datasets.load_test(config, tmp_path / "digits")
     assert len(others.test) == 6

@@ -22,7 +22,7 @@ from daad_jax.training.workdir import claim_workdir
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
-IMAGES = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), np.uint8)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def config(tmp_path, monkeypatch):
 
 
 def draw(folder, numbers):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i in numbers:
         Image.fromarray(IMAGES[i]).save(folder / f"{i}.png")
 
@@ -176,10 +176,48 @@ def test_what_others_wrote_into_the_file_stays(config, tmp_path):
     draw(tmp_path / "images", range(20))
     claim(config, tmp_path / "run", 1)
     file = tmp_path / "run" / "data.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"files": ["an account"]}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"remark": ["by us"]}))
     draw(tmp_path / "images", [20, 21])
     claim(config, tmp_path / "run", 2, fresh=True)
-    assert json.loads(file.read_text())["files"] == ["an account"]
+    stored = json.loads(file.read_text())
+    assert stored["remark"] == ["by us"]
+    assert len(stored["files"]) == 22
+
+
+def test_what_trained_or_was_held_out_is_never_tested(config, tmp_path):
+    """Where good images for testing are drawn from all good images, because a folder has none."""
+    run, set_ = tmp_path / "run", tmp_path / "images"
+    draw(set_ / "good", range(20))
+    claim(config, run, 1)
+    draw(set_ / "bad", range(100, 104))
+    draw(set_ / "good", range(20, 40))
+    claim(config, run, 2, fresh=True)
+    splits = run_data.load_splits(run, config)
+    tested = {name for name, label in zip(splits.test.names, splits.test.labels) if not label}
+    assert len(tested) == 4  # a fifth of the new ones
+    assert tested.isdisjoint(f"good/{i}.png" for i in range(20))
+    assert tested.isdisjoint([*splits.train.names, *splits.calibration.names])
+
+
+def test_new_images_of_a_known_group_go_with_the_group(config, tmp_path):
+    run, config.data.group = tmp_path / "run", r"^(\d+)\d\."  # the tens
+    config.data.calibration_fraction = 0.4
+    draw(tmp_path / "images", range(10, 50))
+    claim(config, run, 1)
+    before = run_data.load_splits(run, config)
+    draw(tmp_path / "images", range(50, 90))
+    for path in (tmp_path / "images").iterdir():  # half of every group comes later
+        if path.stem[1] >= "5":
+            path.unlink()
+    claim(config, run, 2, fresh=True)
+    draw(tmp_path / "images", range(10, 90))
+    claim(config, run, 3, fresh=True)
+    after = run_data.load_splits(run, config)
+    tens = [{name[0] for name in split.names} for split in (after.train, after.calibration)]
+    assert len(after.train) + len(after.calibration) == 80
+    assert tens[0].isdisjoint(tens[1])
+    assert {name[0] for name in before.train.names} <= tens[0]
+    assert {name[0] for name in before.calibration.names} <= tens[1]
 
 
 def test_a_run_is_found_and_goes_on_from_another_directory(config, tmp_path, monkeypatch):
