@@ -109,7 +109,7 @@ def test_several_images_come_in_any_iterable(detector, folder):
         ([[1, 2], [3, 4]], "image 0: an object of type list is no image"),
         ([None], "image 0: an object of type NoneType is no image"),
         ([], "no images were given"),
-        (np.zeros((2, 32, 32, 3), np.float32), "image 0: .*float32"),
+        (np.zeros((2, 32, 32, 3), np.int64), "image 0: .*int64"),
         (np.zeros(5, np.uint8), r"image 0: .*\(5,\)"),
         (Image.new("RGB", (0, 5)), "image 0: the image has no pixels"),
         (b"no image", "image 0: the image cannot be read"),

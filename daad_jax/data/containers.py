@@ -25,10 +25,11 @@ HEIF_PACKAGE = (
 
 
 class TiffPageInfo(NamedTuple):
-    """A page's place among all pages of its file, and the type of its pixels ("uint8": up to 8 bits)."""
+    """A page's place among all pages of its file, and the type and the number of its pixels."""
 
     frame: int
     pixel_type: str
+    pixels: int
 
 
 def count_pages(source: Path | bytes) -> int:
@@ -96,7 +97,7 @@ def tiff_page_info(file: IO[bytes], number: int) -> TiffPageInfo:
     with open_tiff(file) as tiff:
         page = find_tiff_page(tiff, number)
         pixel_type = "uint8" if page.dtype is None else pixel_type_of_array(page.dtype)
-        return TiffPageInfo(int(page.index), pixel_type)
+        return TiffPageInfo(int(page.index), pixel_type, page.imagewidth * page.imagelength)
 
 
 def open_heif(file: IO[bytes]) -> Any:

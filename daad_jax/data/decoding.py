@@ -180,9 +180,12 @@ def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Pict
         raise ValueError("cannot identify image file: it begins like no format that is read")
     if page and image_format not in ("TIFF", "GIF", "NPY"):
         raise ValueError(f"it has no page {page + 1}")
-    frame, pixel_type = page, pixel_type_of(file, image_format, page)
+    frame, is_large = page, False
     if image_format == "TIFF":
-        frame = containers.tiff_page_info(file, page).frame
+        frame, pixel_type, pixels = containers.tiff_page_info(file, page)
+        is_large = pixels > (Image.MAX_IMAGE_PIXELS or pixels)  # Pillow would warn of it, or refuse it
+    else:
+        pixel_type = pixel_type_of(file, image_format, page)
 
     def read_deep() -> np.ndarray:
         file.seek(0)
@@ -191,26 +194,31 @@ def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Pict
         )
 
     is_pillows = pixel_type == "uint8" or (image_format, pixel_type) == ("PPM", "float32")
-    if image_format not in OPENERS or (image_format in ("TIFF", "PPM") and not is_pillows):
+    if image_format not in OPENERS or is_large or (image_format in ("TIFF", "PPM") and not is_pillows):
         return convert_array(read_deep(), name)
     file.seek(0)
     try:
         with OPENERS[image_format](file) as image:
             _refuse_animation(image, image_format, name)
+            if image_format != "TIFF":  # whose pages have sizes of their own
+                _check_size(image.width, image.height, name, max_pixels)
             if frame:
                 image.seek(frame)
-            if is_pillows or (
-                image.mode == "I;16" and "transparency" not in image.info and image_format == "PNG"
-            ):
+            is_plain_png = image_format == "PNG" and image.mode == "I;16" and "transparency" not in image.info
+            if is_pillows or is_plain_png:
                 return _convert(image, name, max_pixels)
-            _check_size(image.width, image.height, name, max_pixels)
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except UserError:
         raise
-    except Exception:
-        if image_format != "TIFF":
-            raise
-        return convert_array(read_deep(), name)  # tifffile knows more compressions than Pillow
+    except Exception as error:
+        # tifffile knows more compressions than Pillow, and no limit of the size.
+        if image_format == "TIFF":
+            return convert_array(read_deep(), name)
+        if isinstance(error, Image.DecompressionBombError):
+            raise ValueError(
+                f"{image_format} files of so many pixels are not read; save it as PNG or TIFF"
+            ) from error
+        raise
     return convert_array(turn_upright(read_deep(), orientation), name)
 
 

@@ -74,7 +74,7 @@ def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
         check_size(found.imagewidth, found.imagelength)
         if found.is_tiled:
             check_size(found.tilewidth, found.tilelength)  # a decoder allocates whole tiles
-        has_whole_bytes = found.dtype is not None and found.bitspersample >= 8
+        has_whole_bytes = found.dtype is not None and (found.bitspersample >= 8 or found.dtype.kind == "b")
         if found.imagedepth != 1 or samples > MAX_SAMPLES or not has_whole_bytes:
             raise ValueError(
                 f"its page has {samples} samples of {found.bitspersample} bits in {found.imagedepth} layers; "
@@ -222,6 +222,8 @@ def _inverted(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Turns values of which less is brighter into values of which more is brighter."""
     if pixels.dtype.kind == "f":
         return 1 - pixels
+    if pixels.dtype.kind == "b":
+        return ~pixels
     return (
         ~pixels if pixels.dtype.kind == "i" else (2**bits - 1 - pixels.astype(np.int64)).astype(pixels.dtype)
     )

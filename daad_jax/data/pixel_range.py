@@ -41,11 +41,6 @@ def full_range(pixel_type: str) -> Limits:
     return float(np.iinfo(pixel_type).min), float(np.iinfo(pixel_type).max)
 
 
-def pixel_type_of(picture: Picture) -> str:
-    """The type of a picture's pixels; "uint8" for all that Pillow holds."""
-    return str(picture.dtype) if isinstance(picture, np.ndarray) else "uint8"
-
-
 def to_unit(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
     """Scales pixel values to [0, 1] by the range of their type, and clips what lies outside; float32."""
     low, high = find_limits(config, str(pixels.dtype))

@@ -143,6 +143,22 @@ def test_197_megapixels_are_read_if_the_configuration_allows_it():
     assert (picture.size, Image.MAX_IMAGE_PIXELS) == ((30000, 6567), before)
 
 
+def test_no_kind_meets_the_limit_of_pillow(monkeypatch):
+    """Which warns above one limit and refuses above twice as much, also in the plug-ins for some formats."""
+    everything = DEEP_KINDS | KINDS_OF_8_BITS
+    black_and_white = tiff(GREY > 127, photometric="miniswhite")
+    expected = {kind: to_pixels(decoding.decode(content), 3) for kind, (content, *_) in everything.items()}
+    shown = to_pixels(decoding.decode(black_and_white), 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    for kind, (content, *_) in everything.items():
+        if kind == "WebP":  # at most 268 million pixels, of which Pillow reads 179
+            with pytest.raises(UserError, match="WEBP files of so many pixels are not read; save it as PNG"):
+                decoding.decode(content)
+        else:
+            np.testing.assert_array_equal(to_pixels(decoding.decode(content), 3), expected[kind])
+    np.testing.assert_array_equal(to_pixels(decoding.decode(black_and_white), 1), shown)
+
+
 def test_jpeg(tmp_path):
     smooth = np.tile(np.arange(0, 240, 15, dtype=np.uint8), (16, 1))
     Image.fromarray(np.stack([smooth] * 3, -1)).save(tmp_path / "x.JPG", quality=95)
