@@ -81,7 +81,7 @@ class Found:
 
     def add(self, picture: Picture) -> None:
         """Counts one more picture."""
-        pixel_type = pixel_type_of(picture)
+        pixel_type = str(picture.dtype) if isinstance(picture, np.ndarray) else "uint8"
         self.counts[pixel_type] += 1
         if isinstance(picture, np.ndarray):
             self.widen(pixel_type, (float(picture.min()), float(picture.max())))
