@@ -29,6 +29,7 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         "for the threshold, and no image that has trained is. It needs more config.train.steps",
         flag_values=options,
     )
+    _define_check(options)
     flags.DEFINE_bool(
         "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
     )
@@ -66,7 +67,7 @@ def _train(call: Invocation) -> None:
     if options.distributed:
         processes.start(*cluster)
     workdir = Path(options.workdir or f"runs/{config.name}")
-    result = train(config, workdir, fresh_hold_out=options.fresh_hold_out)
+    result = train(config, workdir, fresh_hold_out=options.fresh_hold_out, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
         print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
@@ -90,6 +91,7 @@ def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> Non
         "WORKDIR/evaluations/NAME)",
         flag_values=options,
     )
+    _define_check(options)
     _define_batch_size(options)
 
 
@@ -101,7 +103,9 @@ def _evaluate(call: Invocation) -> None:
     from daad_jax.evaluation.outputs import evaluate
 
     data, out = (Path(value) if value else None for value in (options.data, options.out))
-    evaluate(workdir, options.batch_size, data=data, data_dir=options.data_dir or "", out=out)
+    evaluate(
+        workdir, options.batch_size, data=data, data_dir=options.data_dir or "", out=out, check=options.check
+    )
 
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -200,6 +204,15 @@ def _select_recipe(call: Invocation) -> None:
     from daad_jax.selection.ranking import select_recipe
 
     select_recipe([Path(word) for word in call.words])
+
+
+def _define_check(options: flags.FlagValues) -> None:
+    flags.DEFINE_bool(
+        "check",
+        False,
+        "read all images again, and decode them anew if one has changed without a new time or size",
+        flag_values=options,
+    )
 
 
 def _define_batch_size(options: flags.FlagValues) -> None:

@@ -1,18 +1,18 @@
 """Decoded images as one memory-mapped file of 8 or 16 bits, made once, safe to delete at any time."""
 
+import errno
 import hashlib
-import json
 import os
 import secrets
 import shutil
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,18 +20,29 @@ from tqdm import tqdm
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.images import fit_mask, prepare
+from daad_jax.data.integrity import (
+    checksum,
+    checksums_of_rows,
+    has_checksums,
+    read_sealed,
+    sync,
+    take_space,
+    write_sealed,
+)
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.data.samples import FileRecord, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-FORMAT = 5  # of the files in an entry; entries of another format are not used
+FORMAT = 6  # of the files in an entry; entries of another format are not used
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
 FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
 NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
 IMAGES_PER_TASK = 8  # a thread decodes this many before it reports
 # Below this size of an image, threads lose more time to the interpreter's lock than they gain.
 MIN_PIXELS_FOR_THREADS = 128 * 128
+# Entries whose checksums this process has compared, by their path and the state of their index file.
+_checked: set[tuple[Path, int, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,15 @@ class Decoded:
     files: list[FileRecord]
 
 
-def load_decoded(source: Source, config: DataConfig) -> Decoded:
+def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Decoded:
     """Opens the decoded images of `source` in the cache; decodes them first if they are missing or damaged.
+
+    The first time that a process opens an entry, it compares all checksums.
+
+    Args:
+        source: of the images.
+        config: size, range, and what to do with images that cannot be read.
+        check: decode all files again, and replace the entry if one of them has other pixels now.
 
     Raises:
         UserError: an image cannot be read and `config.on_bad_image` is "stop", an image has another size
@@ -69,10 +87,12 @@ def load_decoded(source: Source, config: DataConfig) -> Decoded:
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     decoded = _open_entry(entry)
-    if decoded is None:
+    if decoded is None and entry.exists():
+        print(f"{entry}: this image cache is damaged; the images are decoded again", file=sys.stderr)
+    if decoded is None or check:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _fill_entry(entry, source, config)
+            _fill_entry(entry, source, config, decoded)
         except OSError as error:
             raise UserError(
                 f"{root}: the image cache cannot be written ({error}); set config.data.cache_dir or "
@@ -87,7 +107,8 @@ def load_decoded(source: Source, config: DataConfig) -> Decoded:
 def _open_entry(entry: Path) -> Decoded | None:
     """Opens a filled entry; None if it is missing or damaged."""
     try:
-        index = json.loads((entry / INDEX_FILE).read_text())
+        state = (entry / INDEX_FILE).stat()
+        index = read_sealed(entry / INDEX_FILE)
         images = np.load(entry / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
         masks = None
         if index["masks"]:
@@ -97,14 +118,23 @@ def _open_entry(entry: Path) -> Decoded | None:
         clipped = [int(i) for i in index["clipped"]]
         files = [FileRecord(**record) for record in index["files"]]
         decoded = Decoded(images, masks, *lists, skipped, clipped, files)
-    except (EOFError, OSError, ValueError, KeyError, TypeError):
+        known = entry.absolute(), state.st_mtime_ns, state.st_ino
+        if known not in _checked:
+            if not has_checksums(images, decoded.checksums):
+                return None
+            if masks is not None and not has_checksums(masks, index["mask_checksums"]):
+                return None
+            _checked.add(known)
+    except (AttributeError, EOFError, OSError, ValueError, KeyError, TypeError):
         return None
-    counts = {len(entries) for entries in (images, *lists)}
-    return decoded if len(counts) == 1 else None
+    return decoded if len({len(entries) for entries in (images, *lists)}) == 1 else None
 
 
-def _fill_entry(entry: Path, source: Source, config: DataConfig) -> None:
-    """Decodes into a temporary folder and renames it, so an entry appears whole or not at all."""
+def _fill_entry(entry: Path, source: Source, config: DataConfig, before: Decoded | None) -> None:
+    """Decodes into a temporary folder and renames it, so an entry appears whole or not at all.
+
+    An entry that was there `before`, and is not damaged, stays if its images have the same pixels.
+    """
     _remove_leftovers(entry.parent)
     # mkdtemp would make a folder that other users cannot read, and the entry may be shared.
     temporary = entry.with_name(f"{FILLING_PREFIX}{secrets.token_hex(8)}")
@@ -113,7 +143,9 @@ def _fill_entry(entry: Path, source: Source, config: DataConfig) -> None:
         busy = f"{temporary}: another process is removing this folder; run the command again"
         with exclusive(temporary / LOCK_FILE, busy):
             _write_entry(temporary, source, config)
-            if entry.exists() and _open_entry(entry) is None:  # damaged
+            if before and _agrees(before, read_sealed(temporary / INDEX_FILE)):
+                return
+            if entry.exists() and (before or _open_entry(entry) is None):  # outdated or damaged
                 shutil.rmtree(entry, ignore_errors=True)
             try:
                 os.replace(temporary, entry)
@@ -123,6 +155,21 @@ def _fill_entry(entry: Path, source: Source, config: DataConfig) -> None:
                     raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _agrees(before: Decoded, index: dict[str, Any]) -> bool:
+    """Whether the files have the pixels that are in the cache; says so."""
+    now = dict(zip(index["names"], index["checksums"]))
+    then = dict(zip(before.names, before.checksums))
+    others = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if not others and index["files"] == [asdict(file) for file in before.files]:
+        print(f"check: all {len(now)} images in the cache have the pixels of their files")
+        return True
+    what = (
+        f"{len(others)} of {len(now)} images ({others[0]}, ...) have" if others else "a mask or its file has"
+    )
+    print(f"check: {what} changed without a new time or size; the cache is replaced")
+    return False
 
 
 def _remove_leftovers(root: Path) -> None:
@@ -148,6 +195,7 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
         masks.flush()
     index = {
         "masks": has_masks,
+        "mask_checksums": checksums_of_rows(masks) if masks is not None else [],
         "parts": [sample.part for sample in samples],
         "kinds": [sample.kind for sample in samples],
         "names": [sample.name for sample in samples],
@@ -158,7 +206,8 @@ def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
             asdict(replace(file, sha256=digests.get(file.name, file.sha256))) for file in listing.files
         ],
     }
-    (folder / INDEX_FILE).write_text(json.dumps(index))
+    write_sealed(folder / INDEX_FILE, index)
+    sync(folder)
 
 
 def _create_arrays(
@@ -171,14 +220,23 @@ def _create_arrays(
     """
     size = (count, config.height, config.width)
     needed, free = _count_bytes(size, has_masks, config), shutil.disk_usage(folder).free
+    too_full = UserError(
+        f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are "
+        "free; set config.data.cache_dir or DAAD_CACHE_DIR to a folder on a larger disk"
+    )
     if needed > free:
-        raise UserError(
-            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are "
-            "free; set config.data.cache_dir or DAAD_CACHE_DIR to a folder on a larger disk"
-        )
+        raise too_full
     create = np.lib.format.open_memmap
     images = create(folder / IMAGES_FILE, "w+", np.dtype(config.prepared_type), (*size, config.channels))
-    return images, create(folder / MASKS_FILE, "w+", np.uint8, size) if has_masks else None
+    masks = create(folder / MASKS_FILE, "w+", np.uint8, size) if has_masks else None
+    try:
+        for name in (IMAGES_FILE, MASKS_FILE)[: 1 + has_masks]:
+            take_space(folder / name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise too_full from error
+        raise
+    return images, masks
 
 
 def _count_bytes(size: tuple[int, int, int], has_masks: bool, config: DataConfig) -> int:
@@ -193,13 +251,13 @@ def _decode_all(
 
     Returns:
         The checksums of all images; (index, reason) of every image that could not be read, and the index of
-        every image with values outside the range, in any order; the
-        SHA-256 of every file that was read, by name.
+        every image with values outside the range, in any order; the SHA-256 of every file that was read, by
+        name.
 
     Raises:
         UserError: see `load_decoded`.
     """
-    checksums = [0] * len(samples)
+    checksums = [checksum(images[0] * 0)] * len(samples) if samples else []
     skipped: list[tuple[int, str]] = []
     clipped: list[int] = []
     digests: dict[str, str] = {}
@@ -217,7 +275,7 @@ def _decode_all(
             return 0
         digests.update(mask_digests | {sample.file: digest})
         prepared = np.ascontiguousarray(prepare(picture, config, sample.name))
-        images[index], checksums[index] = prepared, zlib.crc32(prepared.data)
+        images[index], checksums[index] = prepared, checksum(prepared)
         if exceeds_range(picture, config):
             clipped.append(index)
         if masks is not None and mask is not None:

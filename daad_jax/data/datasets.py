@@ -31,7 +31,7 @@ HAS_TRAINED, WAS_HELD_OUT = "have trained this run", "were held out to set its t
 MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
-def load(config: Config, history: History | None = None) -> Splits:
+def load(config: Config, history: History | None = None, check: bool = False) -> Splits:
     """Opens the source, decodes its images into the cache, and applies the protocol.
 
     The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
@@ -39,6 +39,7 @@ def load(config: Config, history: History | None = None) -> Splits:
     Args:
         config: of the run.
         history: what an earlier training of the run decided, see `History.cut`.
+        check: read all files again, see `cache.load_decoded`.
 
     Raises:
         UserError: see `open_folder`, `open_tfds`, `open_grouping`, `cache.load_decoded`, `protocol` and
@@ -55,8 +56,8 @@ def load(config: Config, history: History | None = None) -> Splits:
     open_grouping(data)  # a mistake there is said before the images are decoded
     source = _open_source(data)
     source = replace(source, read=functools.cache(source.read))  # both of the following may list the samples
-    data, range_notes = pixel_range.resolve(source, data, classes)
-    decoded = cache.load_decoded(source, data)
+    data, range_notes = pixel_range.resolve(source, data, classes, check)
+    decoded = cache.load_decoded(source, data, check)
     labels = protocol.labels(decoded.kinds, classes, data)
     return _make_splits(decoded, labels, replace(config, data=data), history, range_notes)
 
@@ -101,7 +102,9 @@ class LabelledImages:
     notes: list[str]
 
 
-def load_test(config: Config, folder: Path, history: History | None = None) -> LabelledImages:
+def load_test(
+    config: Config, folder: Path, history: History | None = None, check: bool = False
+) -> LabelledImages:
     """The labelled images of any folder, to test a run with.
 
     If the folder has a part to train on, only its test part is tested; otherwise all its images are. Images
@@ -112,6 +115,7 @@ def load_test(config: Config, folder: Path, history: History | None = None) -> L
         folder: in one of the layouts of docs/data.md. For a run with classes, its sub-folders may also be
             named after the classes.
         history: of the run, if it is known.
+        check: read all files again, see `cache.load_decoded`.
 
     Raises:
         UserError: see `open_folder` and `cache.load_decoded`.
@@ -119,7 +123,7 @@ def load_test(config: Config, folder: Path, history: History | None = None) -> L
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; give a folder of labelled images")
     data = _name_classes(folder, config.data)
-    decoded = cache.load_decoded(open_folder(folder, data), data)
+    decoded = cache.load_decoded(open_folder(folder, data), data, check)
     labels = protocol.labels(decoded.kinds, (), replace(data, protocol="inspection"))
     images = _describe_images(decoded, np.arange(len(labels)))
     notes = _note_unreadable(decoded)

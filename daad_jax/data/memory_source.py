@@ -1,6 +1,5 @@
 """Images to train on that are given in Python, without a folder."""
 
-import zlib
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from daad_jax.data.decoding import Picture
 from daad_jax.data.history import CALIBRATED, TRAINED
 from daad_jax.data.images import prepare
 from daad_jax.data.inputs import is_array, open_image, several
+from daad_jax.data.integrity import checksum
 from daad_jax.data.samples import GOOD, TRAIN, FileRecord, NormalImage, Split, Splits
 from daad_jax.errors import UserError
 
@@ -76,7 +76,7 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
         parts=[TRAIN] * len(records),
         kinds=[GOOD] * len(records),
         names=[record.name for record in records],
-        checksums=[_checksum(pixels) for pixels in images],
+        checksums=[checksum(pixels) for pixels in images],
         skipped=skipped,
         clipped=clipped,
         files=records,
@@ -121,11 +121,7 @@ def check_splits(splits: Splits, config: DataConfig) -> list[NormalImage]:
         if not len(split) or split.labels.any():
             raise UserError(f"data.{name}: must have normal images (label 0), and no others")
         normal += [
-            NormalImage(image_name, _checksum(split.images[i]), role=role)
+            NormalImage(image_name, checksum(split.images[i]), role=role)
             for i, image_name in enumerate(split.names)
         ]
     return normal
-
-
-def _checksum(pixels: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(pixels).data)

@@ -92,7 +92,9 @@ class Found:
         self.extremes[pixel_type] = min(low, limits[0]), max(high, limits[1])
 
 
-def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
+def resolve(
+    source: Source, config: DataConfig, classes: tuple[str, ...], again: bool = False
+) -> tuple[DataConfig, list[str]]:
     """Replaces what `config.range` and `config.bits` leave open by what the training images say.
 
     Only normal training images count, held-out ones included. What was found is kept in the cache, so that a
@@ -102,6 +104,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
         source: of the images.
         config: as the user wrote it, or resolved already.
         classes: of the source, see `protocol.labels`.
+        again: search the source also if it was searched before.
 
     Returns:
         The configuration whose range and bits hold for the run, and sentences for the user.
@@ -118,7 +121,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     )
     digest = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     record = config.cache_directory / RECORDS / f"{digest}.json"
-    found = _read_record(record)
+    found = None if again else _read_record(record)
     if found is None or (config.range == "auto" and set(found.counts) - {"uint8"} - set(found.extremes)):
         found = search(source.read().samples, config, classes)
         with suppress(OSError):  # whether the cache can be written, its filling tells

@@ -29,6 +29,7 @@ def evaluate(
     data: Path | None = None,
     data_dir: str = "",
     out: Path | None = None,
+    check: bool = False,
 ) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
@@ -42,13 +43,14 @@ def evaluate(
         data: a folder of labelled images to test instead of the run's own, see `datasets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.
         out: another folder for the files, new or empty.
+        check: read all files again, and decode them anew if one has changed without a new time or size.
 
     Raises:
         UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the
             images are not where they were, or the folder for the files cannot be used.
     """
     detector = Detector.load(workdir, batch_size)
-    tested = _load_test(workdir, detector.config, data, data_dir)
+    tested = _load_test(workdir, detector.config, data, data_dir, check)
     print(format_table(tested.account.rows))
     for note in tested.notes:
         print(note)
@@ -73,7 +75,9 @@ class _Tested:
     place: str = ""
 
 
-def _load_test(workdir: Path, config: Config, data: Path | None, data_dir: str) -> _Tested:
+def _load_test(
+    workdir: Path, config: Config, data: Path | None, data_dir: str, check: bool = False
+) -> _Tested:
     """The labelled images to test.
 
     Raises:
@@ -84,7 +88,7 @@ def _load_test(workdir: Path, config: Config, data: Path | None, data_dir: str) 
         raise UserError("--data and --data_dir exclude each other; give one of them")
     if data:
         known = run_data.read(workdir)
-        images = datasets.load_test(config, data, known.history if known else None)
+        images = datasets.load_test(config, data, known.history if known else None, check)
         place = make_absolute(str(data))
         return _Tested(images.test, images.account, images.notes, Path(place).name or "data", place)
     if data_dir:
@@ -92,9 +96,9 @@ def _load_test(workdir: Path, config: Config, data: Path | None, data_dir: str) 
             raise UserError("--data_dir: this run has no TFDS data set; give its images with --data FOLDER")
         moved = replace(config, data=replace(config.data, data_dir=make_absolute(data_dir)))
         name = config.data.name.translate(str.maketrans("/:", "--"))
-        splits = run_data.load_splits(workdir, moved)
+        splits = run_data.load_splits(workdir, moved, check=check)
         return _Tested(splits.test, splits.account, [], name, moved.data.data_dir)
-    splits = run_data.load_splits(workdir, config)
+    splits = run_data.load_splits(workdir, config, check=check)
     return _Tested(splits.test, splits.account, [])
 
 

@@ -52,7 +52,12 @@ class TrainingResult:
 
 
 def train(
-    config: Config, workdir: str | Path, *, data: Any = None, fresh_hold_out: bool = False
+    config: Config,
+    workdir: str | Path,
+    *,
+    data: Any = None,
+    fresh_hold_out: bool = False,
+    check: bool = False,
 ) -> TrainingResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -68,6 +73,7 @@ def train(
             same data again.
         fresh_hold_out: whether a run goes on although there are other images than in its last training. No
             image that has trained is held out; of the new ones, a share is.
+        check: read all files again, and decode them anew if one has changed without a new time or size.
 
     Returns:
         The step and the numbers of images. Everything else is in the workdir, see `Detector.load`.
@@ -89,7 +95,7 @@ def train(
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
             # Every process reads data.json here, before the first one writes it below.
-            splits = run_data.load_splits(workdir, config, data, typed_now=True)
+            splits = run_data.load_splits(workdir, config, data, typed_now=True, check=check)
         about_new_images = ""
         with processes.errors_end_all():
             require_claim(workdir)

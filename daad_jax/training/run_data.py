@@ -51,7 +51,9 @@ def read(workdir: Path) -> RunData | None:
         raise UserError(f"{file}: this file is damaged; remove it to go on without its check") from error
 
 
-def load_splits(workdir: Path, config: Config, given: Any = None, typed_now: bool = False) -> Splits:
+def load_splits(
+    workdir: Path, config: Config, given: Any = None, typed_now: bool = False, check: bool = False
+) -> Splits:
     """The splits of the run in a workdir: everything that asks for a run's images asks here.
 
     The same images give the same splits as in the last training. If there are other images now, those that
@@ -62,6 +64,7 @@ def load_splits(workdir: Path, config: Config, given: Any = None, typed_now: boo
         config: of the run, with paths as they were typed.
         given: the images, if they are given in Python, see `datasets.load_from_memory`.
         typed_now: see `locate`.
+        check: see `datasets.load`.
 
     Raises:
         UserError: see `read`, `locate`, `datasets.load` and `datasets.load_from_memory`.
@@ -70,7 +73,7 @@ def load_splits(workdir: Path, config: Config, given: Any = None, typed_now: boo
     history = known.history if known else None
     if given is not None:
         return datasets.load_from_memory(given, config, history)
-    return datasets.load(_located(config, known, typed_now), history)
+    return datasets.load(_located(config, known, typed_now), history, check)
 
 
 def _located(config: Config, known: RunData | None, typed_now: bool) -> Config:
