@@ -14,6 +14,7 @@ import numpy as np
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
+from daad_jax.data import near_duplicates
 from daad_jax.data.account import format_table
 from daad_jax.data.samples import Splits
 from daad_jax.errors import UserError
@@ -108,7 +109,10 @@ def train(
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")
         # Say what is trained on what.
         _print(format_table(splits.account.rows))
-        for note in filter(None, (*splits.notes, about_new_images)):
+        notes = [*splits.notes, about_new_images]
+        if processes.is_first():
+            notes += near_duplicates.warn(splits, config.data.group)
+        for note in filter(None, notes):
             _print(note)
         _print(
             f"images: {len(splits.train)} for training, {len(splits.calibration)} held out for the "
