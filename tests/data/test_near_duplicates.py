@@ -34,7 +34,7 @@ def screws(rng, count):
 
 
 def photo(rng, part, noise, shift):
-    """A photo of a part that moves by up to `shift` pixels, with other light (3 %) and noise of the camera."""
+    """A photo of a part that moves by up to `shift` pixels, with other light (3 %) and noise."""
     moves = rng.integers(-shift, shift + 1, 2)
     moved = np.roll(part, moves, axis=(0, 1)) * rng.uniform(0.97, 1.03)
     return np.clip(np.round(moved + rng.normal(0, noise, part.shape)), 0, 255).astype(np.uint8)[..., None]
