@@ -28,8 +28,8 @@ SHIFT = 2  # pixels by which two photos of one part may be apart
 CELL = 3  # differences are averaged over so many pixels a side, against noise
 MAX_CELLS = 32  # cells a side; they are spread over large images
 # What a training image leaves unexplained, relative to what other similar images leave. Between photos of
-# one part it was mostly below 0.1. Between different parts it was above 0.08 in all sets that we tried, mostly
-# above 0.2. So a single pair must be clear, but less is enough if it holds for many held-out images.
+# one part it was mostly below 0.1. Between different parts it was above 0.08 in all sets that we tried, and
+# mostly above 0.2. So a single pair must be clear, but less is enough if it holds for many held-out images.
 CLEAR_RATIO, COMMON_RATIO, COMMON_SHARE = 0.08, 0.11, 0.25
 EXAMPLES = 2  # pairs that the warning names
 
