@@ -32,7 +32,8 @@ config.data.height = config.data.width = int(sys.argv[3])
 start = time.perf_counter()
 splits = datasets.load(config)
 seconds = time.perf_counter() - start
-print((len(splits.train) + len(splits.calibration)) / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+count = len(splits.train) + len(splits.calibration)
+print(count / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
