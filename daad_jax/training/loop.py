@@ -4,7 +4,7 @@ import hashlib
 import math
 import signal
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
-from daad_jax.data import datasets
+from daad_jax.data import datasets, near_duplicates
 from daad_jax.data.samples import Splits
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState, abstract_state, init_state
@@ -83,6 +83,8 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
                 claim_data(workdir, images, splits.normal_digest)
         processes.require_same(f"images {splits.normal_digest}")
         # Say what is trained on what.
+        if processes.is_first():
+            splits = replace(splits, notes=splits.notes + near_duplicates.warn(splits, config.data.group))
         for note in splits.notes:
             _print(note)
         _print(
