@@ -38,6 +38,7 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         0,
         flag_values=options,
     )
+    _define_check(options)
 
 
 def _train(call: Invocation) -> None:
@@ -59,7 +60,7 @@ def _train(call: Invocation) -> None:
     if options.distributed:
         processes.start(*cluster)
     workdir = Path(options.workdir or f"runs/{config.name}")
-    result = train(config, workdir)
+    result = train(config, workdir, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
         print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
@@ -68,13 +69,14 @@ def _train(call: Invocation) -> None:
 def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     _define_batch_size(options)
+    _define_check(options)
 
 
 def _evaluate(call: Invocation) -> None:
     workdir = call.workdir()
     from daad_jax.evaluation.outputs import evaluate
 
-    evaluate(workdir, call.options.batch_size)
+    evaluate(workdir, call.options.batch_size, check=call.options.check)
 
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -162,8 +164,8 @@ def _export(call: Invocation) -> None:
             print(f"next: run {file} as examples/score_{name}.py of the repository does")
 
 
-def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """The command has no options."""
+def _define_select_recipe(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    _define_check(options)
 
 
 def _select_recipe(call: Invocation) -> None:
@@ -171,12 +173,21 @@ def _select_recipe(call: Invocation) -> None:
         raise UserError("no runs were named; give one or more folders that the training printed")
     from daad_jax.selection.ranking import select_recipe
 
-    select_recipe([Path(word) for word in call.words])
+    select_recipe([Path(word) for word in call.words], check=call.options.check)
 
 
 def _define_batch_size(options: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_size", None, "how many images a device scores at once", 1, flag_values=options
+    )
+
+
+def _define_check(options: flags.FlagValues) -> None:
+    flags.DEFINE_bool(
+        "check",
+        False,
+        "read all image files again, in case one has changed while its name, size and times have not",
+        flag_values=options,
     )
 
 
@@ -214,7 +225,7 @@ COMMANDS = {
         "RUN...",
         "Ranks trained runs, and the ways to score with them. It measures how well each run separates "
         "held-out normal images from corrupted copies of them, and reads no test image.",
-        _define_nothing,
+        _define_select_recipe,
         _select_recipe,
         takes_words=True,
     ),

@@ -20,10 +20,11 @@ MAX_FOLDERS_IN_NOTE = 10
 MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
-def load(config: Config) -> Splits:
+def load(config: Config, check: bool = False) -> Splits:
     """Opens the source, decodes its images into the cache, and applies the protocol.
 
-    The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
+    The images stay on the disk (`Rows`). The test split is empty if the source has no test images. `check` is
+    for `cache.load_decoded`.
 
     Raises:
         UserError: see `find_data_set`, `open_folder`, `open_tfds`, `open_grouping`, `cache.load_decoded` and
@@ -34,7 +35,7 @@ def load(config: Config) -> Splits:
     protocol.check(classes, data)  # before anything is downloaded
     grouping = open_grouping(data)
     source = _open_source(data)
-    decoded = cache.load_decoded(source, data)
+    decoded = cache.load_decoded(source, data, check)
     labels = protocol.labels(decoded.kinds, classes, data)
 
     # Unreadable images are in no split.

@@ -57,7 +57,7 @@ def open_folder(path: Path, mixed_channels: str) -> Source:
     # Paths belong to the identity: renaming a folder does not change the times of its files.
     stamps = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files + masks]
     records = [FileRecord(sample.name, sample.part) for sample in train + test]
-    return Source(f"folder {path.resolve()} {stamps}", read=lambda: Listing(train + test, records))
+    return Source(f"folder {path.resolve()} {stamps}", lambda: Listing(train + test, records), path)
 
 
 def find_images(folder: Path, leave_out: Path | None = None) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,11 +69,13 @@ class Source:
     """A data set before any protocol.
 
     `identity` is a text that changes whenever the pixels, or the files that were given, could have changed.
-    `read` lists the samples; it is not called if the decoded images are in the cache.
+    `read` lists the samples; it is not called if the decoded images are in the cache. The names of
+    `FileRecord` are below `root`; it is None if the images have no files of their own.
     """
 
     identity: str
     read: Callable[[], Listing]
+    root: Path | None = None
 
 
 class Rows:

@@ -43,7 +43,7 @@ def open_tfds(config: DataConfig) -> Source:
         _prepare(builder, config, directory)
         builder = build()
     folder = Path(builder.data_path)
-    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.iterdir())]
+    stamps = [_stamp(file) for file in sorted(folder.iterdir())]
 
     def read() -> Listing:
         # TFDS hands out the encoded images; we decode them, so that every image enters in the same way.
@@ -54,6 +54,12 @@ def open_tfds(config: DataConfig) -> Source:
         return Listing(samples, [])
 
     return Source(f"tfds {builder.info.full_name} {folder} {stamps}", read)
+
+
+def _stamp(file: Path) -> tuple[str, int, int, int, int]:
+    """What changes when a file is written or replaced, also if its size and its time are then set back."""
+    status = file.stat()
+    return file.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def available_subjects(data_set: DataSet, config: DataConfig) -> tuple[str, ...]:

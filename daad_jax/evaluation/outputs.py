@@ -16,7 +16,7 @@ from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
 
 
-def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
+def evaluate(workdir: Path, batch_size: int | None = None, *, check: bool = False) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
     Writes `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` into the workdir.
@@ -24,13 +24,14 @@ def evaluate(workdir: Path, batch_size: int | None = None) -> Evaluation:
     Args:
         workdir: of the run.
         batch_size: images a device scores at once, instead of `config.score.batch_size`.
+        check: whether to read all image files again, see `train`.
 
     Raises:
         UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, or
             the workdir cannot be written.
     """
     detector = Detector.load(workdir, batch_size)
-    splits = datasets.load(detector.config)
+    splits = datasets.load(detector.config, check)
     evaluation = evaluate_split(detector, splits.test)
     print("\n".join(_summarise(evaluation)))
     labels, gallery_indices = evaluation.test.labels, evaluation.gallery_indices

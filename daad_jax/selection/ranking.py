@@ -64,8 +64,10 @@ class Choice:
         return float(np.mean(list(self.separations.values())))
 
 
-def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
+def select_recipe(runs: list[Path], *, check: bool = False) -> list[tuple[Path, Choice]]:
     """Ranks the ways to score of all runs, prints the best, and returns all, the best first.
+
+    `check` says whether to read all image files again, see `train`.
 
     Raises:
         UserError: a run has no readable checkpoint, fewer than two held-out images, or another protocol than
@@ -81,7 +83,7 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
                 f"{run}: config.data.protocol = {config.data.protocol!r}, but {runs[0]} has {protocol!r}; "
                 "their separations cannot be compared"
             )
-        held_out = np.asarray(datasets.load(config).calibration.images[:])
+        held_out = np.asarray(datasets.load(config, check).calibration.images[:])
         if len(held_out) < 2:
             raise UserError(
                 f"{run}: only 1 image was held out, at least 2 are needed; raise data.calibration_fraction"

@@ -49,7 +49,7 @@ class TrainingResult:
     test_images: int
 
 
-def train(config: Config, workdir: str | Path) -> TrainingResult:
+def train(config: Config, workdir: str | Path, *, check: bool = False) -> TrainingResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
     It may run in any thread. Signals are handled in the main thread only: SIGTERM and Ctrl-C then save first.
@@ -57,6 +57,8 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
     Args:
         config: the configuration, for instance from `load_recipe`.
         workdir: the folder of the run; it is made if it does not exist.
+        check: whether to read all image files again, in case one of them has changed while its name, size
+            and times have not.
 
     Returns:
         The step and the numbers of images. Everything else is in the workdir, see `Detector.load`.
@@ -75,7 +77,7 @@ def train(config: Config, workdir: str | Path) -> TrainingResult:
             abstract = abstract_state(config)
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
-            splits = datasets.load(config)
+            splits = datasets.load(config, check)
         with processes.errors_end_all():
             require_claim(workdir)
             if processes.is_first():
