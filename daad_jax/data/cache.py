@@ -1,48 +1,35 @@
 """Decoded images as one memory-mapped file of 8 or 16 bits, made once, safe to delete at any time."""
 
-import errno
 import hashlib
 import os
-import secrets
 import shutil
 import sys
-import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from daad_jax.config import DataConfig
+from daad_jax.data import integrity
 from daad_jax.data.decoding import Picture, picture_size
+from daad_jax.data.entry_folders import LOCK_FILE, identify, make_temporary, remove_leftovers, set_aside
 from daad_jax.data.images import fit_mask, prepare
-from daad_jax.data.integrity import (
-    checksum,
-    checksums_of_rows,
-    has_checksums,
-    read_sealed,
-    sync,
-    take_space,
-    write_sealed,
-)
+from daad_jax.data.integrity import NO_SPACE, Damaged
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.data.samples import FileRecord, Sample, Source
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
-FORMAT = 6  # of the files in an entry; entries of another format are not used
+FORMAT = 7  # of the files in an entry; entries of another format are not used
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
-FILLING_PREFIX, LOCK_FILE = ".filling-", ".lock"
-NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
 IMAGES_PER_TASK = 8  # a thread decodes this many before it reports
 # Below this size of an image, threads lose more time to the interpreter's lock than they gain.
 MIN_PIXELS_FOR_THREADS = 128 * 128
-# Entries whose checksums this process has compared, by their path and the state of their index file.
-_checked: set[tuple[Path, int, int]] = set()
+_verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has compared, or made
 
 
 @dataclass(frozen=True)
@@ -53,6 +40,7 @@ class Decoded:
     memory-mapped. `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped`
     lists (index, reason) of the images that could not be read; their pixels are 0. `clipped` has the indices
     of the images with values outside the range of the run. `files` has a record of every file that was given.
+    `digests` has the SHA-256 of the encoded images that have no file, "" for the others.
     """
 
     images: np.ndarray
@@ -64,17 +52,20 @@ class Decoded:
     skipped: list[tuple[int, str]]
     clipped: list[int]
     files: list[FileRecord]
+    digests: list[str] = field(default_factory=list)
 
 
 def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Decoded:
     """Opens the decoded images of `source` in the cache; decodes them first if they are missing or damaged.
 
-    The first time that a process opens an entry, it compares all checksums.
+    An entry's checksums are compared when this process first uses it. A damaged entry is replaced as a whole,
+    so that other processes that use it are not disturbed.
 
     Args:
-        source: of the images.
-        config: size, range, and what to do with images that cannot be read.
-        check: decode all files again, and replace the entry if one of them has other pixels now.
+        source: the source.
+        config: size and channels, and where the cache is.
+        check: whether to read all files of the source again, and to decode them if one of them has changed
+            although its name, size and times have not.
 
     Raises:
         UserError: an image cannot be read and `config.on_bad_image` is "stop", an image has another size
@@ -86,128 +77,151 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
     key = repr((FORMAT, source.identity, shape, levels, config.fit, config.on_bad_image))
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    decoded = _open_entry(entry)
-    if decoded is None and entry.exists():
-        print(f"{entry}: this image cache is damaged; the images are decoded again", file=sys.stderr)
-    if decoded is None or check:
+    decoded, rejected = _open_sound(entry)
+    if decoded and check:
+        sha256_of_files = {file.name: file.sha256 for file in decoded.files}
+        if changed := integrity.find_changed(source, sha256_of_files, decoded.digests):
+            _warn(
+                f"{changed} has changed, but its name, size and times have not; all images are decoded again"
+            )
+            decoded, rejected = None, identify(entry)
+    if decoded is None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _fill_entry(entry, source, config, decoded)
+            _fill_entry(entry, source, config, rejected)
         except OSError as error:
             raise UserError(
                 f"{root}: the image cache cannot be written ({error}); set config.data.cache_dir or "
                 "DAAD_CACHE_DIR to a folder that can be written"
             ) from error
-        decoded = _open_entry(entry)
+        decoded, _ = _open_sound(entry)
     if decoded is None:
         raise UserError(f"{entry}: another program changed this image cache; run the command again")
     return decoded
 
 
-def _open_entry(entry: Path) -> Decoded | None:
-    """Opens a filled entry; None if it is missing or damaged."""
+def _open_sound(entry: Path) -> tuple[Decoded | None, tuple[int, ...]]:
+    """Opens a filled entry if it is there and not damaged, and says in a line if it is damaged.
+
+    Returns:
+        The decoded images or None; and what `identify` says about a damaged entry, else ().
+    """
+    identity = identify(entry)
     try:
-        state = (entry / INDEX_FILE).stat()
-        index = read_sealed(entry / INDEX_FILE)
-        images = np.load(entry / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        masks = None
-        if index["masks"]:
-            masks = np.load(entry / MASKS_FILE, mmap_mode="r", allow_pickle=False)
+        return (_open_entry(entry) if identity else None), ()
+    except Damaged as damage:
+        _warn(f"{entry}: this part of the image cache is damaged ({damage}); its images are decoded again")
+        return None, identity
+
+
+def _open_entry(entry: Path) -> Decoded:
+    """Opens a filled entry, and compares its checksums if this process has not done so.
+
+    Raises:
+        Damaged: something is missing, or not what was written.
+    """
+    index, digest = integrity.read_index(entry / INDEX_FILE)
+    try:
+        checksums, mask_checksums = index["checksums"], index["mask_checksums"]
+        images = integrity.open_array(entry / IMAGES_FILE, *index["images"])
+        masks = integrity.open_array(entry / MASKS_FILE, *index["masks"]) if index["masks"] else None
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
-        lists = index["parts"], index["kinds"], index["names"], index["checksums"]
+        lists = index["parts"], index["kinds"], index["names"], checksums
         clipped = [int(i) for i in index["clipped"]]
         files = [FileRecord(**record) for record in index["files"]]
-        decoded = Decoded(images, masks, *lists, skipped, clipped, files)
-        known = entry.absolute(), state.st_mtime_ns, state.st_ino
-        if known not in _checked:
-            if not has_checksums(images, decoded.checksums):
-                return None
-            if masks is not None and not has_checksums(masks, index["mask_checksums"]):
-                return None
-            _checked.add(known)
-    except (AttributeError, EOFError, OSError, ValueError, KeyError, TypeError):
-        return None
-    return decoded if len({len(entries) for entries in (images, *lists)}) == 1 else None
+        decoded = Decoded(images, masks, *lists, skipped, clipped, files, index["digests"])
+        if {len(entries) for entries in lists} != {len(images)}:
+            raise ValueError("lists of different lengths")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{INDEX_FILE} is the index of something else") from error
+    if index.get("entry") != entry.name:
+        raise Damaged(f"it belongs to other images, those of {index.get('entry')}")
+    key = _verification_key(entry, digest)
+    if key not in _verified:
+        integrity.verify_rows(entry / IMAGES_FILE, images, checksums)
+        if masks is not None:
+            integrity.verify_rows(entry / MASKS_FILE, masks, mask_checksums)
+        _verified.add(key)
+    return decoded
 
 
-def _fill_entry(entry: Path, source: Source, config: DataConfig, before: Decoded | None) -> None:
+def _verification_key(entry: Path, digest: str) -> tuple[str, ...]:
+    """What changes if an entry is replaced, or its files are written."""
+    files = [file for name in (IMAGES_FILE, MASKS_FILE) if (file := entry / name).exists()]
+    stamps = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(Path.stat, files)]
+    return str(entry), digest, str(stamps)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def _fill_entry(entry: Path, source: Source, config: DataConfig, rejected: tuple[int, ...]) -> None:
     """Decodes into a temporary folder and renames it, so an entry appears whole or not at all.
 
-    An entry that was there `before`, and is not damaged, stays if its images have the same pixels.
+    Args:
+        entry: the folder to make.
+        source: the source.
+        config: see `load_decoded`.
+        rejected: what `identify` says about an entry that must be replaced, else ().
     """
-    _remove_leftovers(entry.parent)
-    # mkdtemp would make a folder that other users cannot read, and the entry may be shared.
-    temporary = entry.with_name(f"{FILLING_PREFIX}{secrets.token_hex(8)}")
-    temporary.mkdir()
+    remove_leftovers(entry.parent)
+    temporary = make_temporary(entry)
     try:
         busy = f"{temporary}: another process is removing this folder; run the command again"
         with exclusive(temporary / LOCK_FILE, busy):
-            _write_entry(temporary, source, config)
-            if before and _agrees(before, read_sealed(temporary / INDEX_FILE)):
-                return
-            if entry.exists() and (before or _open_entry(entry) is None):  # outdated or damaged
-                shutil.rmtree(entry, ignore_errors=True)
+            digest = _write_entry(temporary, entry.name, source, config)
+            if rejected and identify(entry) == rejected:
+                set_aside(entry)
             try:
                 os.replace(temporary, entry)
             except OSError:
                 # Another process may have put the same bytes there first.
-                if _open_entry(entry) is None:
+                if not identify(entry):
                     raise
+                return
+            integrity.sync(entry.parent)
+            _verified.add(_verification_key(entry, digest))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _agrees(before: Decoded, index: dict[str, Any]) -> bool:
-    """Whether the files have the pixels that are in the cache; says so."""
-    now = dict(zip(index["names"], index["checksums"]))
-    then = dict(zip(before.names, before.checksums))
-    others = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if not others and index["files"] == [asdict(file) for file in before.files]:
-        print(f"check: all {len(now)} images in the cache have the pixels of their files")
-        return True
-    what = (
-        f"{len(others)} of {len(now)} images ({others[0]}, ...) have" if others else "a mask or its file has"
-    )
-    print(f"check: {what} changed without a new time or size; the cache is replaced")
-    return False
+def _write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> str:
+    """Decodes all images of `source` and writes the files of the entry `name` into `folder`.
 
-
-def _remove_leftovers(root: Path) -> None:
-    """Removes temporary folders of killed processes; they can be as large as a data set."""
-    for folder in root.glob(f"{FILLING_PREFIX}*"):
-        lock = folder / LOCK_FILE
-        with suppress(OSError, UserError):  # the folder has gone, or a process is filling it
-            if time.time() - lock.stat().st_mtime > NEW_LOCK_S:
-                with exclusive(lock, f"{folder}: another process is filling this folder") as is_locked:
-                    if is_locked:
-                        shutil.rmtree(folder)
-
-
-def _write_entry(folder: Path, source: Source, config: DataConfig) -> None:
-    """Decodes all images of `source` and writes the files of an entry into `folder`."""
+    Returns:
+        The SHA-256 of the index.
+    """
     listing = source.read()
     samples = listing.samples
     has_masks = any(sample.load_mask for sample in samples)
     images, masks = _create_arrays(folder, len(samples), has_masks, config)
-    checksums, skipped, clipped, digests = _decode_all(samples, images, masks, config)
-    images.flush()
-    if masks is not None:
-        masks.flush()
+    checksums, skipped, clipped, digests, sample_digests = _decode_all(samples, images, masks, config)
     index = {
-        "masks": has_masks,
-        "mask_checksums": checksums_of_rows(masks) if masks is not None else [],
+        "entry": name,
+        "images": integrity.describe_array(folder / IMAGES_FILE, images),
+        "masks": None if masks is None else integrity.describe_array(folder / MASKS_FILE, masks),
         "parts": [sample.part for sample in samples],
         "kinds": [sample.kind for sample in samples],
         "names": [sample.name for sample in samples],
         "checksums": checksums,
+        "mask_checksums": [] if masks is None else integrity.row_checksums(masks),
         "skipped": sorted(skipped),
         "clipped": sorted(clipped),
         "files": [
             asdict(replace(file, sha256=digests.get(file.name, file.sha256))) for file in listing.files
         ],
+        "digests": sample_digests,
     }
-    write_sealed(folder / INDEX_FILE, index)
-    sync(folder)
+    digest = integrity.write_index(folder / INDEX_FILE, index)
+    # Everything is on the disk before the entry gets its name: a power cut then leaves a whole entry or none.
+    for array in (images, masks):
+        if array is not None:
+            array.flush()
+    for file in folder.iterdir():
+        integrity.sync(file)
+    integrity.sync(folder)
+    return digest
 
 
 def _create_arrays(
@@ -216,48 +230,38 @@ def _create_arrays(
     """Creates the memory-mapped files of the images and, if there are any, of the masks.
 
     Raises:
-        UserError: the disk has too little space. Writing mapped files to a full disk would kill the process.
+        UserError: the disk has too little space.
     """
     size = (count, config.height, config.width)
-    needed, free = _count_bytes(size, has_masks, config), shutil.disk_usage(folder).free
-    too_full = UserError(
-        f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are "
-        "free; set config.data.cache_dir or DAAD_CACHE_DIR to a folder on a larger disk"
-    )
-    if needed > free:
-        raise too_full
-    create = np.lib.format.open_memmap
-    images = create(folder / IMAGES_FILE, "w+", np.dtype(config.prepared_type), (*size, config.channels))
-    masks = create(folder / MASKS_FILE, "w+", np.uint8, size) if has_masks else None
     try:
-        for name in (IMAGES_FILE, MASKS_FILE)[: 1 + has_masks]:
-            take_space(folder / name)
+        images = integrity.create_array(folder / IMAGES_FILE, (*size, config.channels), config.prepared_type)
+        return images, integrity.create_array(folder / MASKS_FILE, size, np.uint8) if has_masks else None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise too_full from error
-        raise
-    return images, masks
-
-
-def _count_bytes(size: tuple[int, int, int], has_masks: bool, config: DataConfig) -> int:
-    """The bytes that images, and their masks, of a size `(N, H, W)` take."""
-    return int(np.prod(size)) * (config.channels * np.dtype(config.prepared_type).itemsize + has_masks)
+        if error.errno not in NO_SPACE:
+            raise
+        bytes_per_pixel = config.channels * np.dtype(config.prepared_type).itemsize + has_masks
+        needed, free = int(np.prod(size)) * bytes_per_pixel, shutil.disk_usage(folder).free
+        raise UserError(
+            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but the system does not give "
+            f"them ({error.strerror}; {free / 1e6:.0f} MB are free); set config.data.cache_dir or "
+            "DAAD_CACHE_DIR to a folder on a larger disk"
+        ) from error
 
 
 def _decode_all(
     samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
-) -> tuple[list[int], list[tuple[int, str]], list[int], dict[str, str]]:
+) -> tuple[list[int], list[tuple[int, str]], list[int], dict[str, str], list[str]]:
     """Decodes every sample into its row of `images` and `masks`.
 
     Returns:
         The checksums of all images; (index, reason) of every image that could not be read, and the index of
         every image with values outside the range, in any order; the SHA-256 of every file that was read, by
-        name.
+        name; and that of every image without a file, else "".
 
     Raises:
         UserError: see `load_decoded`.
     """
-    checksums = [checksum(images[0] * 0)] * len(samples) if samples else []
+    checksums, sample_digests = [0] * len(samples), [""] * len(samples)
     skipped: list[tuple[int, str]] = []
     clipped: list[int] = []
     digests: dict[str, str] = {}
@@ -272,10 +276,12 @@ def _decode_all(
             if config.on_bad_image == "stop":
                 raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
+            checksums[index] = zlib.crc32(images[index].data)
             return 0
-        digests.update(mask_digests | {sample.file: digest})
+        digests.update(mask_digests | ({sample.file: digest} if sample.file else {}))
+        sample_digests[index] = "" if sample.file else digest
         prepared = np.ascontiguousarray(prepare(picture, config, sample.name))
-        images[index], checksums[index] = prepared, checksum(prepared)
+        images[index], checksums[index] = prepared, zlib.crc32(prepared.data)
         if exceeds_range(picture, config):
             clipped.append(index)
         if masks is not None and mask is not None:
@@ -301,7 +307,7 @@ def _decode_all(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for count in (map if are_small else pool.map)(decode_task, starts):
                 bar.update(count)
-    return checksums, skipped, clipped, digests
+    return checksums, skipped, clipped, digests, sample_digests
 
 
 def _require_same_size(mask: np.ndarray, picture: Picture, sample: Sample) -> None:

@@ -54,7 +54,11 @@ def open_folder(path: Path, config: DataConfig) -> Source:
     named = [NamedFile(file.name, assignment) for file, assignment in zip(candidates, assignments)]
     if config.mixed_channels == "stop":
         _refuse_mixed_channels([path / file.name for file in named if file.assignment.role == IMAGE])
-    return Source(_identify(path, files, patterns), read=lambda: _read(path, files, named, config.max_pixels))
+    return Source(
+        _identify(path, files, patterns),
+        lambda: _read(path, files, named, config.max_pixels),
+        path,
+    )
 
 
 def _no_images(path: Path, files: list[WalkedFile], assignments: list[Assignment]) -> UserError:

@@ -35,12 +35,13 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
         name, image = str(image), read_file(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         content = bytes(image)
+        picture = decode(content, name, max_pixels=max_pixels)
         if (pages := count_pages(content)) > 1:
             raise UserError(
                 f"{name}: the file holds {pages} images, but one is expected; give its pages as arrays, or "
                 "score the file with predict"
             )
-        return decode(content, name, max_pixels=max_pixels), hashlib.sha256(content).hexdigest()
+        return picture, hashlib.sha256(content).hexdigest()
     if isinstance(image, Image.Image):
         return convert_pillow_image(image, name, max_pixels), ""
     if is_array(image):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,13 @@ class Source:
     """A data set before any protocol.
 
     `identity` is a text that changes whenever the pixels, or the files that were given, could have changed.
-    `read` lists the samples; it is not called if the decoded images are in the cache.
+    `read` lists the samples; it is not called if the decoded images are in the cache. The files of the
+    listing are below `root`; None if there are no such files.
     """
 
     identity: str
     read: Callable[[], Listing]
+    root: Path | None = None
 
 
 class Rows:

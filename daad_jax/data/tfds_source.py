@@ -175,13 +175,13 @@ def _is_labelled(part: Any, features: _Features) -> bool:
     return bool(len(part)) and int(part[0][features.label]) >= 0
 
 
-def _stamp(file: Any) -> tuple[str, int, float]:
-    """Name, size and time of a file, which may be in a bucket."""
+def _stamp(file: Any) -> tuple[str | float, ...]:
+    """Name, size, times and inode of a file; name, size and time if the file is in a bucket."""
     if "://" in str(file):
         stat = file.stat()
         return file.name, stat.length, stat.mtime
     local = os.stat(file)  # `epath` would round the time to seconds
-    return file.name, local.st_size, local.st_mtime_ns
+    return file.name, local.st_size, local.st_mtime_ns, local.st_ctime_ns, local.st_ino
 
 
 def _explain_format(builder: Any, name: str) -> str:

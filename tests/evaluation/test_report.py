@@ -152,7 +152,7 @@ def test_the_account_is_shown_and_escaped(evaluation, workdir, page):
         AccountRow("test, anomalous", EVIL_KIND, 12, 13, 9, 8, {"unreadable": 5}),
         AccountRow("left out", "a\udcff", 4, 0, 0, 0, {"hidden": 4}),
     ]
-    text = text_of(report.render(evaluation, workdir, rows))
+    text = text_of(report.render(evaluation, workdir, account_rows=rows))
     assert "Role Folder Files Images Masks Used Left out" in text
     assert "test, anomalous &#34;&gt;&lt;script&gt;alert(2)&lt;/script&gt; 12 13 9 8 5 unreadable" in text
     assert "left out a? 4 - - 0 4 hidden" in text

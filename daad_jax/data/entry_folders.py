@@ -1,0 +1,57 @@
+"""Folders that appear, are replaced and vanish as a whole, while other processes use them."""
+
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from daad_jax.errors import UserError
+from daad_jax.files import exclusive
+
+TEMPORARY_PREFIX, LOCK_FILE = ".filling-", ".lock"
+NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
+
+
+def make_temporary(folder: Path) -> Path:
+    """Makes a folder beside `folder`, in which a process holds `LOCK_FILE` as long as it needs the folder."""
+    temporary = _temporary_name(folder)
+    temporary.mkdir()
+    return temporary
+
+
+def identify(folder: Path) -> tuple[int, ...]:
+    """What distinguishes a folder from another one that takes its place; () if there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino
+
+
+def set_aside(folder: Path) -> None:
+    """Removes a folder in one step. Processes that have its files open keep them."""
+    aside = _temporary_name(folder)
+    with suppress(FileNotFoundError):  # another process does the same
+        os.replace(folder, aside)
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink()
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes temporary folders of killed processes; they can be as large as a data set."""
+    for folder in root.glob(f"{TEMPORARY_PREFIX}*"):
+        lock = folder / LOCK_FILE
+        with suppress(OSError, UserError):  # the folder has gone, or a process is filling it
+            if time.time() - lock.stat().st_mtime > NEW_LOCK_S:
+                with exclusive(lock, f"{folder}: another process is filling this folder") as is_locked:
+                    if is_locked:
+                        shutil.rmtree(folder)
+
+
+def _temporary_name(folder: Path) -> Path:
+    # mkdtemp would make a folder that other users cannot read, and the folder may be shared.
+    return folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
