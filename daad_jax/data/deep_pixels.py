@@ -4,6 +4,7 @@ Large libraries are imported by the readers that need them, because most data se
 """
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,7 @@ MIN_IS_WHITE, RGB_COLOURS, MIN_IS_BLACK = 0, 2, 1  # photometric interpretations
 JPEG_COLOURS = (6, 7)  # YCbCr by JPEG, whose decoder gives RGB
 STRAIGHT_ALPHA = 2  # of TIFF's extra samples: the colours are not multiplied by the alpha yet
 MAX_SAMPLES = 4
+ALWAYS_8_BITS = ("JPEG", "BMP", "GIF", "WEBP")
 
 
 def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
@@ -36,6 +38,15 @@ def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
 
     Only the header is read. Errors of many kinds are raised for a file that cannot be decoded either.
     """
+    if isinstance(source, Path):
+        # A folder may have very many files, and Python's file objects take longer than a read.
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            first_bytes = os.read(descriptor, SIGNATURE_BYTES)
+        finally:
+            os.close(descriptor)
+        if identify(first_bytes) in ALWAYS_8_BITS:
+            return "uint8"
     with open_source(source) as file:
         return pixel_type_of(file, identify(file.read(SIGNATURE_BYTES)), page)
 

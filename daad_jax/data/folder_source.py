@@ -11,6 +11,7 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data import account
+from daad_jax.data.containers import PAGED_SUFFIXES
 from daad_jax.data.decoding import SUFFIXES, is_grey
 from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.image_files import ImageFile, find_pages
@@ -111,9 +112,10 @@ def _read(root: Path, files: list[WalkedFile], named: list[NamedFile], max_pixel
 
 def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
     """The number of images in each file; 1 for a file that cannot be read, which decoding reports."""
-    names = [image.name for image in images]
+    pages = {image.name: 1 for image in images}
+    paged = [name for name in pages if name.lower().endswith(PAGED_SUFFIXES)]
     with ThreadPoolExecutor(COUNTING_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: find_pages(root / name), names)))
+        return pages | dict(zip(paged, pool.map(lambda name: find_pages(root / name), paged)))
 
 
 def _make_samples(
