@@ -131,6 +131,10 @@ def load_test(
     reasons: dict[int, str] = {}
     if has_training_part([file.name for file in decoded.files]):
         reasons = {i: NOT_FOR_TESTING for i, part in enumerate(decoded.parts) if part != TEST}
+    else:  # the good images are for testing, too
+        is_good = (account.TRAINING, account.HELD_OUT)
+        files = [replace(f, role=account.TEST_GOOD) if f.role in is_good else f for f in decoded.files]
+        decoded = replace(decoded, files=files)
     for past, what in (
         (history.trained if history else [], HAS_TRAINED),
         (history.held_out if history else [], WAS_HELD_OUT),

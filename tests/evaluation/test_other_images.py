@@ -118,7 +118,7 @@ def test_another_test_set_gets_a_folder_of_its_own(place):
     assert "pixel_auroc" in figures
     stored = json.loads((folder / "data.json").read_text())
     assert stored["path"] == str(place / "second")
-    assert len({file["sha256"] for file in stored["files"] if file["role"].startswith("test")}) == 6
+    assert len({file["sha256"] for file in stored["files"] if file["role"].startswith("test")}) == 11
     assert len([file for file in stored["files"] if file["sha256"] and not file["reason"]]) == 17
     assert f"<bdi>{place / 'second'}</bdi>" in (folder / "report.html").read_text()
 
