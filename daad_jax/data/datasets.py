@@ -123,10 +123,10 @@ def load_test(
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; give a folder of labelled images")
     data = _name_classes(folder, config.data)
-    decoded = cache.load_decoded(open_folder(folder, data), data, check)
+    decoded = cache.load_decoded(_open_labelled(folder, data), data, check)
     labels = protocol.labels(decoded.kinds, (), replace(data, protocol="inspection"))
     images = _describe_images(decoded, np.arange(len(labels)))
-    notes = _note_unreadable(decoded)
+    notes = _note_unreadable(decoded) + _note_clipped(decoded, data)
     unreadable = {index for index, _ in decoded.skipped}
     reasons: dict[int, str] = {}
     if has_training_part([file.name for file in decoded.files]):
@@ -158,6 +158,16 @@ def load_test(
     nothing = np.zeros(0, int)
     tested = _make_account(decoded, labels, Roles(nothing, nothing, kept, nothing), reasons)
     return LabelledImages(_make_split(decoded, labels, kept, None, with_masks=True), tested, notes)
+
+
+def _open_labelled(folder: Path, data: DataConfig) -> Source:
+    """Opens a labelled folder; with the names of folders that the run was trained with, if they are there."""
+    try:
+        return open_folder(folder, data)
+    except UserError:
+        if not (data.normal or data.anomalous or data.masks):
+            raise
+    return open_folder(folder, replace(data, normal="", anomalous="", masks=""))
 
 
 def _name_classes(folder: Path, data: DataConfig) -> DataConfig:
@@ -325,16 +335,20 @@ def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
             f"No good image of {data.path} is for testing, so {moved} of the normal images are tested "
             f"instead and do not train (config.data.test_fraction = {data.test_fraction})."
         )
-    notes += _note_unreadable(decoded)
-    if decoded.clipped:
-        first = decoded.names[decoded.clipped[0]]
-        notes.append(pixel_range.clipping_note(len(decoded.clipped), first, data))
+    notes += _note_unreadable(decoded) + _note_clipped(decoded, data)
     if data.fit != "exact":
         notes.append(
             f"Images of other sizes are brought to {data.height} x {data.width} pixels "
             f"(config.data.fit = {data.fit!r})."
         )
     return notes
+
+
+def _note_clipped(decoded: Decoded, data: DataConfig) -> list[str]:
+    if not decoded.clipped:
+        return []
+    first = decoded.names[decoded.clipped[0]]
+    return [pixel_range.clipping_note(len(decoded.clipped), first, data)]
 
 
 def _note_unreadable(decoded: Decoded) -> list[str]:

@@ -163,6 +163,13 @@ def test_the_labels_of_a_run_with_classes(tmp_path):
     assert datasets.load_test(config, tmp_path / "digits").test.labels.sum() == 8
 
 
+def test_names_of_folders_that_only_the_training_set_has(place):
+    config = tiny_config(data__protocol="inspection", data__normal="fine", data__anomalous="torn")
+    test = datasets.load_test(config, place / "second").test
+    assert test.labels.tolist() == [int("blot" in name) for name in test.names]
+    assert len(test) == 11
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
