@@ -10,10 +10,10 @@ import numpy as np
 
 from daad_jax import files
 from daad_jax.config import Config
-from daad_jax.data import datasets
 from daad_jax.data.account import format_table, to_tree
 from daad_jax.data.locations import make_absolute
 from daad_jax.data.samples import Account, Split
+from daad_jax.data.test_sets import load_test
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.evaluation import charts, report
@@ -40,7 +40,7 @@ def evaluate(
     Args:
         workdir: of the run.
         batch_size: images a device scores at once, instead of `config.score.batch_size`.
-        data: a folder of labelled images to test instead of the run's own, see `datasets.load_test`.
+        data: a folder of labelled images to test instead of the run's own, see `test_sets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.
         out: another folder for the files, new or empty.
         check: read all files again, and decode them anew if one has changed without a new time or size.
@@ -81,14 +81,14 @@ def _load_test(
     """The labelled images to test.
 
     Raises:
-        UserError: see `datasets.load_test` and `run_data.load_splits`; or `data` and `data_dir` are both
+        UserError: see `test_sets.load_test` and `run_data.load_splits`; or `data` and `data_dir` are both
             given, or the run has no TFDS data set.
     """
     if data and data_dir:
         raise UserError("--data and --data_dir exclude each other; give one of them")
     if data:
         known = run_data.read(workdir)
-        images = datasets.load_test(config, data, known.history if known else None, check)
+        images = load_test(config, data, known.history if known else None, check)
         place = make_absolute(str(data))
         return _Tested(images.test, images.account, images.notes, Path(place).name or "data", place)
     if data_dir:

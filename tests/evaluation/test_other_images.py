@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.data import datasets
+from daad_jax.data.test_sets import load_test
 from daad_jax.errors import UserError
 from daad_jax.evaluation import outputs
 from daad_jax.evaluation.outputs import evaluate
@@ -131,11 +131,11 @@ def test_what_trained_or_was_held_out_is_not_tested(place, tmp_path):
             shutil.copy(path, mixed / "good" / f"known-{path.name}")
         else:  # the same pixels in another file
             Image.open(path).save(mixed / "good" / f"known-{path.stem}.bmp")
-    images = datasets.load_test(tiny_config(data__protocol="inspection"), mixed, known.history)
+    images = load_test(tiny_config(data__protocol="inspection"), mixed, known.history)
     assert len(images.test) == 11
     assert not any("known" in name for name in images.test.names)
     limited = tiny_config(data__protocol="inspection", data__limit_test=2)
-    few = datasets.load_test(limited, mixed, known.history)
+    few = load_test(limited, mixed, known.history)
     assert (len(few.test), few.notes[:2]) == (4, images.notes)
     assert few.notes[2].startswith(f"7 images of {mixed} are not tested")
     trained, held_out = images.notes
@@ -147,25 +147,25 @@ def test_the_labels_of_a_run_with_classes(tmp_path):
     config = tiny_config(data__name="mnist", data__normal_class="8", data__cache_dir=str(tmp_path / "cache"))
     for digit in "378":
         draw(tmp_path / "digits" / digit, 2)
-    test = datasets.load_test(config, tmp_path / "digits").test
+    test = load_test(config, tmp_path / "digits").test
     labels = dict(zip(test.names, test.labels.tolist()))
     assert labels == {f"{digit}/{i}.png": int(digit != "8") for digit in "378" for i in range(2)}
     config.data.protocol = "leave_one_out"
-    test = datasets.load_test(config, tmp_path / "digits").test
+    test = load_test(config, tmp_path / "digits").test
     assert dict(zip(test.names, test.labels.tolist())) == {name: 1 - label for name, label in labels.items()}
     draw(tmp_path / "digits" / "scratch", 2)
-    others = datasets.load_test(config, tmp_path / "digits")
+    others = load_test(config, tmp_path / "digits")
     assert len(others.test) == 6
     assert others.account.rows[-1].left_out == {
         "not matched by config.data.normal or config.data.anomalous": 2
     }
     draw(tmp_path / "digits" / "good", 1)
-    assert datasets.load_test(config, tmp_path / "digits").test.labels.sum() == 8
+    assert load_test(config, tmp_path / "digits").test.labels.sum() == 8
 
 
 def test_names_of_folders_that_only_the_training_set_has(place):
     config = tiny_config(data__protocol="inspection", data__normal="fine", data__anomalous="torn")
-    test = datasets.load_test(config, place / "second").test
+    test = load_test(config, place / "second").test
     assert test.labels.tolist() == [int("blot" in name) for name in test.names]
     assert len(test) == 11
 

@@ -1,0 +1,86 @@
+"""What is made of decoded images: splits, records, the account, and notes for the user."""
+
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data import account, pixel_range
+from daad_jax.data.cache import Decoded
+from daad_jax.data.protocol import Roles
+from daad_jax.data.samples import Account, NormalImage, Rows, Split
+
+MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
+
+
+def make_split(
+    decoded: Decoded, labels: np.ndarray, indices: np.ndarray, groups: np.ndarray | None, with_masks: bool
+) -> Split:
+    return Split(
+        images=Rows(decoded.images, indices),
+        labels=labels[indices],
+        kinds=[decoded.kinds[i] for i in indices],
+        names=[decoded.names[i] for i in indices],
+        masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
+        groups=None if groups is None else groups[indices],
+    )
+
+
+def describe_images(decoded: Decoded, indices: np.ndarray) -> list[NormalImage]:
+    """What a run remembers of some images, without their roles."""
+    sha256_of = {file.name: file.sha256 for file in decoded.files}
+
+    def find_sha256(name: str) -> str:
+        if name in sha256_of:
+            return sha256_of[name]
+        file, mark, page = name.rpartition("#")  # a page of a file
+        return f"{sha256_of[file]}{mark}{page}" if sha256_of.get(file) else ""
+
+    names, checksums = decoded.names, decoded.checksums
+    return [NormalImage(names[i], checksums[i], find_sha256(names[i])) for i in indices]
+
+
+def make_account(
+    decoded: Decoded, labels: np.ndarray, roles: Roles, reasons: Mapping[int, str] = MappingProxyType({})
+) -> Account:
+    """What became of every file, or of every part of a source without files of its own.
+
+    `reasons` has, by index, why an image is not used; those without a reason here are beyond a limit.
+    """
+    is_used = np.zeros(len(labels), bool)
+    is_used[np.concatenate([roles.train, roles.held_out, roles.test])] = True
+    if not decoded.files:
+        role_names = [account.role_of(part, not label) for part, label in zip(decoded.parts, labels)]
+        images = Counter(zip(role_names, decoded.parts))
+        used = Counter(key for key, flag in zip(zip(role_names, decoded.parts), is_used) if flag)
+        return account.of_parts((*key, count, used[key]) for key, count in sorted(images.items()))
+    known = {file.name for file in decoded.files}
+    # A file with several images has samples "name#1", "name#2", ...
+    files = [name if name in known else name.rpartition("#")[0] for name in decoded.names]
+    skipped: dict[str, list[str]] = {}
+    for index, reason in decoded.skipped:
+        skipped.setdefault(files[index], []).append(reason)
+    used_files = Counter(file for file, flag in zip(files, is_used) if flag)
+    return account.of_files(
+        decoded.files, skipped, used_files, {files[i]: text for i, text in reasons.items()}
+    )
+
+
+def note_unreadable(decoded: Decoded) -> list[str]:
+    count = len(decoded.skipped)
+    if not count:
+        return []
+    reasons = [reason for _, reason in decoded.skipped[:MAX_REASONS_IN_NOTE]]
+    if count > len(reasons):
+        reasons.append(f"and {count - len(reasons)} more")
+    images = "1 image that" if count == 1 else f"{count} images that"
+    return [f"Training and testing leave out {images} cannot be read: {'; '.join(reasons)}."]
+
+
+def note_clipped(decoded: Decoded, data: DataConfig) -> list[str]:
+    if not decoded.clipped:
+        return []
+    first = decoded.names[decoded.clipped[0]]
+    return [pixel_range.clipping_note(len(decoded.clipped), first, data)]
