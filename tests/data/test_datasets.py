@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from daad_jax.config import Config
 from daad_jax.data import cache, datasets, protocol, tfds_builders
 from daad_jax.data.catalogue import DATA_SETS
 from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN, Listing, Rows, Sample, Source
+from daad_jax.data.tfds_source import open_tfds
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
@@ -394,6 +396,14 @@ def test_rows_are_read_when_asked_for():
 
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
+def test_the_listing_of_real_mnist(config):
+    config.data.source, config.data.name = "tfds", "mnist"
+    kinds = Counter((sample.part, sample.kind) for sample in open_tfds(config.data).read().samples)
+    assert (kinds[TRAIN, "8"], kinds[TEST, "8"], sum(kinds.values())) == (5851, 974, 70_000)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
 def test_real_mnist(config):
     config.data.source, config.data.name = "tfds", "mnist"
     config.data.protocol, config.data.normal_class = "one_class", "8"
@@ -417,6 +427,7 @@ def test_real_mvtec(config, tmp_path):
     assert splits.test.labels.sum() == 63
 
 
+@pytest.mark.slow
 def test_solar_cells(config, tmp_path):
     pytest.importorskip("elpv_dataset")
     config.data.source, config.data.name = "tfds", "solar_cells/mono"
