@@ -185,6 +185,7 @@ print("the notebook goes on", state == os.getpid())
 """
 
 
+@pytest.mark.slow
 def test_scripts_run_twice_in_a_notebook(folder):
     words = [f"--config=folder:{folder / 'good'},smoke", f"--workdir={folder / 'notebook'}"]
     small = ["--config.data.height=32", "--config.data.width=32", "--config.model.base_width=4"]

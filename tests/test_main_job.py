@@ -101,6 +101,7 @@ def test_evaluate_prints_and_writes(folder, finished):
     assert any((finished / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_recipes_are_ranked_by_separation(folder, finished):
     again = folder / "copy"
     shutil.copytree(finished, again)
