@@ -86,7 +86,8 @@ def test_two_processes_train_as_one_and_resume(folder):
     first, second = finish(start(folder, shared, "--config.train.steps=8"))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert second[1] == []
-    assert first[1][-1].startswith("trained to step 8")
+    assert first[1][-2].startswith("trained to step 8")
+    assert first[1][-1].startswith("next: ")
 
     first, second = finish(start(folder, shared))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
