@@ -2,8 +2,9 @@
 
     python -m benchmarks.filling FOLDER [OTHER_CHECKOUT]
 
-With another checkout of this repository, the two take turns in processes of their own, and the ratio of the
-medians counts. The stages are those of one thread: reading, decoding, bringing to size.
+With another checkout of this repository, both checkouts take turns, each in processes of its own, and the
+benchmark prints the ratio of the medians. It also times three stages in one thread: reading a file, decoding,
+and scaling.
 """
 
 import functools

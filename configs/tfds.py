@@ -4,7 +4,7 @@
 
 CLASS is normal, all other classes are anomalous. VARIANT: see daad_jax/variants.py. Images are resized to
 128 x 128. --config.data.protocol=leave_one_out makes CLASS the anomalous one. The split test is tested, or
-else the split validation. All other values are those of configs/folder.py.
+else the split validation. The recipe takes all other values from configs/folder.py.
 """
 
 import re

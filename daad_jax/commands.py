@@ -232,8 +232,8 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "--workdir DIR [--data FOLDER]",
-        "Scores the labelled test images of the run's data, or those of another folder. Writes metrics, "
-        "scores.csv, pictures and report.html into the workdir, or into WORKDIR/evaluations.",
+        "Scores the labelled test images of the run, or the images of another labelled folder. Writes "
+        "metrics, scores.csv, pictures and report.html into the workdir, or into WORKDIR/evaluations.",
         _define_evaluate,
         _evaluate,
     ),

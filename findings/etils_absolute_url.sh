@@ -6,7 +6,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check etils[epath]==1.15.0 fsspec
+"$folder/venv/bin/python" -m pip install -q --disable-pip-version-check "etils[epath]==1.15.0"
 cd "$folder" && "$folder/venv/bin/python" - <<'END'
 import os
 

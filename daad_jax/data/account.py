@@ -1,4 +1,4 @@
-"""The account of a data set: what each file was taken for, what is used, and what is left out and why."""
+"""The account of a data set: the role of each file, how many images are used, and why others are not."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ NOT_NORMAL_OR_LIMITED = "not normal, unreadable, or beyond a limit"
 
 COLUMNS = ("role", "folder", "files", "images", "masks", "used", "left out")
 MAX_ROWS = 11
-MAX_REASONS = 4  # a row gives so many reasons, and counts what is left out for others
+MAX_REASONS = 4  # a row names at most so many reasons, and counts the files with other reasons together
 MAX_FOLDER_WIDTH = 40  # characters on the terminal
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -135,7 +134,7 @@ def _open_entry(entry: Path) -> Decoded:
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{INDEX_FILE} is the index of something else") from error
     if index.get("entry") != entry.name:
-        raise Damaged(f"it belongs to other images, those of {index.get('entry')}")
+        raise Damaged(f"the entry belongs to the images of {index.get('entry')}")
     key = _verification_key(entry, digest)
     if key not in _verified:
         integrity.verify_rows(entry / IMAGES_FILE, images, checksums)
@@ -276,12 +275,12 @@ def _decode_all(
             if config.on_bad_image == "stop":
                 raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
             skipped.append((index, str(error)))
-            checksums[index] = zlib.crc32(images[index].data)
+            checksums[index] = integrity.checksum(images[index])
             return 0
         digests.update(mask_digests | ({sample.file: digest} if sample.file else {}))
         sample_digests[index] = "" if sample.file else digest
-        prepared = np.ascontiguousarray(prepare(picture, config, sample.name))
-        images[index], checksums[index] = prepared, zlib.crc32(prepared.data)
+        prepared = prepare(picture, config, sample.name)
+        images[index], checksums[index] = prepared, integrity.checksum(prepared)
         if exceeds_range(picture, config):
             clipped.append(index)
         if masks is not None and mask is not None:

@@ -45,8 +45,8 @@ def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
             first_bytes = os.read(descriptor, SIGNATURE_BYTES)
         finally:
             os.close(descriptor)
-        if identify(first_bytes) in ALWAYS_8_BITS:
-            return "uint8"
+        if pixel_type := _tell_from_signature(identify(first_bytes), first_bytes):
+            return pixel_type
     with open_source(source) as file:
         return pixel_type_of(file, identify(file.read(SIGNATURE_BYTES)), page)
 
@@ -54,9 +54,11 @@ def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
 def pixel_type_of(file: IO[bytes], image_format: str, page: int) -> str:
     """`find_pixel_type` of an open file of a known format. It leaves the file at its beginning."""
     file.seek(0)
-    if image_format == "PNG":
-        pixel_type = "uint16" if file.read(25)[24:] == b"\x10" else "uint8"
-    elif image_format == "TIFF":
+    pixel_type = _tell_from_signature(image_format, file.read(SIGNATURE_BYTES))
+    file.seek(0)
+    if pixel_type:
+        return pixel_type
+    if image_format == "TIFF":
         pixel_type = containers.tiff_page_info(file, page).pixel_type
     elif image_format == "NPY":
         pixel_type = pixel_type_of_array(read_npy_header(file).dtype)
@@ -75,6 +77,13 @@ def pixel_type_of(file: IO[bytes], image_format: str, page: int) -> str:
         pixel_type = "uint8"
     file.seek(0)
     return pixel_type
+
+
+def _tell_from_signature(image_format: str, first_bytes: bytes) -> str:
+    """The type of pixels that the first bytes of a file tell; "" if they do not tell it."""
+    if image_format == "PNG":
+        return "uint16" if first_bytes[24:25] == b"\x10" else "uint8"
+    return "uint8" if image_format in ALWAYS_8_BITS else ""
 
 
 def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:

@@ -114,8 +114,8 @@ def verify_rows(file: Path, array: np.memmap, checksums: Sequence[int]) -> None:
                 content = memoryview(opened.read(len(expected) * size))
         except OSError as error:
             raise Damaged(f"{file.name} cannot be read: {error.strerror}") from error
-        for i, checksum in enumerate(expected):
-            if zlib.crc32(content[i * size : (i + 1) * size]) != checksum:
+        for i, value in enumerate(expected):
+            if zlib.crc32(content[i * size : (i + 1) * size]) != value:
                 raise Damaged(f"row {start + i} of {file.name} is not what was written")
         return len(content)
 

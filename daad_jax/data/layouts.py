@@ -117,7 +117,7 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
 
 
 def _name_set(folder: _Folder) -> tuple[str, ...]:
-    """The names above the one of the part that do not say good or anomalous: those of a data set."""
+    """The name of the data set: folders above the part's folder whose names do not say good or anomalous."""
     meanings = ((name, folder_words.read_folder_name(name).role) for name in folder.before)
     return tuple(name for name, role in meanings if role not in (NORMAL, ANOMALOUS))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from daad_jax.data.account import UNREADABLE
 from daad_jax.data.layouts import KIND_BY_MASK, LEFT_OUT, PART_BY_KIND, Assignment, settle_kind
 from daad_jax.data.masks import MaskFile, NamedFile, PackedMask, pair, read_masks, unite
 from daad_jax.data.samples import GOOD, TEST
@@ -17,7 +18,6 @@ NO_IMAGE = "without an image of its name"
 EMPTY_MASK = "empty, although the image is anomalous"
 OF_GOOD_IMAGE = "without an anomalous image of its name"
 LEFT_OUT_IMAGE = "of an image that is left out"
-UNREADABLE = "unreadable"
 
 
 @dataclass

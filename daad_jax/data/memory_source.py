@@ -19,12 +19,12 @@ from daad_jax.errors import UserError
 
 
 def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig, list[str]]:
-    """Prepares images as those of a folder are prepared. All of them are good ones, to train on.
+    """Prepares images in the way that images of a folder are prepared. All images count as good.
 
     Args:
         given: an array `[N, h, w]` or `[N, h, w, C]`, or an iterable of anything that `open_image` takes. A
-            generator is consumed, and only the prepared images stay in memory; those of more than 8 bits are
-            kept as they are until all are there, because all together tell the range.
+            generator is consumed, and only the prepared images stay in memory. Images of more than 8 bits
+            wait unprepared until the last image is there, because all images together tell the range.
         config: size, channels, range, and what to do with an image that cannot be read.
 
     Returns:
@@ -67,7 +67,7 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     for number in sorted(waiting):
         prepared[number] = prepare(waiting.pop(number), resolved, _name(number))
     shape = (len(records), config.height, config.width, config.channels)
-    images = np.zeros(shape, np.uint16 if resolved.bits == 16 else np.uint8)
+    images = np.zeros(shape, resolved.prepared_type)
     for number, pixels in prepared.items():
         images[number] = pixels
     decoded = Decoded(

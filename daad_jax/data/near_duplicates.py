@@ -5,7 +5,6 @@ the other much better than other similar images do. Thumbnails alone cannot deci
 have more similar thumbnails than two photos of one bottle that moved by a pixel.
 """
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from daad_jax.data.integrity import row_checksums
 from daad_jax.data.samples import Splits
 
 THUMBNAIL_SIDE = 16
@@ -20,7 +20,7 @@ SAMPLED_SIDE = 64  # of large images, thumbnails use about so many rows and colu
 BYTES_AT_ONCE = 2**24  # of images in memory
 ROWS_AT_ONCE = 256  # of the matrix of distances
 MAX_CHECKED = 100  # held-out images that are compared in full, the most suspicious ones first
-CANDIDATES = 8  # training images with the nearest thumbnails, of which one may show the same
+CANDIDATES = 8  # so many training images with the nearest thumbnails are compared in full
 # A held-out image is also compared with images that are similar but show something else: those with the
 # nearest thumbnails from this rank on. Photos of one part that are more than this look like a natural crowd.
 MAX_OTHER_RANK, MIN_OTHER_RANK, OTHERS = 30, 5, 5
@@ -83,7 +83,8 @@ def find(held_out: Any, train: Any) -> NearDuplicates:
     """
     train_keys, thumbnails = _summarise(train)
     held_out_keys, held_out_thumbnails = _summarise(held_out)
-    average = thumbnails.mean(axis=0)  # common to all; products of what is left are exact enough
+    # Without the average image, the numbers are small, and float32 products are exact enough.
+    average = thumbnails.mean(axis=0)
     thumbnails, held_out_thumbnails = thumbnails - average, held_out_thumbnails - average
     first = {key: j for j, key in reversed(list(enumerate(train_keys)))}
     identical = [
@@ -129,7 +130,7 @@ def _summarise(images: Any) -> tuple[list[int], np.ndarray]:
     def summarise(start: int) -> tuple[list[int], np.ndarray]:
         chunk = np.asarray(images[start : start + step])
         sampled = chunk[:, :: _stride(chunk.shape[1]), :: _stride(chunk.shape[2])]
-        keys = [zlib.crc32(np.ascontiguousarray(image).data) for image in sampled]
+        keys = row_checksums(sampled)
         grey = _grey(sampled)
         columns = grey.reshape(-1, grey.shape[2]) @ _pooling(grey.shape[2])
         columns = columns.reshape(*grey.shape[:2], -1).transpose(0, 2, 1)

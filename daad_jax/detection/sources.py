@@ -14,9 +14,9 @@ from daad_jax.data.image_files import ImageFile, find_pages, list_pages
 from daad_jax.data.samples import AccountRow, FileRecord
 from daad_jax.data.walk import NOT_REGULAR, WalkedFile, classify, walk
 from daad_jax.errors import UserError
+from daad_jax.training.workdir import DATA_FILE
 
 TO_SCORE = "to score"
-DATA_FILE = "data.json"
 
 
 def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:

@@ -1,6 +1,5 @@
 """The training loop: from a configuration to a checkpoint that scores."""
 
-import dataclasses
 import hashlib
 import math
 import signal
@@ -103,7 +102,7 @@ def train(
             if processes.is_first():
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
         # The range that was found belongs to the run; `config.json` has what the user wrote.
-        config = dataclasses.replace(config, data=splits.data)
+        config = replace(config, data=splits.data)
         names = "\0".join(splits.calibration.names).encode("utf-8", "replace")
         digest = hashlib.sha256(names).hexdigest()[:12]
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")

@@ -163,7 +163,7 @@ def test_the_entry_of_other_images_is_not_used(config, tmp_path, capsys):
     shutil.rmtree(first)
     second.rename(first)
     load(config)
-    assert f"it belongs to other images, those of {second.name}" in capsys.readouterr().err
+    assert f"the entry belongs to the images of {second.name}" in capsys.readouterr().err
 
 
 def test_a_process_verifies_an_entry_once(config, monkeypatch):
