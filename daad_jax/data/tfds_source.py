@@ -142,7 +142,8 @@ def _find_features(builder: Any, name: str) -> _Features:
 
     types = tfds.features
     of_builder = builder.info.features
-    features = dict(of_builder.items()) if isinstance(of_builder, types.FeaturesDict) else {}
+    # Sorted, because a prepared data set lists its features in an order that changes from process to process.
+    features = dict(sorted(of_builder.items())) if isinstance(of_builder, types.FeaturesDict) else {}
     has_kinds = isinstance(features.get("kind"), types.Text)
     has_masks = has_kinds and isinstance(features.get("mask"), types.Image)
     images = [
