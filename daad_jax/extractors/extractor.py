@@ -1,0 +1,152 @@
+"""The frozen networks whose features can be read, by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from daad_jax.errors import UserError, did_you_mean
+from daad_jax.extractors.convolutions import Implementation, Params
+from daad_jax.extractors.efficientnet_lite import EfficientNetLite
+
+
+class Network(Protocol):
+    """What each architecture offers. Its methods are documented in `Extractor`."""
+
+    @property
+    def layer_count(self) -> int: ...
+    def stride(self, layer: int) -> int: ...
+    def channels(self, layer: int) -> int: ...
+    def abstract_params(self, layers: tuple[int, ...]) -> Params: ...
+    def load(self, layers: tuple[int, ...], weights: str) -> Params: ...
+    def apply(
+        self, params: Params, images: jax.Array, layers: tuple[int, ...], implementation: Implementation
+    ) -> tuple[jax.Array, ...]: ...
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen network that turns images into maps of features. It is never trained.
+
+    Attributes:
+        name: as `config.model.features` gives it.
+        title: for people: the architecture and what trained it.
+        default_layers: the layers to read if the user names none.
+        network: the architecture.
+    """
+
+    name: str
+    title: str
+    default_layers: tuple[int, ...]
+    network: Network
+
+    @property
+    def layer_count(self) -> int:
+        """The layers are numbered from 0 to `layer_count` - 1."""
+        return self.network.layer_count
+
+    def stride(self, layer: int) -> int:
+        """Pixels of the image for one pixel of the layer's map, in each direction."""
+        return self.network.stride(layer)
+
+    def channels(self, layer: int) -> int:
+        """Channels of the layer's map."""
+        return self.network.channels(layer)
+
+    def abstract_params(self, layers: Sequence[int]) -> Params:
+        """Shapes and types of what `load` returns, as nested dictionaries; no weights are needed."""
+        return self.network.abstract_params(tuple(layers))
+
+    def load(self, layers: Sequence[int], weights: str = "") -> Params:
+        """The parameters that the deepest of `layers` needs: nested dictionaries of float32 NumPy arrays.
+
+        Batch norm is folded into the convolutions.
+
+        Args:
+            layers: what will be asked of `apply`.
+            weights: a path or a name of a model on a hub, as the architecture takes it; "" for the default.
+
+        Raises:
+            UserError: the weights are missing, damaged or of another network.
+        """
+        return self.network.load(tuple(layers), weights)
+
+    def apply(
+        self,
+        params: Any,
+        images: jax.Array,
+        layers: Sequence[int],
+        implementation: Implementation = "auto",
+    ) -> tuple[jax.Array, ...]:
+        """The maps of the layers. The function can be compiled and exported.
+
+        Args:
+            params: what `load` returned for these layers, or for deeper ones.
+            images: `[B, H, W, 1 or 3]`, float32 RGB or grey in [0, 1]; the network's own normalisation of the
+                pixels happens inside.
+            layers: numbers of layers, in any order.
+            implementation: of the convolutions, see `convolutions.py`.
+
+        Returns:
+            `[B, h, w, C]` float32 for each of `layers`, in their order; h and w are H and W divided by the
+            layer's stride and rounded up.
+        """
+        images = images.astype(jnp.float32)
+        if images.shape[-1] == 1:
+            images = jnp.concatenate([images] * 3, axis=-1)
+        return self.network.apply(params, images, tuple(layers), implementation)
+
+
+EXTRACTORS = {
+    extractor.name: extractor
+    for extractor in (
+        Extractor(
+            "efficientnet_lite0",
+            "EfficientNet-Lite0, ImageNet",
+            (4, 10, 14),
+            EfficientNetLite(
+                "efficientnet-lite0",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                width=1.0,
+                depth=1.0,
+            ),
+        ),
+        Extractor(
+            "efficientnet_lite1",
+            "EfficientNet-Lite1, ImageNet",
+            (6, 14, 19),
+            EfficientNetLite(
+                "efficientnet-lite1",
+                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+                width=1.0,
+                depth=1.1,
+            ),
+        ),
+        Extractor(
+            "efficientnet_lite2",
+            "EfficientNet-Lite2, ImageNet",
+            (6, 14, 19),
+            EfficientNetLite(
+                "efficientnet-lite2",
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+                width=1.1,
+                depth=1.2,
+            ),
+        ),
+    )
+}
+
+
+def find_extractor(name: str) -> Extractor:
+    """The extractor of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in EXTRACTORS:
+        raise UserError(
+            f"config.model.features={name!r}: no such extractor; {did_you_mean(name, EXTRACTORS)}"
+        )
+    return EXTRACTORS[name]
