@@ -124,6 +124,28 @@ class ModelConfig:
     temperature: float = 1.0  # softmax(cos / temperature); 1: the paper
     shrink: float = 0.0  # MemAE's hard-shrinkage threshold on the weights; 0: the paper
     discriminator_width: int = 64  # first convolution; doubled per down-sampling to max_width
+    # What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of EXTRACTORS in
+    # `extractors/extractor.py`.
+    features: str = ""
+    feature_weights: str = ""  # a file of weights or a name on a hub; "": the installed package of weights
+    # Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
+    feature_layers: tuple[tuple[int, ...], ...] = ()
+    # Of the features of a block, by those of the training images: "raw", "standardised" (each channel has mean 0
+    # and spread 1) or "whitened" (the channels are uncorrelated, too).
+    feature_scaling: str = "standardised"
+    neighbourhood: int = 1  # side of the square of places that are averaged at each place of a map; odd
+    # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there is
+    # one entry: the blocks are the places of the map that the generator reconstructs.
+    blocks: tuple[int, ...] = (16,)
+    # "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all blocks.
+    # Without anything to learn there are no networks: each memory is compared with what it reads.
+    items: str = "learned"
+    nearest: int = 1  # coreset: how many items are read; the distance is the mean of their distances
+    # coreset: how far apart the upper and the lower edge of an image are, in typical distances of two blocks.
+    # 0: a block may be anywhere.
+    place_weight: float = 0.0
+    # coreset: the share of the training blocks, the least normal ones, that are no items.
+    trim: float = 0.0
 
 
 @dataclass
@@ -175,6 +197,10 @@ class ScoreConfig:
     # Ours: R is the power mean of its heat map's squares with this exponent. 1: the paper, every place counts
     # the same. 8: the worst places count nearly alone, which finds small defects.
     pooling: int = 1
+    # coreset: how much each memory counts in R and in the heat map; empty: all count the same. Small blocks show
+    # where a defect is, large ones know better whether there is one.
+    weights: tuple[float, ...] = ()
+    heat_weights: tuple[float, ...] = ()
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold flags at most this share of normal images
     # How many images a device scores at once. 0: 8, or more if the images are small. 1 is fastest for a
@@ -195,7 +221,14 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
     @property
+    def uses_coreset(self) -> bool:
+        """True if the items are taken from the data, and nothing is learned."""
+        return self.model.items == "coreset"
+
+    @property
     def uses_discriminator(self) -> bool:
+        if self.uses_coreset:
+            return False
         return self.loss.adversarial > 0 or self.loss.alignment > 0
 
 

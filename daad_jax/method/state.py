@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from daad_jax.config import Config, TrainConfig
+from daad_jax.method.features import abstract_features
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
 from daad_jax.models.initializers import init_variables
@@ -32,11 +33,16 @@ class NetworkState:
 
 @flax.struct.dataclass
 class TrainState:
-    """A run after `step` steps. `discriminator` is None where the losses need none."""
+    """A run after `step` steps.
+
+    `generator` is None if the items of the memories come from the data, and `discriminator` if the losses need
+    none. `features` is what no step changes, see `features.abstract_features`; None if the networks read pixels.
+    """
 
     step: jax.Array
-    generator: NetworkState
+    generator: NetworkState | None
     discriminator: NetworkState | None
+    features: Any = None
 
 
 def build_generator(
@@ -89,6 +95,11 @@ def abstract_state(config: Config) -> TrainState:
     Raises:
         UserError: division rates that do not divide a feature map.
     """
+    step, features = jax.ShapeDtypeStruct((), jnp.int32), None
+    if config.model.features:
+        features = abstract_features(config)
+    if config.uses_coreset:
+        return TrainState(step, None, None, features)  # type: ignore[arg-type]
     data, key = config.data, jax.eval_shape(jax.random.key, 0)
     images = jax.ShapeDtypeStruct((1, data.height, data.width, data.channels), jnp.float32)
     optimizer = build_optimizer(config.train)
@@ -100,9 +111,10 @@ def abstract_state(config: Config) -> TrainState:
         return NetworkState(variables["params"], variables.get("batch_stats", {}), moments)
 
     return TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]
+        step=step,  # type: ignore[arg-type]
         generator=network(build_generator(config)),
         discriminator=network(build_discriminator(config)) if config.uses_discriminator else None,
+        features=features,
     )
 
 

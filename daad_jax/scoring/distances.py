@@ -19,9 +19,22 @@ from daad_jax.method.losses import norm
 from daad_jax.method.state import build_discriminator, build_generator
 from daad_jax.models.layers import Implementation
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
+from daad_jax.scoring.memory_distances import join_memories, make_memory_maps
+from daad_jax.scoring.power_mean import power_mean
 
-Variables = tuple[Any, Any]  # of the generator, and of the discriminator or None
 EPSILON = 1e-12
+
+
+class Variables(NamedTuple):
+    """What scoring needs of a state.
+
+    `generator` and `discriminator` are variables of Flax; None where there is no such network. `features` is the
+    frozen part of the state, see `method.features.abstract_features`; None if the networks read pixels.
+    """
+
+    generator: Any
+    discriminator: Any = None
+    features: Any = None
 
 
 class NetworkOutputs(NamedTuple):
@@ -43,14 +56,15 @@ class Distances(NamedTuple):
     """The distances of B images.
 
     `reconstruction` R and `alignment` L `[B]` (0 without a discriminator), their maps `[B, H, W]`, and the
-    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given.
+    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given; None if the
+    model reads features, which are no picture.
     """
 
     reconstruction: jax.Array
     alignment: jax.Array
     reconstruction_map: jax.Array
     alignment_map: jax.Array
-    reconstructed: jax.Array
+    reconstructed: jax.Array | None
 
 
 def difference(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -121,13 +135,6 @@ def reconstruction_distance(
         places = smooth(jnp.mean(jnp.square(residual), axis=-1, keepdims=True), sigma)
         square = power_mean(places[..., 0], pooling)
     return distance.from_mean_square(square, int(np.prod(residual.shape[1:])))
-
-
-def power_mean(values: jax.Array, exponent: int) -> jax.Array:
-    """(mean v^p)^(1/p) over places, from the mean (p = 1) towards the maximum: `[B, H, W]` >= 0 -> `[B]`."""
-    largest = jnp.maximum(jnp.max(values, axis=(1, 2), keepdims=True), EPSILON)
-    mean = jnp.mean(jax.lax.integer_pow(values / largest, exponent), axis=(1, 2))
-    return largest[:, 0, 0] * mean ** (1 / exponent)
 
 
 def feature_distance(real_maps: Sequence[jax.Array], fake_maps: Sequence[jax.Array]) -> jax.Array:
@@ -224,8 +231,25 @@ def make_distances(
 
     `implementation`: see `make_network_pass`.
     """
+    if config.uses_coreset:
+        return _make_coreset_distances(config, implementation)
     network_pass = make_network_pass(config, implementation)
     return lambda variables, batch: compare(network_pass(variables, batch), config.score, batch.dtype)
+
+
+def _make_coreset_distances(
+    config: Config, implementation: Implementation
+) -> Callable[[Variables, jax.Array], Distances]:
+    memory_maps = make_memory_maps(config, implementation)
+
+    def distances(variables: Variables, batch: jax.Array) -> Distances:
+        maps = memory_maps(variables.features, batch)
+        units = tuple(memory["unit"] for memory in variables.features["memories"])
+        sigma = _heat_sigma(batch, config.score)
+        r, r_map = join_memories(maps, units, config.score, batch.shape[1:3], sigma)
+        return Distances(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), None)
+
+    return distances
 
 
 def make_network_pass(
@@ -243,7 +267,7 @@ def make_network_pass(
     discriminator: Any = build_discriminator(config)
 
     def network_pass(variables: Variables, batch: jax.Array) -> NetworkOutputs:
-        generator_variables, discriminator_variables = variables
+        generator_variables, discriminator_variables, _ = variables
         images = restoration.to_unit(batch)
         inputs = restoration.for_scoring(images, config.train.restore)
         copies = inputs.shape[:2]

@@ -22,9 +22,12 @@ MIN_IMAGES_AT_ONCE, MAX_IMAGES_AT_ONCE = 8, 1024
 
 
 def variables_of(state: TrainState) -> Variables:
-    """The variables of both networks that scoring needs."""
-    generator = with_inverse_lengths(state.generator.variables)
-    return generator, state.discriminator.variables if state.discriminator else None
+    """The part of a state that scoring needs."""
+    return Variables(
+        generator=with_inverse_lengths(state.generator.variables) if state.generator else None,
+        discriminator=state.discriminator.variables if state.discriminator else None,
+        features=state.features,
+    )
 
 
 def images_at_once(pixels: int, backend: str) -> int:

@@ -1,0 +1,173 @@
+"""The features of an image's blocks, which memories read instead of pixels.
+
+A frozen extractor gives maps of several resolutions. The image is cut into square blocks, and a block is described
+by the average features of all maps inside it, one after the other: PatchCore (Roth et al., CVPR 2022) for small
+blocks, and DAAD's coarser blocks, up to the whole image.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daad_jax.config import Config, ModelConfig
+from daad_jax.extractors.extractor import Extractor, find_extractor
+from daad_jax.method.restoration import to_unit
+from daad_jax.models.layers import Implementation
+
+EPSILON = 1e-12
+Blocks = tuple[jax.Array, ...]  # [B, h, w, D] for each entry of `config.model.blocks`
+
+
+def extractor_of(model: ModelConfig) -> tuple[Extractor, tuple[tuple[int, ...], ...]]:
+    """The frozen network of a configuration, and its layers that each memory reads.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    extractor = find_extractor(model.features)
+    return extractor, model.feature_layers or (extractor.default_layers,) * len(model.blocks)
+
+
+def needed_layers(model: ModelConfig) -> tuple[Extractor, tuple[int, ...]]:
+    """The frozen network, and all layers that some memory reads, in ascending order."""
+    extractor, layers = extractor_of(model)
+    return extractor, tuple(sorted({layer for each in layers for layer in each}))
+
+
+def grid_of(block: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of blocks whose side is `block` pixels, in an image of this size; 0: the whole image."""
+    return (-(-height // block), -(-width // block)) if block else (1, 1)
+
+
+def channels_of(model: ModelConfig, index: int) -> int:
+    """D, the length of the description of a block of memory `index`.
+
+    The whole image also has the spread of its features.
+    """
+    extractor, layers = extractor_of(model)
+    return sum(extractor.channels(layer) for layer in layers[index]) * (1 if model.blocks[index] else 2)
+
+
+def make_block_reader(
+    config: Config, implementation: Implementation = "auto"
+) -> Callable[[Any, jax.Array], Blocks]:
+    """The function from an extractor's parameters and images `[B, H, W, C]`, uint8 or uint16, to `Blocks`."""
+    model, size = config.model, (config.data.height, config.data.width)
+    extractor, layers = needed_layers(model)
+    _, layers_of = extractor_of(model)
+
+    def read_blocks(params: Any, images: jax.Array) -> Blocks:
+        maps = dict(zip(layers, extractor.apply(params, to_unit(images), layers, implementation)))
+        return tuple(
+            describe([maps[layer] for layer in chosen], grid_of(block, *size), model.neighbourhood)
+            for block, chosen in zip(model.blocks, layers_of)
+        )
+
+    return read_blocks
+
+
+def describe(maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int) -> jax.Array:
+    """The features of all blocks of a grid.
+
+    Args:
+        maps: `[B, h, w, C]` each, of any sizes.
+        grid: rows and columns of blocks. (1, 1) gives the mean and, for each channel, the standard deviation over
+            the places of the map.
+        neighbourhood: the side of the square of places that are averaged at each place first, odd.
+
+    Returns:
+        `[B, rows, columns, D]`, D is the sum of all C (twice as much for the whole image).
+    """
+    described = [_average(features, grid, neighbourhood) for features in maps]
+    if grid == (1, 1):
+        spreads = [jnp.mean(jnp.square(x - m), (1, 2), keepdims=True) for x, m in zip(maps, described)]
+        described += [jnp.sqrt(jnp.maximum(spread, EPSILON)) for spread in spreads]
+    return jnp.concatenate(described, axis=-1)
+
+
+def _average(features: jax.Array, grid: tuple[int, int], neighbourhood: int) -> jax.Array:
+    if grid == (1, 1):
+        return jnp.mean(features, (1, 2), keepdims=True)
+    rows, columns = (
+        jnp.asarray((block_matrix(size, count) @ box_matrix(size, neighbourhood)).astype(np.float32))
+        for size, count in zip(features.shape[1:3], grid)
+    )
+    wide = jnp.einsum("jw,bhwc->bhjc", columns, features, precision="highest")
+    return jnp.einsum("ih,bhjc->bijc", rows, wide, precision="highest")
+
+
+def box_matrix(size: int, side: int) -> np.ndarray:
+    """The average of `side` neighbours along an axis, fewer at its ends, as a matrix `[size, size]`."""
+    offsets = np.abs(np.arange(size)[:, None] - np.arange(size)[None])
+    inside = (offsets <= side // 2).astype(np.float64)
+    return inside / inside.sum(1, keepdims=True)
+
+
+def block_matrix(size: int, count: int) -> np.ndarray:
+    """The values of `count` blocks along an axis of `size` places, as a matrix `[count, size]`.
+
+    A block that covers several places has their average, weighted by how much of each it covers. Blocks smaller
+    than a place are interpolated linearly between the centres of the places.
+    """
+    edges = np.arange(count + 1) * size / count
+    if count <= size:
+        places = np.arange(size)[None]
+        covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+        return np.maximum(covered, 0) * count / size
+    centres = np.clip((edges[1:] + edges[:-1]) / 2 - 0.5, 0, size - 1)
+    return np.maximum(1 - np.abs(centres[:, None] - np.arange(size)[None]), 0)
+
+
+def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
+    """Features in units of the training images: `[..., D]` -> `[..., D]`, or D + 2 where the place counts.
+
+    Args:
+        blocks: of one grid, `[B, h, w, D]`.
+        scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and, if the
+            place counts, `place`, the distance of the upper and the lower edge of an image.
+    """
+    centred, transform = blocks - scaling["mean"], scaling["transform"]
+    if transform.ndim == 1:
+        scaled = centred * transform
+    else:
+        scaled = jnp.matmul(centred, transform, precision="highest")
+    if "place" not in scaling:
+        return scaled
+    places = scaling["place"] * place_grid(*blocks.shape[1:3])
+    return jnp.concatenate([scaled, jnp.broadcast_to(places, (*blocks.shape[:3], 2))], axis=-1)
+
+
+def place_grid(rows: int, columns: int) -> np.ndarray:
+    """The row and the column of every block's centre, from -0.5 to 0.5: `[rows, columns, 2]`."""
+    axes = [(np.arange(n) + 0.5) / n - 0.5 for n in (rows, columns)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
+
+
+def abstract_features(config: Config) -> Any:
+    """The shapes and types of the frozen part of a state: the extractor, and one entry per memory.
+
+    An entry has the `mean` and the `transform` of `scale`. If the items come from the data, it also has the
+    `items` `[N, D]`, the `unit` of the memory's distances (their mean over held-out images) and, if the place
+    counts, `place`.
+    """
+    extractor, layers = needed_layers(config.model)
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def memory(index: int) -> dict[str, Any]:
+        channels = channels_of(config.model, index)
+        is_matrix = config.model.feature_scaling == "whitened"
+        entry = {"mean": array(channels), "transform": array(*[channels] * (2 if is_matrix else 1))}
+        if config.uses_coreset:
+            entry["unit"] = array()
+            if config.model.place_weight:
+                entry["place"], channels = array(), channels + 2
+            entry["items"] = array(config.model.memory_items[index], channels)
+        return entry
+
+    memories = tuple(map(memory, range(len(config.model.blocks))))
+    return {"extractor": extractor.abstract_params(layers), "memories": memories}

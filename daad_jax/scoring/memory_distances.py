@@ -1,0 +1,105 @@
+"""The distance of an image from memories whose items were taken from the data: R and its map."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from daad_jax.config import Config, ScoreConfig
+from daad_jax.method import features
+from daad_jax.models.layers import Implementation
+from daad_jax.models.memory import read
+from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
+from daad_jax.scoring.power_mean import power_mean
+
+
+def nearest_distance(queries: jax.Array, items: jax.Array, count: int) -> jax.Array:
+    """The mean distance of queries `[..., D]` from their `count` nearest items of `[N, D]`: `[...]`.
+
+    Products find the items. The distance is then that of the difference, because a distance from products loses
+    its digits where an item is near.
+    """
+    products = jnp.einsum("...d,nd->...n", queries, items, precision="highest")
+    order = jnp.sum(jnp.square(items), -1) - 2 * products
+    if count == 1:
+        chosen = jnp.argmin(order, -1)[..., None]
+    else:
+        _, chosen = jax.lax.top_k(-order, count)
+    differences = queries[..., None, :] - items[chosen]
+    return jnp.mean(jnp.sqrt(jnp.sum(jnp.square(differences), -1)), -1)
+
+
+def soft_distance(queries: jax.Array, items: jax.Array, temperature: float) -> jax.Array:
+    """The distance of queries `[..., D]` from what the paper's read makes of them: `[...]`."""
+    expressed, _ = read(queries, items, temperature)
+    return jnp.sqrt(jnp.sum(jnp.square(queries - expressed), -1))
+
+
+def make_memory_maps(
+    config: Config, implementation: Implementation = "auto"
+) -> Callable[[Any, jax.Array], tuple[jax.Array, ...]]:
+    """The function from a state's frozen features and images `[B, H, W, C]` to a map of distances per memory.
+
+    A map is `[B, h, w]`, with one value a block.
+    """
+    model, read_blocks = config.model, features.make_block_reader(config, implementation)
+
+    def memory_maps(frozen: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+        maps = []
+        for blocks, memory in zip(read_blocks(frozen["extractor"], images), frozen["memories"]):
+            queries = features.scale(blocks, memory)
+            if model.nearest:
+                maps.append(nearest_distance(queries, memory["items"], model.nearest))
+            else:
+                maps.append(soft_distance(queries, memory["items"], model.temperature))
+        return tuple(maps)
+
+    return memory_maps
+
+
+def pool_places(distances: jax.Array, pooling: int) -> jax.Array:
+    """One distance an image, from those of its blocks: `[B, h, w]` -> `[B]`.
+
+    The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 nearly the worst alone.
+    """
+    return jnp.sqrt(power_mean(jnp.square(distances), pooling))
+
+
+def join_memories(
+    maps: Sequence[jax.Array], units: Sequence[Any], score: ScoreConfig, size: tuple[int, int], sigma: float
+) -> tuple[jax.Array, jax.Array]:
+    """R `[B]` and its map `[B, H, W]`, from the maps of distances of all memories.
+
+    Both are weighted means over the memories of distances in units of normal images.
+
+    Args:
+        maps: what `make_memory_maps` makes.
+        units: the mean distance of normal images from each memory.
+        score: its pooling, weights and heat_weights are used.
+        size: H and W.
+        sigma: of the Gaussian over the map, in pixels.
+    """
+    ratios = [distances / unit for distances, unit in zip(maps, units)]
+    r = _weighted_mean(lambda x: pool_places(x, score.pooling), score.weights, ratios)
+    full = _weighted_mean(lambda x: _enlarge(x, size), score.heat_weights, ratios)
+    return r, smooth(full[..., None], sigma)[..., 0]
+
+
+def _enlarge(distances: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear: `[B, h, w]` -> `[B, H, W]`."""
+    rows, columns = (
+        triangle_matrix(source, target).astype(np.float32)
+        for source, target in zip(distances.shape[1:], size)
+    )
+    return along_both(rows, columns, distances[..., None])[..., 0]
+
+
+def _weighted_mean(
+    function: Callable[[jax.Array], jax.Array], weights: Sequence[float], ratios: Sequence[jax.Array]
+) -> jax.Array:
+    """The mean of `function` over the memories. What has weight 0 is not computed."""
+    chosen = weights or (1.0,) * len(ratios)
+    terms = [weight * function(ratio) for weight, ratio in zip(chosen, ratios) if weight]
+    return sum(terms[1:], terms[0]) / float(sum(chosen))
