@@ -96,6 +96,10 @@ class EfficientNetLite:
     def layer_count(self) -> int:
         return len(self.blocks)
 
+    @property
+    def size_multiple(self) -> int:
+        return 1
+
     def stride(self, layer: int) -> int:
         return 2 * math.prod(block.stride for block in self.blocks[: layer + 1])
 
