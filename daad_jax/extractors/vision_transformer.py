@@ -112,11 +112,30 @@ def _embed(images: jax.Array, params: Params) -> jax.Array:
     tokens = _linear(patches, params, "patch_embed.proj")
     positions = params["pos_embed"][0]
     grid = positions[1:].reshape(TRAINED_SIDE, TRAINED_SIDE, WIDTH)
-    # Equal to PyTorch's bicubic interpolation with antialias=True, which timm uses.
-    grid = jax.image.resize(grid, (rows, columns, WIDTH), "cubic", antialias=True, precision="highest")
+    # [rows, TRAINED_SIDE] and [columns, TRAINED_SIDE], applied to one axis after the other.
+    grid = jnp.matmul(_resize_weights(rows), grid.reshape(TRAINED_SIDE, -1), precision="highest")
+    grid = grid.reshape(rows, TRAINED_SIDE, WIDTH)
+    grid = jnp.matmul(_resize_weights(columns), grid, precision="highest")
     tokens = tokens + grid.reshape(1, -1, WIDTH)
     first = params["cls_token"] + positions[:1]
     return jnp.concatenate([jnp.broadcast_to(first, (tokens.shape[0], 1, WIDTH)), tokens], axis=1)
+
+
+def _resize_weights(side: int) -> np.ndarray:
+    """The matrix `[side, TRAINED_SIDE]` that resizes one axis of the position embedding.
+
+    It gives PyTorch's bicubic interpolation with antialias=True, which timm uses, and equals that of
+    `jax.image.resize`. The converter to ONNX does not know that function with antialiasing.
+    """
+    scale = TRAINED_SIDE / side
+    width = max(scale, 1.0)  # a kernel for a smaller map is wider, so that it takes means
+    centres = (np.arange(side) + 0.5) * scale - 0.5
+    distance = np.abs(centres[:, None] - np.arange(TRAINED_SIDE)) / width
+    # The cubic kernel of Keys (1981) with a = -0.5.
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _run_block(x: jax.Array, params: Params) -> jax.Array:

@@ -99,9 +99,9 @@ class WideResNet50:
 def _pool(x: jax.Array, axis: int) -> jax.Array:
     """The largest of 3 neighbours, for every second place of an axis. No value of `x` is negative.
 
-    Slices take the place of `reduce_window`, which the converter to ONNX translates wrongly.
+    Slices take the place of `reduce_window`, because the converter to ONNX translates that wrongly.
     """
-    places = jax.lax.pad(x, jnp.zeros((), x.dtype), [(int(i == axis), int(i == axis), 0) for i in range(4)])
+    places = jnp.pad(x, [(int(i == axis), int(i == axis)) for i in range(4)])
     length = (x.shape[axis] - 1) // 2 * 2 + 1
     neighbours = [jax.lax.slice_in_dim(places, i, i + length, 2, axis) for i in range(3)]
     return jnp.maximum(jnp.maximum(neighbours[0], neighbours[1]), neighbours[2])
