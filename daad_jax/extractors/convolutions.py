@@ -46,17 +46,23 @@ def same_pads(size: tuple[int, ...], kernel_size: int, stride: int) -> Pads:
     return rows, columns
 
 
+def along_channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A value for each channel, `[C]`, with as many axes as `like` has."""
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
 def convolve(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
     """XLA's convolution, plus the bias: `[B, H, W, C]`, kernel `[k, k, C, F]` -> `[B, h, w, F]`."""
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (stride, stride), pads, dimension_numbers=NHWC, precision="highest"
     )
-    return y + layer["bias"]
+    return y + along_channels(layer["bias"], y)
 
 
 def pointwise(x: jax.Array, layer: Params) -> jax.Array:
     """A 1x1 convolution: `[B, H, W, C]`, kernel `[C, F]` -> `[B, H, W, F]`."""
-    return jnp.matmul(x, layer["kernel"], precision="highest") + layer["bias"]
+    y = jnp.matmul(x, layer["kernel"], precision="highest")
+    return y + along_channels(layer["bias"], y)
 
 
 def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
@@ -70,7 +76,7 @@ def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array
         feature_group_count=x.shape[-1],
         precision="highest",
     )
-    return y + layer["bias"]
+    return y + along_channels(layer["bias"], y)
 
 
 def depthwise_shifts(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
@@ -79,11 +85,12 @@ def depthwise_shifts(x: jax.Array, layer: Params, stride: int, pads: Pads) -> ja
     size = kernel.shape[0]
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     rows, columns = ((length - size) // stride * stride + 1 for length in padded.shape[1:3])
-    y = layer["bias"]
+    y = along_channels(layer["bias"], x)
     for i in range(size):
         # One sum a row of taps: the processor can compute several short sums at the same time.
         terms = [
-            padded[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j] for j in range(size)
+            padded[:, i : i + rows : stride, j : j + columns : stride] * along_channels(kernel[i, j], x)
+            for j in range(size)
         ]
         y = y + functools.reduce(jnp.add, terms)
     return y

@@ -10,4 +10,4 @@ IMAGENET_DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
 
 def normalise_imagenet(images: jax.Array) -> jax.Array:
     """`[B, H, W, 3]` in [0, 1] -> mean 0 and standard deviation 1 over ImageNet."""
-    return (images - IMAGENET_MEAN) / IMAGENET_DEVIATION
+    return (images - IMAGENET_MEAN.reshape(1, 1, 1, 3)) / IMAGENET_DEVIATION.reshape(1, 1, 1, 3)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from daad_jax.extractors.convolutions import Implementation, Params
+from daad_jax.extractors.convolutions import Implementation, Params, along_channels
 from daad_jax.extractors.pixels import normalise_imagenet
 from daad_jax.extractors.safetensors_file import Weights
 
@@ -115,9 +115,9 @@ def _embed(images: jax.Array, params: Params) -> jax.Array:
     # [rows, TRAINED_SIDE] and [columns, TRAINED_SIDE], applied to one axis after the other.
     grid = jnp.matmul(_resize_weights(rows), grid.reshape(TRAINED_SIDE, -1), precision="highest")
     grid = grid.reshape(rows, TRAINED_SIDE, WIDTH)
-    grid = jnp.matmul(_resize_weights(columns), grid, precision="highest")
+    grid = jnp.matmul(_resize_weights(columns)[None], grid, precision="highest")
     tokens = tokens + grid.reshape(1, -1, WIDTH)
-    first = params["cls_token"] + positions[:1]
+    first = params["cls_token"] + positions[None, :1]
     return jnp.concatenate([jnp.broadcast_to(first, (tokens.shape[0], 1, WIDTH)), tokens], axis=1)
 
 
@@ -140,9 +140,9 @@ def _resize_weights(side: int) -> np.ndarray:
 
 def _run_block(x: jax.Array, params: Params) -> jax.Array:
     """Attention and a perceptron, each with layer norm before and a scale of each channel after."""
-    x = x + params["ls1.gamma"] * _attend(_layer_norm(x, params, "norm1"), params)
+    x = x + along_channels(params["ls1.gamma"], x) * _attend(_layer_norm(x, params, "norm1"), params)
     hidden = jax.nn.gelu(_linear(_layer_norm(x, params, "norm2"), params, "mlp.fc1"), approximate=False)
-    return x + params["ls2.gamma"] * _linear(hidden, params, "mlp.fc2")
+    return x + along_channels(params["ls2.gamma"], x) * _linear(hidden, params, "mlp.fc2")
 
 
 def _attend(x: jax.Array, params: Params) -> jax.Array:
@@ -156,10 +156,12 @@ def _attend(x: jax.Array, params: Params) -> jax.Array:
 
 
 def _linear(x: jax.Array, params: Params, name: str) -> jax.Array:
-    return jnp.matmul(x, params[f"{name}.weight"], precision="highest") + params[f"{name}.bias"]
+    y = jnp.matmul(x, params[f"{name}.weight"], precision="highest")
+    return y + along_channels(params[f"{name}.bias"], y)
 
 
 def _layer_norm(x: jax.Array, params: Params, name: str) -> jax.Array:
     centred = x - x.mean(-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
-    return centred * scale * params[f"{name}.weight"] + params[f"{name}.bias"]
+    weight, bias = (along_channels(params[f"{name}.{part}"], x) for part in ("weight", "bias"))
+    return centred * scale * weight + bias
