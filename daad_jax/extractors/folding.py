@@ -37,6 +37,6 @@ def fold_batch_norm(
     factor = scale / np.sqrt(variance + epsilon)
     kernel = tensors[f"{convolution}.weight"] * factor.reshape(-1, 1, 1, 1)
     return {
-        "kernel": kernel.transpose(2, 3, 1, 0).astype(np.float32),
+        "kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0), np.float32),
         "bias": (shift - mean * factor).astype(np.float32),
     }
