@@ -114,7 +114,7 @@ def _run_block(x: jax.Array, params: Params, stride: int) -> jax.Array:
     y = pointwise(y, params["expand"])
     if "shortcut" in params:
         x = pointwise(x[:, ::stride, ::stride], params["shortcut"])
-    return jnp.maximum(x + y, 0)
+    return jax.nn.relu(x + y)
 
 
 def _insert(tree: Params, path: tuple[str, ...], value: Params) -> None:
