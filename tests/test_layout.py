@@ -37,7 +37,7 @@ MAY_IMPORT = {
         "config",
         "errors",
         "files",
-    },  # fmt: skip
+    },
     "detection": {"data", "method", "scoring", "training", "config", "errors", "files"},
     "evaluation": {"data", "detection", "scoring", "training", "config", "errors", "files"},
     "selection": {"data", "method", "scoring", "training", "config", "errors"},
@@ -52,7 +52,7 @@ MAY_IMPORT = {
         "config",
         "errors",
         "files",
-    },  # fmt: skip
+    },
     "cli": {"recipes", "runtime", "config", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}

@@ -1,8 +1,8 @@
 """Convolutions of frozen networks, with maps `[B, H, W, C]` and batch norm already folded into the weights.
 
 XLA:CPU computes a depthwise convolution tens of times slower than the machine allows. The "split"
-implementation is for CPUs: a depthwise convolution is a sum of shifted, scaled maps, and a convolution that reads an image is
-a product of its patches with the kernel. Both give what the native operation gives.
+implementation is for CPUs: it is a sum of shifted, scaled maps, and gives what the native operation gives. It
+takes the images one by one, so that the maps of one image stay in the processor's cache.
 """
 
 import functools
@@ -31,10 +31,24 @@ def select_implementation(
     return (split if on_cpu else native)(*operands)
 
 
+def map_images(
+    function: Callable[[jax.Array], tuple[jax.Array, ...]], images: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Calls `function` with one image `[1, H, W, C]` after the other, and joins the maps `[1, h, w, C]`."""
+    if isinstance(images.shape[0], int) and images.shape[0] == 1:  # in an export, the batch is not an int
+        return function(images)
+    return jax.lax.map(lambda image: tuple(y[0] for y in function(image[None])), images)
+
+
 def same_pads(size: tuple[int, ...], kernel_size: int, stride: int) -> Pads:
     """The padding SAME of TensorFlow, before and after the rows and the columns of a map."""
     rows, columns = jax.lax.padtype_to_pads(size, (kernel_size, kernel_size), (stride, stride), "SAME")
     return rows, columns
+
+
+def along_channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A value for each channel, `[C]`, with as many axes as `like` has."""
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def convolve(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
@@ -42,19 +56,13 @@ def convolve(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (stride, stride), pads, dimension_numbers=NHWC, precision="highest"
     )
-    return y + layer["bias"]
-
-
-def convolve_patches(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
-    """`convolve` as a product of patches and kernel, for an input with few channels."""
-    kernel = layer["kernel"]
-    patches = jnp.concatenate(_taps(x, kernel.shape[0], stride, pads), axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1]) + layer["bias"]
+    return y + along_channels(layer["bias"], y)
 
 
 def pointwise(x: jax.Array, layer: Params) -> jax.Array:
     """A 1x1 convolution: `[B, H, W, C]`, kernel `[C, F]` -> `[B, H, W, F]`."""
-    return jnp.matmul(x, layer["kernel"], precision="highest") + layer["bias"]
+    y = jnp.matmul(x, layer["kernel"], precision="highest")
+    return y + along_channels(layer["bias"], y)
 
 
 def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
@@ -68,25 +76,21 @@ def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array
         feature_group_count=x.shape[-1],
         precision="highest",
     )
-    return y + layer["bias"]
+    return y + along_channels(layer["bias"], y)
 
 
 def depthwise_shifts(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
     """`depthwise` as a sum of shifted maps, each scaled by one tap of the kernel."""
     kernel = layer["kernel"]
-    scales = kernel.reshape(-1, kernel.shape[-1])
-    terms = [tap * scale for tap, scale in zip(_taps(x, kernel.shape[0], stride, pads), scales)]
-    return functools.reduce(jnp.add, terms) + layer["bias"]
-
-
-def _taps(x: jax.Array, kernel_size: int, stride: int, pads: Pads) -> list[jax.Array]:
-    """The pixel of the padded map that each tap of a kernel sees: k * k maps `[B, h, w, C]`, row by row."""
+    size = kernel.shape[0]
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows, columns = (
-        (size - kernel_size) // stride + 1 for size in padded.shape[1:3]
-    )  # the places of the kernel
-    return [
-        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(kernel_size)
-        for j in range(kernel_size)
-    ]
+    rows, columns = ((length - size) // stride * stride + 1 for length in padded.shape[1:3])
+    y = along_channels(layer["bias"], x)
+    for i in range(size):
+        # One sum a row of taps: the processor can compute several short sums at the same time.
+        terms = [
+            padded[:, i : i + rows : stride, j : j + columns : stride] * along_channels(kernel[i, j], x)
+            for j in range(size)
+        ]
+        y = y + functools.reduce(jnp.add, terms)
+    return y

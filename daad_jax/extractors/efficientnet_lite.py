@@ -8,6 +8,7 @@ A layer is the output of a block.
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.errors import UserError
-from daad_jax.extractors import convolutions
-from daad_jax.extractors.convolutions import Implementation, Params, same_pads
+from daad_jax.extractors.convolutions import (
+    Implementation,
+    Pads,
+    Params,
+    convolve,
+    depthwise,
+    depthwise_shifts,
+    map_images,
+    pointwise,
+    same_pads,
+    select_implementation,
+)
+from daad_jax.extractors.folding import abstract_layer, fold_batch_norm
 from daad_jax.extractors.torch_file import load_tensors
 
 # Each stage of EfficientNet-B0: blocks, kernel size, stride, expansion, channels.
@@ -84,6 +96,10 @@ class EfficientNetLite:
     def layer_count(self) -> int:
         return len(self.blocks)
 
+    @property
+    def size_multiple(self) -> int:
+        return 1
+
     def stride(self, layer: int) -> int:
         return 2 * math.prod(block.stride for block in self.blocks[: layer + 1])
 
@@ -92,15 +108,15 @@ class EfficientNetLite:
 
     def abstract_params(self, layers: tuple[int, ...]) -> Params:
         """The shapes of what `load` returns."""
-        params: Params = {"stem": _abstract_layer(3, 3, 3, STEM_CHANNELS)}
+        params: Params = {"stem": abstract_layer(3, 3, 3, STEM_CHANNELS)}
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             size = block.kernel_size
             params[_block_name(index)] = {
-                "depthwise": _abstract_layer(size, size, block.expanded),
-                "project": _abstract_layer(block.expanded, block.channels),
+                "depthwise": abstract_layer(size, size, block.expanded),
+                "project": abstract_layer(block.expanded, block.channels),
             }
             if block.expansion > 1:
-                params[_block_name(index)]["expand"] = _abstract_layer(block.channels_in, block.expanded)
+                params[_block_name(index)]["expand"] = abstract_layer(block.channels_in, block.expanded)
         return params
 
     def load(self, layers: tuple[int, ...], weights: str = "") -> Params:
@@ -116,7 +132,7 @@ class EfficientNetLite:
         tensors = load_tensors(Path(weights) if weights else self._find_file(), self.sha256)
 
         def fold(convolution: str, norm: str) -> dict[str, np.ndarray]:
-            return _fold_batch_norm(tensors, convolution, norm)
+            return fold_batch_norm(tensors, convolution, norm, BATCH_NORM_EPSILON)
 
         params: Params = {"stem": fold("_conv_stem", "_bn0")}
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
@@ -143,30 +159,32 @@ class EfficientNetLite:
     def apply(
         self, params: Params, images: jax.Array, layers: tuple[int, ...], implementation: Implementation
     ) -> tuple[jax.Array, ...]:
-        """Images `[B, H, W, 3]` in [0, 1] -> maps `[B, ceil(H / stride), ceil(W / stride), C]`, one a layer."""
+        """Images `[B, H, W, 3]` in [0, 1] -> maps `[B, ceil(H / stride), ceil(W / stride), C]`."""
 
         def split(params: Params, images: jax.Array) -> tuple[jax.Array, ...]:
-            return self._run(params, images, layers, native=False)
+            return map_images(lambda image: self._run(params, image, layers, depthwise_shifts), images)
 
         def native(params: Params, images: jax.Array) -> tuple[jax.Array, ...]:
-            return self._run(params, images, layers, native=True)
+            return self._run(params, images, layers, depthwise)
 
-        return convolutions.select_implementation(implementation, split, native, params, images)  # type: ignore[no-any-return]
+        return select_implementation(implementation, split, native, params, images)  # type: ignore[no-any-return]
 
     def _run(
-        self, params: Params, images: jax.Array, layers: tuple[int, ...], native: bool
+        self,
+        params: Params,
+        images: jax.Array,
+        layers: tuple[int, ...],
+        depthwise: Callable[[jax.Array, Params, int, Pads], jax.Array],
     ) -> tuple[jax.Array, ...]:
-        stem = convolutions.convolve if native else convolutions.convolve_patches
-        depthwise = convolutions.depthwise if native else convolutions.depthwise_shifts
         x = (255 * images - 127) / 128
-        x = _relu6(stem(x, params["stem"], 2, same_pads(x.shape[1:3], 3, 2)))
+        x = _relu6(convolve(x, params["stem"], 2, same_pads(x.shape[1:3], 3, 2)))
         maps = []
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             weights = params[_block_name(index)]
-            y = _relu6(convolutions.pointwise(x, weights["expand"])) if block.expansion > 1 else x
+            y = _relu6(pointwise(x, weights["expand"])) if block.expansion > 1 else x
             pads = same_pads(y.shape[1:3], block.kernel_size, block.stride)
             y = _relu6(depthwise(y, weights["depthwise"], block.stride, pads))
-            y = convolutions.pointwise(y, weights["project"])
+            y = pointwise(y, weights["project"])
             x = x + y if block.is_residual else y
             maps.append(x)
         return tuple(maps[layer] for layer in layers)
@@ -182,27 +200,5 @@ def _block_name(index: int) -> str:
     return f"block_{index:02d}"
 
 
-def _abstract_layer(*kernel: int) -> Params:
-    return {
-        "kernel": jax.ShapeDtypeStruct(kernel, jnp.float32),
-        "bias": jax.ShapeDtypeStruct(kernel[-1:], jnp.float32),
-    }
-
-
 def _relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
-
-
-def _fold_batch_norm(tensors: dict[str, np.ndarray], convolution: str, norm: str) -> dict[str, np.ndarray]:
-    """The convolution's kernel, with the output's channels last, and the bias that its batch norm gives."""
-    scale, shift, mean, variance = (
-        tensors[f"{norm}.{name}"].astype(np.float64)
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
-    kernel = tensors[f"{convolution}.weight"] * factor.reshape(-1, 1, 1, 1)
-    # PyTorch's [F, C, k, k] becomes [k, k, C, F].
-    return {
-        "kernel": kernel.transpose(2, 3, 1, 0).astype(np.float32),
-        "bias": (shift - mean * factor).astype(np.float32),
-    }

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.extractors.convolutions import Implementation, Params
 from daad_jax.extractors.efficientnet_lite import EfficientNetLite
+from daad_jax.extractors.vision_transformer import SmallDino
+from daad_jax.extractors.wide_resnet import WideResNet50
 
 
 class Network(Protocol):
@@ -17,6 +19,8 @@ class Network(Protocol):
 
     @property
     def layer_count(self) -> int: ...
+    @property
+    def size_multiple(self) -> int: ...
     def stride(self, layer: int) -> int: ...
     def channels(self, layer: int) -> int: ...
     def abstract_params(self, layers: tuple[int, ...]) -> Params: ...
@@ -47,6 +51,20 @@ class Extractor:
         """The layers are numbered from 0 to `layer_count` - 1."""
         return self.network.layer_count
 
+    def check_size(self, height: int, width: int) -> None:
+        """Checks the size of the images that the network shall read.
+
+        Raises:
+            UserError: the network does not take images of this size.
+        """
+        multiple = self.network.size_multiple
+        nearest = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
+        if nearest != [height, width]:
+            raise UserError(
+                f"config.model.features={self.name!r} takes sides that are multiples of {multiple} only, not "
+                f"{height} x {width}; set config.data.height={nearest[0]} and config.data.width={nearest[1]}"
+            )
+
     def stride(self, layer: int) -> int:
         """Pixels of the image for one pixel of the layer's map, in each direction."""
         return self.network.stride(layer)
@@ -66,7 +84,8 @@ class Extractor:
 
         Args:
             layers: what will be asked of `apply`.
-            weights: a path or a name of a model on a hub, as the architecture takes it; "" for the default.
+            weights: the path of a file or the name of a model on the Hugging Face hub; "" for the weights of
+                the network's own package, if it has one.
 
         Raises:
             UserError: the weights are missing, damaged or of another network.
@@ -93,6 +112,8 @@ class Extractor:
             `[B, h, w, C]` float32 for each of `layers`, in their order; h and w are H and W divided by the
             layer's stride and rounded up.
         """
+        if any(size % self.network.size_multiple for size in images.shape[1:3]):
+            raise ValueError(f"{self.name} does not take images {images.shape}, see check_size")
         images = images.astype(jnp.float32)
         if images.shape[-1] == 1:
             images = jnp.concatenate([images] * 3, axis=-1)
@@ -135,6 +156,8 @@ EXTRACTORS = {
                 depth=1.2,
             ),
         ),
+        Extractor("wide_resnet50", "WideResNet-50-2, ImageNet", (1, 2), WideResNet50()),
+        Extractor("dinov2_vits14", "DINOv2 ViT-S/14, LVD-142M", (5, 8, 11), SmallDino()),
     )
 }
 

@@ -2,8 +2,8 @@
 
 Such a file holds five pickles (a magic number, the version of the format, facts about the machine, the saved
 object, the list of storage keys). Then it holds, for each key, the number of values (int64) and the values.
-A pickle can name any function of Python. The reader here knows four names and replaces PyTorch's by code of its
-own. It refuses a file that names anything else, so it runs nothing that the file brings along.
+A pickle can name any function of Python. The reader here knows four names and replaces PyTorch's by code of
+its own. It refuses a file that names anything else, so it runs nothing that the file brings along.
 
 Source of the format: `torch/serialization.py`, function `_legacy_load`.
 """
