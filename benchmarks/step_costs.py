@@ -67,6 +67,7 @@ def prepare_forward(config: Config, batch: np.ndarray) -> Call:
     def reconstruct(variables: Any, batch: Any) -> Any:
         return generator.apply(variables, to_unit(batch), train=True, mutable=["batch_stats"])
 
+    assert state is not None
     compiled = jax.jit(reconstruct, compiler_options=compilation.options(jax.default_backend()))
     variables = jax.device_put(state.variables)
 

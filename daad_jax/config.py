@@ -118,34 +118,33 @@ class ModelConfig:
     max_width: int = 512
     # Of scales 2 to `levels` (1/8, 1/4 and 1/2 of the size); the full resolution has no skip.
     skips: tuple[bool, ...] = (True, True, True)
-    memory_items: tuple[int, ...] = (500, 500, 500, 500)  # N per scale; 0: features pass unchanged
+    # N per scale; 0: features pass unchanged. coreset: N at most, for each entry of `blocks`.
+    memory_items: tuple[int, ...] = (500, 500, 500, 500)
     # Cuts (r_h, r_w, r_c) per scale; 0 stands for the whole axis, so (0, 0, 1) is pixel-wise (MemAE).
     division: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (1, 1, 1), (2, 2, 1), (4, 4, 1))
     temperature: float = 1.0  # softmax(cos / temperature); 1: the paper
     shrink: float = 0.0  # MemAE's hard-shrinkage threshold on the weights; 0: the paper
     discriminator_width: int = 64  # first convolution; doubled per down-sampling to max_width
-    # What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of EXTRACTORS in
-    # `extractors/extractor.py`.
+    # What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of EXTRACTORS
+    # in # `extractors/extractor.py`.
     features: str = ""
     feature_weights: str = ""  # a file of weights or a name on a hub; "": the installed package of weights
     # Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
     feature_layers: tuple[tuple[int, ...], ...] = ()
-    # Of the features of a block, by those of the training images: "raw", "standardised" (each channel has mean 0
-    # and spread 1) or "whitened" (the channels are uncorrelated, too).
+    # Of the features of a block, by those of the training images: "raw", "standardised" (each channel has
+    # mean 0 # and spread 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"
     neighbourhood: int = 1  # side of the square of places that are averaged at each place of a map; odd
-    # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there is
-    # one entry: the blocks are the places of the map that the generator reconstructs.
+    # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there
+    # is # one entry: the blocks are the places of the map that the generator reconstructs.
     blocks: tuple[int, ...] = (16,)
     # "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all blocks.
     # Without anything to learn there are no networks: each memory is compared with what it reads.
     items: str = "learned"
     nearest: int = 1  # coreset: how many items are read; the distance is the mean of their distances
     # coreset: how far apart the upper and the lower edge of an image are, in typical distances of two blocks.
-    # 0: a block may be anywhere.
+    # 0: a block may be anywhere. Below 0: none or 1, whichever finds more corruptions of training images.
     place_weight: float = 0.0
-    # coreset: the share of the training blocks, the least normal ones, that are no items.
-    trim: float = 0.0
 
 
 @dataclass
@@ -197,8 +196,8 @@ class ScoreConfig:
     # Ours: R is the power mean of its heat map's squares with this exponent. 1: the paper, every place counts
     # the same. 8: the worst places count nearly alone, which finds small defects.
     pooling: int = 1
-    # coreset: how much each memory counts in R and in the heat map; empty: all count the same. Small blocks show
-    # where a defect is, large ones know better whether there is one.
+    # coreset: how much each memory counts in R and in the heat map; empty: all count the same. Small blocks
+    # show # where a defect is, large ones know better whether there is one.
     weights: tuple[float, ...] = ()
     heat_weights: tuple[float, ...] = ()
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side

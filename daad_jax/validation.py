@@ -12,6 +12,9 @@ ON_BAD_IMAGE = ("stop", "skip")
 MIXED_CHANNELS = ("convert", "stop")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+ITEMS = ("learned", "coreset")
+FEATURE_SCALINGS = ("raw", "standardised", "whitened")
+MAX_BLOCKS = 8  # memories of a coreset
 MAX_SIDE = 4096  # pixels
 
 Need = Callable[[bool, str, str], None]
@@ -35,11 +38,20 @@ def validate(config: Config) -> None:
     need(bool(config.name) and "\0" not in config.name, "name", "must not be empty")
     need(0 <= config.seed < 2**31, "seed", "must be between 0 and 2^31 - 1")
     _check_data(config, need)
-    _check_model(config, need)
+    _need_one_of(need, "model.items", config.model.items, ITEMS)
+    need(
+        bool(config.model.features) or not config.uses_coreset,
+        "model.items",
+        "a coreset needs features (config.model.features, for instance 'efficientnet_lite0')",
+    )
+    _check_size(config, need)
+    if not config.uses_coreset:
+        _check_networks(config, need)
     _check_loss(config, need)
     _check_training(config, need)
     _check_score(config, need)
     _check_names(config, need)
+    _check_features(config, need)
 
 
 def _check_data(config: Config, need: Need) -> None:
@@ -58,20 +70,32 @@ def _check_data(config: Config, need: Need) -> None:
     need(data.shift >= 0, "data.shift", "must be 0 or more pixels")
     need(data.limit_train >= 0, "data.limit_train", "must be 0 (all) or more")
     need(data.limit_test >= 0, "data.limit_test", "must be 0 (all) or more")
-    need(1 <= config.model.levels <= 8, "model.levels", "must be between 1 and 8")
-    unit = 2**config.model.levels
+
+
+def _check_size(config: Config, need: Need) -> None:
+    """The size of the images, and of what the networks read of them."""
+    data, model = config.data, config.model
+    if not config.uses_coreset:
+        need(1 <= model.levels <= 8, "model.levels", "must be between 1 and 8")
+    if config.uses_coreset:
+        for key in ("height", "width"):
+            need(0 < getattr(data, key) <= MAX_SIDE, f"data.{key}", f"must be between 1 and {MAX_SIDE}")
+        return
+    place = model.blocks[0] if model.features and model.blocks else 1  # pixels
+    unit = max(place, 1) * 2**model.levels
     for key in ("height", "width"):
         value = getattr(data, key)
         near = max(unit, round(value / unit) * unit)
+        what = "2^levels" if place == 1 else "model.blocks * 2^levels"
         need(
             0 < value <= MAX_SIDE and value % unit == 0,
             f"data.{key}",
-            f"must be a multiple of 2^levels = {unit}, at most {MAX_SIDE}; the nearest is {near} "
+            f"must be a multiple of {what} = {unit}, at most {MAX_SIDE}; the nearest is {near} "
             "(data.fit = 'pad' or 'resize' brings images to that size)",
         )
 
 
-def _check_model(config: Config, need: Need) -> None:
+def _check_networks(config: Config, need: Need) -> None:
     model = config.model
     need(model.base_width >= 1, "model.base_width", "must be at least 1")
     need(model.max_width >= model.base_width, "model.max_width", "must be at least model.base_width")
@@ -93,8 +117,71 @@ def _check_model(config: Config, need: Need) -> None:
         "model.division",
         "needs three numbers of 0 or more per scale: (r_h, r_w, r_c)",
     )
-    need(model.temperature > 0, "model.temperature", "must be above 0")
     need(0 <= model.shrink < 1, "model.shrink", "must be in [0, 1)")
+
+
+def _check_features(config: Config, need: Need) -> None:
+    model, score = config.model, config.score
+    need(model.temperature > 0, "model.temperature", "must be above 0")
+    if not model.features:
+        return
+    # This module imports JAX.
+    from daad_jax.extractors.extractor import find_extractor
+
+    extractor = find_extractor(model.features)
+    extractor.check_size(config.data.height, config.data.width)
+    _need_one_of(need, "model.feature_scaling", model.feature_scaling, FEATURE_SCALINGS)
+    need(
+        model.neighbourhood >= 1 and model.neighbourhood % 2 == 1,
+        "model.neighbourhood",
+        "must be odd, 1 or more",
+    )
+    need(
+        1 <= len(model.blocks) <= (MAX_BLOCKS if config.uses_coreset else 1),
+        "model.blocks",
+        f"needs 1 to {MAX_BLOCKS} entries"
+        if config.uses_coreset
+        else "needs one entry if the items are learned",
+    )
+    need(
+        all(side >= (0 if config.uses_coreset else 1) for side in model.blocks),
+        "model.blocks",
+        "needs sides in pixels; 0 is the whole image, for a coreset only",
+    )
+    need(
+        all(
+            each and all(0 <= layer < extractor.layer_count for layer in each)
+            for each in model.feature_layers
+        )
+        and len(model.feature_layers) in (0, len(model.blocks)),
+        "model.feature_layers",
+        f"needs one tuple of layers for each of the {len(model.blocks)} model.blocks; {extractor.name} has "
+        f"the layers 0 to {extractor.layer_count - 1}",
+    )
+    need(
+        not config.train.restore,
+        "train.restore",
+        "restores pixels, so it must be '' if model.features is set",
+    )
+    if config.uses_coreset:
+        count = len(model.blocks)
+        need(
+            len(model.memory_items) == count and all(n >= 1 for n in model.memory_items),
+            "model.memory_items",
+            f"needs one number of 1 or more for each of the {count} model.blocks",
+        )
+        need(
+            0 <= model.nearest <= min(model.memory_items),
+            "model.nearest",
+            "must be between 0 (a soft read, by model.temperature) and the smallest of model.memory_items",
+        )
+        for key in ("weights", "heat_weights"):
+            weights = getattr(score, key)
+            need(
+                not weights or (len(weights) == count and min(weights) >= 0 and max(weights) > 0),
+                f"score.{key}",
+                f"needs one number of 0 or more for each of the {count} model.blocks, one of them above 0",
+            )
 
 
 def _check_loss(config: Config, need: Need) -> None:

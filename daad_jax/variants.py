@@ -47,6 +47,55 @@ def _unchanged(config: Config) -> None:
     """Memories on all skips, with the adversarial and alignment terms."""
 
 
+def _read_features(config: Config) -> None:
+    """What all variants on features share: the frozen network, and the image size that trained it."""
+    data, model, score = config.data, config.model, config.score
+    data.height = data.width = 224
+    data.flip_horizontal = data.flip_vertical = False
+    data.shift = 0
+    data.fit = "resize"
+    model.features = "efficientnet_lite0"
+    model.neighbourhood = 3
+    config.train.restore = ""
+    score.distance, score.smoothing, score.gamma = "squared", 0.0, 1.0
+
+
+def _patchcore(config: Config) -> None:
+    """PatchCore (Roth et al., CVPR 2022): one memory of small blocks, raw features, the largest distance."""
+    _read_features(config)
+    model = config.model
+    model.items, model.feature_scaling = "coreset", "raw"
+    model.blocks, model.feature_layers, model.memory_items = (8,), ((4, 10),), (4000,)
+    config.score.pooling = 64
+
+
+def _daad_features(config: Config) -> None:
+    """Memories of whole images and of smaller and smaller blocks, with items that are taken from the data."""
+    _read_features(config)
+    model, score = config.model, config.score
+    model.items, model.feature_scaling = "coreset", "whitened"
+    model.blocks, model.memory_items = (0, 32, 16, 8), (1000, 1000, 2000, 2000)
+    model.feature_layers = ((10, 14, 15), (10, 14, 15), (4, 7, 10), (2, 4, 7))
+    model.place_weight = -1.0
+    score.pooling = 4
+    score.weights, score.heat_weights = (1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 1.0, 1.0)
+
+
+def _daad_plus_features(config: Config) -> None:
+    """The paper's networks, which learn to reconstruct a map of features instead of pixels."""
+    _read_features(config)
+    model, score = config.model, config.score
+    model.items, model.feature_scaling = "learned", "standardised"
+    model.blocks, model.feature_layers = (8,), ((4, 10, 14),)
+    model.levels, model.skips = 2, (True,)
+    model.base_width, model.max_width, model.discriminator_width = 64, 256, 64
+    model.memory_items, model.division, model.temperature = (50, 50), ((1, 1, 1), (2, 2, 1)), 0.1
+    config.loss.reconstruction = 50.0
+    config.train.steps, config.train.batch_size, config.train.learning_rate = 300, 16, 1e-3
+    config.train.steps_per_call = 1
+    score.pooling, score.alignment, score.gamma = 4, "layers", 0.9
+
+
 @dataclass(frozen=True)
 class Variant:
     """A method of the paper's table: its title there, and how a DAAD+ configuration becomes it."""
@@ -55,14 +104,18 @@ class Variant:
     change: Callable[[Config], None]
 
 
-# In the order of the paper's table; another variant is another entry here.
+# In the order of the paper's table, then those that read features; another variant is another entry here.
 VARIANTS = {
     "ae": Variant("AE", _autoencoder),
     "ae_skip": Variant("AE+Skip", _autoencoder_with_skips),
     "memae": Variant("MemAE", _memae),
     "daad": Variant("DAAD", _without_discriminator),
     "daad_plus": Variant("DAAD+", _unchanged),
+    "patchcore": Variant("PatchCore", _patchcore),
+    "daad_features": Variant("DAAD on features", _daad_features),
+    "daad_plus_features": Variant("DAAD+ on features", _daad_plus_features),
 }
+PIXEL_VARIANTS = ("ae", "ae_skip", "memae", "daad", "daad_plus")  # the columns of the paper's table
 
 
 def apply(config: Config, variant: str) -> None:

@@ -17,7 +17,7 @@ from daad_jax.data.catalogue import DATA_SETS, DataSet
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.recipes import load_recipe
 from daad_jax.validation import validate
-from daad_jax.variants import VARIANTS
+from daad_jax.variants import PIXEL_VARIANTS, VARIANTS
 
 # Scores without a network, which every figure of a network has to beat: see baselines.py.
 BASELINES = {
@@ -75,7 +75,7 @@ class Table:
     title: str
     data_set: DataSet
     default_subjects: tuple[str, ...]
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    variants: tuple[str, ...] = PIXEL_VARIANTS
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -144,7 +144,10 @@ def _reconstruction_errors(detector: Detector, splits: Splits) -> dict[str, floa
 
     def image_errors(images: Any) -> np.ndarray:
         batches = detector.score_prepared(images)
-        return np.concatenate([_mean_squares(b.images, b.reconstructions) for b in batches])
+        pairs = ((b.images, b.reconstructions) for b in batches)
+        return np.concatenate(
+            [_mean_squares(images, rebuilt) for images, rebuilt in pairs if rebuilt is not None]
+        )
 
     test, labels = image_errors(splits.test.images), splits.test.labels
     return {
@@ -186,6 +189,8 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     in_turns = sorted((place, i) for indices in by_kind.values() for place, i in enumerate(indices))
     chosen = np.array([*normal, *(i for _, i in in_turns[:PICTURED_ANOMALOUS])])
     verdicts = join_detections(detector.score_prepared(test.images[chosen]))
+    if verdicts.reconstructions is None:  # features are no picture
+        return
     with files.replacing(folder / PICTURES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

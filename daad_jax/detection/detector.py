@@ -51,7 +51,9 @@ class Detections:
         alignment: the alignment distance L, `[N]`; 0 without a discriminator.
         heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
         images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
-        reconstructions: the images as the model reconstructed them, of the same shape and type.
+        reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
+            model
+            reads features, which are no picture.
         clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
     """
 
@@ -62,7 +64,7 @@ class Detections:
     alignment: np.ndarray
     heat: np.ndarray
     images: np.ndarray
-    reconstructions: np.ndarray
+    reconstructions: np.ndarray | None
     clipped: np.ndarray
 
     def __len__(self) -> int:
@@ -232,7 +234,7 @@ class Detector:
             alignment=alignment,
             heat=self.calibration.heat(distances.reconstruction_map, distances.alignment_map),
             images=images,
-            reconstructions=np.asarray(distances.reconstructed),
+            reconstructions=distances.reconstructed,  # type: ignore[arg-type]
             clipped=np.zeros(len(images), bool),
         )
 
@@ -264,8 +266,12 @@ class Detector:
 def join_detections(parts: Iterable[Detections]) -> Detections:
     """The detections of several batches as those of one, in their order; there must be at least one."""
     batches = list(parts)
-    names = Detections.__dataclass_fields__
-    return Detections(**{name: np.concatenate([getattr(b, name) for b in batches]) for name in names})
+
+    def join(name: str) -> Any:
+        values = [getattr(batch, name) for batch in batches]
+        return None if values[0] is None else np.concatenate(values)
+
+    return Detections(**{name: join(name) for name in Detections.__dataclass_fields__})
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -114,7 +114,7 @@ def draw_curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE)
 
 
 def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> Figure:
-    """Draws images with their reconstructions, heat maps and, if the split has masks, their masks.
+    """Draws images with their heat maps and, if there are any, their reconstructions and masks.
 
     Args:
         split: the images.
@@ -122,14 +122,18 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
         columns: indices of the images to draw, one column each.
     """
     count = len(columns)
-    rows = ["input", "reconstruction", "heat map"] + ["mask"] * (split.masks is not None)
+    reconstructions, masks = detections.reconstructions, split.masks
+    rows = ["input", *["reconstruction"] * (reconstructions is not None), "heat map"]
+    rows += ["mask"] * (masks is not None)
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
-        image, reconstruction = to_uint8(detections.images[i]), to_uint8(detections.reconstructions[i])
-        pictures = [image, reconstruction, draw_overlay(image, detections.heat[i])]
-        if split.masks is not None:
-            pictures.append(255 * split.masks[i])
+        image = to_uint8(detections.images[i])
+        pictures = [image, draw_overlay(image, detections.heat[i])]
+        if reconstructions is not None:
+            pictures.insert(1, to_uint8(reconstructions[i]))
+        if masks is not None:
+            pictures.append(255 * masks[i])
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
         kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name may not be valid text

@@ -156,9 +156,14 @@ def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
     is_flagged = bool(detections.anomalous[row])
     pictures = {
         "input": image,
-        "reconstruction": to_uint8(detections.reconstructions[row]),
         "heat map": draw_overlay(image, detections.heat[row]),
     }
+    if detections.reconstructions is not None:
+        pictures = {
+            "input": image,
+            "reconstruction": to_uint8(detections.reconstructions[row]),
+            "heat map": pictures["heat map"],
+        }
     if evaluation.test.masks is not None and evaluation.test.masks[index].any():
         pictures["mask"] = 255 * (evaluation.test.masks[index] > 0).astype(np.uint8)
     return {

@@ -13,7 +13,7 @@ from jax import export as jax_export
 
 import daad_jax
 from daad_jax.config import Config
-from daad_jax.export.graph import OUTPUTS, Size, find_input, make_graph, model_size
+from daad_jax.export.graph import Size, find_input, make_graph, model_size, outputs_of
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables
 
@@ -26,7 +26,7 @@ Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
 def to_stablehlo(
     variables: Variables, config: Config, calibration: Calibration, size: Size | None = None
 ) -> bytes:
-    """The serialised `jax.export.Exported` for all `PLATFORMS`: images -> a dictionary of `OUTPUTS`."""
+    """The serialised `jax.export.Exported` for all `PLATFORMS`: images -> a dictionary of `outputs_of`."""
     graph = make_graph(variables, config, calibration, size, "portable")
     height, width = size or model_size(config)
     shape = jax_export.symbolic_shape(f"b, {height}, {width}, {config.data.channels}")
@@ -41,7 +41,7 @@ def to_onnx(
     about: dict[str, Any],
     size: Size | None = None,
 ) -> bytes:
-    """The ONNX model, `images` -> `OUTPUTS`, with `about` as its metadata (text, or JSON of the rest)."""
+    """The ONNX model, `images` -> `outputs_of`, with `about` as its metadata (text, or JSON of the rest)."""
     import jax2onnx
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are about the converter's own work
@@ -49,7 +49,7 @@ def to_onnx(
 
     def in_order(images: jax.Array) -> tuple[jax.Array, ...]:
         found = graph(images)
-        return tuple(found[name] for name in OUTPUTS)
+        return tuple(found[name] for name in outputs_of(config))
 
     height, width = size or model_size(config)
     model: Any = jax2onnx.to_onnx(
@@ -60,7 +60,7 @@ def to_onnx(
         model_name=config.name,
         opset=OPSET,
         input_names=["images"],
-        output_names=list(OUTPUTS),
+        output_names=list(outputs_of(config)),
     )
     # Shapes of inner values, wrong where a layout changed after they were noted; runtimes infer them.
     del model.graph.value_info[:]
@@ -105,4 +105,5 @@ def load_onnx(path: Path) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"images": images})))
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"images": images})))

@@ -18,7 +18,6 @@ from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables, make_distances
 from daad_jax.scoring.filters import along_both, triangle_matrix
 
-OUTPUTS = ("score", "heat", "anomalous", "reconstruction")
 Size = tuple[int, int]  # (height, width)
 Graph = Callable[[jax.Array], dict[str, jax.Array]]
 
@@ -30,11 +29,12 @@ def make_graph(
     size: Size | None,
     implementation: Implementation,
 ) -> Graph:
-    """The function from images `[b, h, w, C]` of `size` to a dictionary of `OUTPUTS`.
+    """The function from images `[b, h, w, C]` of `size` to a dictionary of `outputs_of` the configuration.
 
     `find_input` says which type and which values the images have. The outputs are `score` float32 `[b]`,
     `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` `[b, H, W, C]`, uint8, or uint16
-    in a run of 16 bits. Variables and calibration are constants of the graph.
+    in a run of 16 bits; a run that reads features has no `reconstruction`. Variables and calibration are
+    constants of the graph.
     """
     distances_of = make_distances(config, implementation)
     apply_range, fit = make_range(config), make_fit(config, size or model_size(config))
@@ -42,14 +42,23 @@ def make_graph(
     def graph(images: jax.Array) -> dict[str, jax.Array]:
         distances = distances_of(variables, fit(apply_range(images)))
         score = calibration.score(distances.reconstruction, distances.alignment)
-        return {
+        outputs = {
             "score": score,
             "heat": calibration.heat(distances.reconstruction_map, distances.alignment_map),
             "anomalous": score > calibration.threshold,
-            "reconstruction": distances.reconstructed,
         }
+        return (
+            outputs
+            if distances.reconstructed is None
+            else outputs | {"reconstruction": distances.reconstructed}
+        )
 
     return graph
+
+
+def outputs_of(config: Config) -> tuple[str, ...]:
+    """The names of the outputs, in their order. Features have no reconstruction that can be shown."""
+    return ("score", "heat", "anomalous", *["reconstruction"] * (not config.model.features))
 
 
 class Input(NamedTuple):

@@ -1,8 +1,8 @@
 """The features of an image's blocks, which memories read instead of pixels.
 
-A frozen extractor gives maps of several resolutions. The image is cut into square blocks, and a block is described
-by the average features of all maps inside it, one after the other: PatchCore (Roth et al., CVPR 2022) for small
-blocks, and DAAD's coarser blocks, up to the whole image.
+A frozen extractor gives maps of several resolutions. The image is cut into square blocks, and a block is
+described by the average features of all maps inside it, one after the other: PatchCore (Roth et al., CVPR
+2022) for small blocks, and DAAD's coarser blocks, up to the whole image.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def needed_layers(model: ModelConfig) -> tuple[Extractor, tuple[int, ...]]:
 
 
 def grid_of(block: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of blocks whose side is `block` pixels, in an image of this size; 0: the whole image."""
+    """Rows and columns of blocks of `block` pixels in an image of this size; 0: the whole image."""
     return (-(-height // block), -(-width // block)) if block else (1, 1)
 
 
@@ -74,7 +74,8 @@ def describe(maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: in
 
     Args:
         maps: `[B, h, w, C]` each, of any sizes.
-        grid: rows and columns of blocks. (1, 1) gives the mean and, for each channel, the standard deviation over
+        grid: rows and columns of blocks. (1, 1) gives the mean and, for each channel, the standard deviation
+            over
             the places of the map.
         neighbourhood: the side of the square of places that are averaged at each place first, odd.
 
@@ -109,8 +110,8 @@ def box_matrix(size: int, side: int) -> np.ndarray:
 def block_matrix(size: int, count: int) -> np.ndarray:
     """The values of `count` blocks along an axis of `size` places, as a matrix `[count, size]`.
 
-    A block that covers several places has their average, weighted by how much of each it covers. Blocks smaller
-    than a place are interpolated linearly between the centres of the places.
+    A block that covers several places has their average, weighted by how much of each it covers. Blocks
+    smaller than a place are interpolated linearly between the centres of the places.
     """
     edges = np.arange(count + 1) * size / count
     if count <= size:
@@ -126,7 +127,8 @@ def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
 
     Args:
         blocks: of one grid, `[B, h, w, D]`.
-        scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and, if the
+        scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and,
+            if the
             place counts, `place`, the distance of the upper and the lower edge of an image.
     """
     centred, transform = blocks - scaling["mean"], scaling["transform"]
@@ -144,6 +146,25 @@ def place_grid(rows: int, columns: int) -> np.ndarray:
     """The row and the column of every block's centre, from -0.5 to 0.5: `[rows, columns, 2]`."""
     axes = [(np.arange(n) + 0.5) / n - 0.5 for n in (rows, columns)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
+
+
+def make_encoder(
+    config: Config, implementation: Implementation = "auto"
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """What the networks read: the function from a state's frozen features and images to `[B, H, W, C]`.
+
+    Images are uint8 or uint16. The result are pixels in [0, 1] or, if the configuration has `model.features`,
+    the scaled features of the blocks.
+    """
+    if not config.model.features:
+        return lambda _, images: to_unit(images)
+    read_blocks = make_block_reader(config, implementation)
+
+    def encode(frozen: Any, images: jax.Array) -> jax.Array:
+        (blocks,) = read_blocks(frozen["extractor"], images)
+        return scale(blocks, frozen["memories"][0])
+
+    return encode
 
 
 def abstract_features(config: Config) -> Any:

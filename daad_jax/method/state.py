@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from daad_jax.config import Config, TrainConfig
-from daad_jax.method.features import abstract_features
+from daad_jax.method.features import abstract_features, channels_of, grid_of
 from daad_jax.models.discriminator import Discriminator
 from daad_jax.models.generator import Generator
 from daad_jax.models.initializers import init_variables
@@ -35,8 +35,9 @@ class NetworkState:
 class TrainState:
     """A run after `step` steps.
 
-    `generator` is None if the items of the memories come from the data, and `discriminator` if the losses need
-    none. `features` is what no step changes, see `features.abstract_features`; None if the networks read pixels.
+    `generator` is None if the items of the memories come from the data, and `discriminator` if the losses
+    need none. `features` is what no step changes, see `features.abstract_features`; None if the networks read
+    pixels.
     """
 
     step: jax.Array
@@ -51,7 +52,9 @@ def build_generator(
     implementation: Implementation = "auto",
     dtype: str = "float32",
 ) -> Generator:
-    return Generator(config.model, config.data.channels, axis_name, implementation, dtype)
+    reads_pixels = not config.model.features
+    channels = config.data.channels if reads_pixels else channels_of(config.model, 0)
+    return Generator(config.model, channels, axis_name, implementation, dtype, reads_pixels)
 
 
 def build_discriminator(
@@ -89,6 +92,14 @@ def create_state(config: Config) -> TrainState:
     return init_state(abstract_state(config), config.seed)
 
 
+def input_shape(config: Config) -> tuple[int, int, int]:
+    """(H, W, C) of what the networks read and reconstruct: the image, or its map of features."""
+    data, model = config.data, config.model
+    if not model.features:
+        return (data.height, data.width, data.channels)
+    return (*grid_of(model.blocks[0], data.height, data.width), channels_of(model, 0))
+
+
 def abstract_state(config: Config) -> TrainState:
     """The shapes and types of the state before the first step; nothing is computed.
 
@@ -100,8 +111,8 @@ def abstract_state(config: Config) -> TrainState:
         features = abstract_features(config)
     if config.uses_coreset:
         return TrainState(step, None, None, features)  # type: ignore[arg-type]
-    data, key = config.data, jax.eval_shape(jax.random.key, 0)
-    images = jax.ShapeDtypeStruct((1, data.height, data.width, data.channels), jnp.float32)
+    key = jax.eval_shape(jax.random.key, 0)
+    images = jax.ShapeDtypeStruct((1, *input_shape(config)), jnp.float32)
     optimizer = build_optimizer(config.train)
 
     def network(module: Any) -> NetworkState:
@@ -120,6 +131,8 @@ def abstract_state(config: Config) -> TrainState:
 
 def init_state(abstract: TrainState, seed: int) -> TrainState:
     """The state before the first step, as numpy arrays, a function of `seed` and the shapes alone.
+
+    Its `features` are None: they depend on the training images, see `training.fit.prepare_features`.
 
     Args:
         abstract: what `abstract_state` returned.

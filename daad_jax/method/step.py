@@ -9,6 +9,7 @@ import optax
 
 from daad_jax.config import Config
 from daad_jax.method import restoration
+from daad_jax.method.features import make_encoder
 from daad_jax.method.losses import adversarial_loss, discriminator_loss, distance
 from daad_jax.method.state import (
     NetworkState,
@@ -38,7 +39,7 @@ def make_train_step(
     """
     generator = build_generator(config, axis_name, dtype=config.train.precision)
     discriminator = build_discriminator(config, axis_name, config.train.precision)
-    loss = config.loss
+    loss, encode = config.loss, make_encoder(config)
 
     def average(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
@@ -64,12 +65,14 @@ def make_train_step(
         return (logits, maps[-1]), new.get("batch_stats", {})
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        assert state.generator is not None  # a coreset has no steps
         # The generator's forward pass, and the reconstruction loss.
-        images = restoration.to_unit(batch)
+        images = encode(state.features, batch)
         inputs = restoration.for_training(images, config.train.restore, places(state.step, len(images)))
+        first = state.generator
         fake, pull_generator, (usage, generator_stats) = jax.vjp(
-            lambda params: reconstruct(params, state.generator.batch_stats, inputs),
-            state.generator.params,
+            lambda params: reconstruct(params, first.batch_stats, inputs),
+            first.params,
             has_aux=True,
         )
         reconstruction, fake_grad = jax.value_and_grad(distance)(fake, images, loss.distance)
@@ -122,7 +125,7 @@ def make_train_step(
         discriminator_state = None
         if state.discriminator is not None:
             discriminator_state = update(state.discriminator, d_grads, after_fake, beta1)
-        return TrainState(state.step + 1, generator_state, discriminator_state), metrics
+        return TrainState(state.step + 1, generator_state, discriminator_state, state.features), metrics
 
     return train_step
 

@@ -28,6 +28,7 @@ class Generator(nn.Module):
     axis_name: str | None = None
     implementation: Implementation = "auto"  # of the convolutions, see `layers`
     dtype: str = "float32"  # of the convolutions' products
+    reads_pixels: bool = True  # pixels are in [0, 1], so the output is a sigmoid; features are not bounded
 
     def width(self, level: int) -> int:
         """The number of channels at 1 / 2^level of the full resolution."""
@@ -38,12 +39,13 @@ class Generator(nn.Module):
         """Reconstructs images.
 
         Args:
-            images: `[B, H, W, C]` in [0, 1]; H and W multiples of 2^levels.
+            images: `[B, H, W, C]`, in [0, 1] if they are pixels; H and W multiples of 2^levels.
             train: True normalises with the batch's statistics and updates the running statistics; False
                 normalises with the running statistics.
 
         Returns:
-            Reconstructions `[B, H, W, C]` in [0, 1], and the usage of every memory by its name.
+            Reconstructions `[B, H, W, C]`, in [0, 1] if they are pixels, and the usage of every memory by its
+            name.
         """
         chex.assert_rank(images, 4)
         chex.assert_axis_dimension(images, 3, self.channels)
@@ -68,7 +70,7 @@ class Generator(nn.Module):
             if level > 0 and self.config.skips[scale - 2]:
                 x = jnp.concatenate([x, self._remember(scale, features[level], usage)], axis=-1)
         logits = Conv(self.channels, name="output", **options)(x)
-        return jax.nn.sigmoid(logits), usage
+        return jax.nn.sigmoid(logits) if self.reads_pixels else logits, usage
 
     def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool) -> jax.Array:
         """Convolution, batch norm and ReLU (ConvBNReLU)."""

@@ -15,11 +15,12 @@ import numpy as np
 
 from daad_jax.config import Config, ScoreConfig
 from daad_jax.method import restoration
+from daad_jax.method.features import make_encoder
 from daad_jax.method.losses import norm
 from daad_jax.method.state import build_discriminator, build_generator
 from daad_jax.models.layers import Implementation
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
-from daad_jax.scoring.memory_distances import join_memories, make_memory_maps
+from daad_jax.scoring.memory_distances import enlarge, join_memories, make_memory_maps
 from daad_jax.scoring.power_mean import power_mean
 
 EPSILON = 1e-12
@@ -28,8 +29,8 @@ EPSILON = 1e-12
 class Variables(NamedTuple):
     """What scoring needs of a state.
 
-    `generator` and `discriminator` are variables of Flax; None where there is no such network. `features` is the
-    frozen part of the state, see `method.features.abstract_features`; None if the networks read pixels.
+    `generator` and `discriminator` are variables of Flax; None where there is no such network. `features` is
+    the frozen part of the state, see `method.features.abstract_features`; None if the networks read pixels.
     """
 
     generator: Any
@@ -40,10 +41,10 @@ class Variables(NamedTuple):
 class NetworkOutputs(NamedTuple):
     """What both networks return for a batch.
 
-    `images` `[B, H, W, C]` in [0, 1]; `reconstructions` `[T, B, H, W, C]`, T = 1 unless an image is restored
-    from T degraded copies; `real_maps` and `fake_maps`, the extractor's maps of the images and of the
-    reconstructions, `[B, h, w, F]` and `[T, B, h, w, F]` for each layer, f_D last, empty without a
-    discriminator.
+    `images` `[B, H, W, C]` in [0, 1], or what else the networks read; `reconstructions` `[T, B, H, W, C]`, T
+    = 1 unless an image is restored from T degraded copies; `real_maps` and `fake_maps`, the extractor's maps
+    of the images and of the reconstructions, `[B, h, w, F]` and `[T, B, h, w, F]` for each layer, f_D last,
+    empty without a discriminator.
     """
 
     images: jax.Array
@@ -56,8 +57,8 @@ class Distances(NamedTuple):
     """The distances of B images.
 
     `reconstruction` R and `alignment` L `[B]` (0 without a discriminator), their maps `[B, H, W]`, and the
-    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given; None if the
-    model reads features, which are no picture.
+    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given; None if
+    the model reads features, which are no picture.
     """
 
     reconstruction: jax.Array
@@ -234,7 +235,16 @@ def make_distances(
     if config.uses_coreset:
         return _make_coreset_distances(config, implementation)
     network_pass = make_network_pass(config, implementation)
-    return lambda variables, batch: compare(network_pass(variables, batch), config.score, batch.dtype)
+    if not config.model.features:
+        return lambda variables, batch: compare(network_pass(variables, batch), config.score, batch.dtype)
+
+    def distances(variables: Variables, batch: jax.Array) -> Distances:
+        height, width = batch.shape[1:3]
+        r, alignment, *maps, _ = compare(network_pass(variables, batch), config.score)
+        r_map, l_map = (enlarge(m, (height, width)) for m in maps)
+        return Distances(r, alignment, r_map, l_map, None)
+
+    return distances
 
 
 def _make_coreset_distances(
@@ -245,8 +255,9 @@ def _make_coreset_distances(
     def distances(variables: Variables, batch: jax.Array) -> Distances:
         maps = memory_maps(variables.features, batch)
         units = tuple(memory["unit"] for memory in variables.features["memories"])
+        height, width = batch.shape[1:3]
         sigma = _heat_sigma(batch, config.score)
-        r, r_map = join_memories(maps, units, config.score, batch.shape[1:3], sigma)
+        r, r_map = join_memories(maps, units, config.score, (height, width), sigma)
         return Distances(r, jnp.zeros_like(r), r_map, jnp.zeros_like(r_map), None)
 
     return distances
@@ -265,10 +276,11 @@ def make_network_pass(
     """
     generator: Any = build_generator(config, implementation=implementation)
     discriminator: Any = build_discriminator(config)
+    encode = make_encoder(config, implementation)
 
     def network_pass(variables: Variables, batch: jax.Array) -> NetworkOutputs:
-        generator_variables, discriminator_variables, _ = variables
-        images = restoration.to_unit(batch)
+        generator_variables, discriminator_variables, frozen = variables
+        images = encode(frozen, batch)
         inputs = restoration.for_scoring(images, config.train.restore)
         copies = inputs.shape[:2]
         flat, _ = generator.apply(generator_variables, inputs.reshape(-1, *images.shape[1:]), train=False)

@@ -18,8 +18,8 @@ from daad_jax.scoring.power_mean import power_mean
 def nearest_distance(queries: jax.Array, items: jax.Array, count: int) -> jax.Array:
     """The mean distance of queries `[..., D]` from their `count` nearest items of `[N, D]`: `[...]`.
 
-    Products find the items. The distance is then that of the difference, because a distance from products loses
-    its digits where an item is near.
+    Products find the items. The distance is then that of the difference, because a distance from products
+    loses its digits where an item is near.
     """
     products = jnp.einsum("...d,nd->...n", queries, items, precision="highest")
     order = jnp.sum(jnp.square(items), -1) - 2 * products
@@ -62,7 +62,8 @@ def make_memory_maps(
 def pool_places(distances: jax.Array, pooling: int) -> jax.Array:
     """One distance an image, from those of its blocks: `[B, h, w]` -> `[B]`.
 
-    The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 nearly the worst alone.
+    The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 nearly the worst
+    alone.
     """
     return jnp.sqrt(power_mean(jnp.square(distances), pooling))
 
@@ -83,12 +84,12 @@ def join_memories(
     """
     ratios = [distances / unit for distances, unit in zip(maps, units)]
     r = _weighted_mean(lambda x: pool_places(x, score.pooling), score.weights, ratios)
-    full = _weighted_mean(lambda x: _enlarge(x, size), score.heat_weights, ratios)
+    full = _weighted_mean(lambda x: enlarge(x, size), score.heat_weights, ratios)
     return r, smooth(full[..., None], sigma)[..., 0]
 
 
-def _enlarge(distances: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear: `[B, h, w]` -> `[B, H, W]`."""
+def enlarge(distances: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Scales maps up bilinearly: `[B, h, w]` -> `[B, H, W]`."""
     rows, columns = (
         triangle_matrix(source, target).astype(np.float32)
         for source, target in zip(distances.shape[1:], size)

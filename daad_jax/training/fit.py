@@ -1,11 +1,10 @@
 """Fills memories with blocks of the training images: one pass over the images, and no steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 from tqdm import tqdm
@@ -18,8 +17,8 @@ from daad_jax.method.state import TrainState
 from daad_jax.scoring.memory_distances import make_memory_maps, pool_places
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 
-# Blocks of the training images that are kept for the choice of the items, over all images. So the memory that a fit
-# needs does not grow with the number of images.
+# Blocks of the training images that are kept for the choice of the items, over all images. So the memory that
+# a fit # needs does not grow with the number of images.
 MAX_SAMPLED_BLOCKS = 40_000
 EPSILON = 1e-6
 
@@ -28,8 +27,8 @@ EPSILON = 1e-6
 class BlockSample:
     """Blocks of one grid, from all training images.
 
-    `blocks` `[n, D]` as the extractor gives them, `owners` `[n]` the number of each block's image, and `places`
-    `[n, 2]` the row and column of its centre, from -0.5 to 0.5.
+    `blocks` `[n, D]` as the extractor gives them, `owners` `[n]` the number of each block's image, and
+    `places` `[n, 2]` the row and column of its centre, from -0.5 to 0.5.
     """
 
     blocks: np.ndarray
@@ -37,24 +36,25 @@ class BlockSample:
     places: np.ndarray
 
 
-def fit(config: Config, splits: Splits, show_progress: bool) -> tuple[TrainState, Config]:
+def fit(config: Config, splits: Splits, say: Callable[[str], None]) -> tuple[TrainState, Config]:
     """Fits the memories to the training images.
 
     Args:
         config: a validated configuration with `model.items = "coreset"`.
         splits: of the run.
-        show_progress: whether a progress bar is shown.
+        say: prints a line.
 
     Returns:
-        The state, NumPy arrays at step 1, and the configuration with the numbers of items that the memories have:
-        there may be fewer blocks than `model.memory_items` asks for.
+        The state, NumPy arrays at step 1, and the configuration with the numbers of items that the memories
+        have: there may be fewer blocks than `model.memory_items` asks for.
 
     Raises:
         UserError: the weights of the extractor are missing.
     """
     extractor, layers = features.needed_layers(config.model)
     params = extractor.load(layers, config.model.feature_weights)
-    samples = sample_blocks(config, params, splits.train, show_progress)
+    say(f"reading the features of {len(splits.train)} training images with {extractor.title}")
+    samples = sample_blocks(config, params, splits.train)
     memories = tuple(_fill(config, index, sample) for index, sample in enumerate(samples))
     frozen = {"extractor": params, "memories": memories}
     items = tuple(len(memory["items"]) for memory in memories)
@@ -64,7 +64,19 @@ def fit(config: Config, splits: Splits, show_progress: bool) -> tuple[TrainState
     return TrainState(np.int32(1), None, None, frozen | {"memories": memories}), config  # type: ignore[arg-type]
 
 
-def sample_blocks(config: Config, params: Any, split: Split, show_progress: bool) -> list[BlockSample]:
+def prepare_features(config: Config, split: Split) -> Any:
+    """The frozen part of a state whose networks learn: the extractor, and the scaling of its features.
+
+    Raises:
+        UserError: the weights of the extractor are missing.
+    """
+    extractor, layers = features.needed_layers(config.model)
+    params = extractor.load(layers, config.model.feature_weights)
+    (sample,) = sample_blocks(config, params, split)
+    return {"extractor": params, "memories": (measure_scaling(sample.blocks, config.model.feature_scaling),)}
+
+
+def sample_blocks(config: Config, params: Any, split: Split) -> list[BlockSample]:
     """Reads all training images once, and keeps a bounded number of blocks, equally many of each image."""
     size = (config.data.height, config.data.width)
     grids = [features.grid_of(block, *size) for block in config.model.blocks]
@@ -75,7 +87,7 @@ def sample_blocks(config: Config, params: Any, split: Split, show_progress: bool
     kept: list[list[np.ndarray]] = [[] for _ in grids]
     chosen: list[list[np.ndarray]] = [[] for _ in grids]
     first = 0
-    with tqdm(total=len(split), desc="reading", unit="image", disable=not show_progress) as bar:
+    with tqdm(total=len(split), desc="reading", unit="image", disable=None) as bar:
         for batch, outputs in function.run(function.place(params), function.split(split.images)):
             for index, blocks in enumerate(outputs):
                 flat = blocks.reshape(len(batch), -1, blocks.shape[-1])
@@ -101,8 +113,8 @@ def sample_blocks(config: Config, params: Any, split: Split, show_progress: bool
 def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     """The `mean` and the `transform` of `features.scale` for blocks `[n, D]`.
 
-    "whitened" shrinks the correlations by the amount of Ledoit and Wolf (2004), which needs no choice and suits
-    few blocks as well as many.
+    "whitened" shrinks the correlations by the amount of Ledoit and Wolf (2004), which needs no choice and
+    suits few blocks as well as many.
     """
     mean = blocks.mean(0, dtype=np.float64)
     spread = np.maximum(blocks.std(0, dtype=np.float64), EPSILON)
@@ -127,7 +139,7 @@ def _fill(config: Config, index: int, sample: BlockSample) -> dict[str, np.ndarr
     points = np.asarray(features.scale(sample.blocks[:, None, None], memory))[:, 0, 0]  # type: ignore[arg-type]
     if model.place_weight:
         place = model.place_weight * np.sqrt(2 * points.var(0, dtype=np.float64).sum())
-        memory["place"] = np.float32(place)
+        memory["place"] = np.asarray(place, np.float32)
         points = np.concatenate([points, (place * sample.places).astype(np.float32)], axis=1)
     count = min(model.memory_items[index], len(points))
     chosen = choose_coreset(points, count, config.seed) if count < len(points) else np.arange(count)
@@ -146,4 +158,4 @@ def _measure_units(config: Config, frozen: Any, held_out: Split) -> list[np.ndar
     function = BatchedFunction(distances, images_at_once(size, jax.default_backend()))
     parts = [out for _, out in function.run(function.place(frozen), function.split(held_out.images))]
     means = (np.concatenate(each).mean(dtype=np.float64) for each in zip(*parts))
-    return [np.float32(max(mean, EPSILON)) for mean in means]
+    return [np.asarray(max(mean, EPSILON), np.float32) for mean in means]

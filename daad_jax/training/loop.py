@@ -22,7 +22,7 @@ from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import run_data
+from daad_jax.training import fit, run_data
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
@@ -123,7 +123,8 @@ def train(
         if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
         step = _train_rest(_Run(config, workdir, group, abstract, splits))
-    _print(f"trained to step {step}")
+    if not config.uses_coreset:
+        _print(f"trained to step {step}")
     return TrainingResult(step, len(splits.train), len(splits.calibration), len(splits.test))
 
 
@@ -150,6 +151,8 @@ def _train_rest(run: _Run) -> int:
         with processes.errors_end_all():
             checkpoints.reload()
         processes.require_same(f"checkpoints {checkpoints.steps}")
+        if config.uses_coreset:
+            return _fit(run, checkpoints, first_step)
         if first_step >= config.train.steps:
             _print(f"the run has config.train.steps = {config.train.steps} steps already; nothing is trained")
             return first_step
@@ -161,10 +164,27 @@ def _train_rest(run: _Run) -> int:
             if processes.is_first():
                 log = FileLog(workdir, first_step, config.train.steps, config.train.batch_size)
         with closing(log):
-            state = run.group.replicate(restored or init_state(run.abstract, config.seed))
+            if restored is None:
+                restored = init_state(run.abstract, config.seed)
+                if config.model.features:
+                    restored = replace(restored, features=fit.prepare_features(config, run.splits.train))
+            state = run.group.replicate(restored)
             restored = None  # the numpy copy is as large as the state
             _loop(run, program, state, first_step, checkpoints, log, signals)
     return config.train.steps
+
+
+def _fit(run: _Run, checkpoints: Checkpoints, fitted_step: int) -> int:
+    """Fills the memories with blocks of the training images, and returns the step of the checkpoint."""
+    if fitted_step:
+        _print("the memories of this run are filled already; nothing is done")
+        return fitted_step
+    with processes.errors_end_all():
+        state, config = fit.fit(run.config, run.splits, _print)
+        held_out = run.splits.calibration
+        calibration = Scorer(config).calibrate(variables_of(state), held_out.images, held_out.groups)
+    checkpoints.save(state, config, calibration)
+    return int(state.step)
 
 
 def _loop(
@@ -242,6 +262,9 @@ def _describe(state: TrainState) -> str:
     def size(network: Any) -> str:
         return f"{sum(leaf.size for leaf in jax.tree.leaves(network.params)) / 1e6:.2f} M"
 
+    if state.generator is None:
+        counts = (str(len(memory["items"])) for memory in state.features["memories"])
+        return f"memories of at most {', '.join(counts)} items"
     text = f"parameters: {size(state.generator)} in the generator"
     return text + (f", {size(state.discriminator)} in the discriminator" if state.discriminator else "")
 
