@@ -120,6 +120,14 @@ class Scorer:
         """Batches for `distances` from images `[N, H, W, C]` (anything that slices into arrays)."""
         return self._distances.split(images)
 
+    def scores(self, variables: Variables, calibration: Calibration, images: Any) -> np.ndarray:
+        """A(x) of images `[N, H, W, C]`, uint8 or uint16: `[N]`."""
+        parts = [
+            calibration.score(distances.reconstruction, distances.alignment)
+            for _, distances in self.distances(self.place(variables), self.split(images))
+        ]
+        return np.concatenate(parts).astype(np.float64)
+
     def calibrate(self, variables: Variables, held_out: Any, groups: np.ndarray | None = None) -> Calibration:
         """The calibration from held-out normal images, uint8 or uint16 `[N, H, W, C]`.
 

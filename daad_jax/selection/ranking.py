@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from daad_jax.config import Config, ScoreConfig
+from daad_jax.data.corruptions import anomalies_of, corrupt
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Unit, anomaly_score
@@ -27,7 +27,7 @@ from daad_jax.scoring.distances import (
     make_network_pass,
 )
 from daad_jax.scoring.scorer import BatchedFunction, variables_of
-from daad_jax.selection.corruptions import anomalies_of, corrupt
+from daad_jax.scoring.separation import separation
 from daad_jax.training import checkpoint, run_data
 
 RANKED_DISTANCES = tuple(name for name in DISTANCES if name != "l2")  # "l2" ranks as "squared" does
@@ -128,12 +128,6 @@ def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> lis
             }
             choices.append(Choice(*setting, alignment, gamma, separations))
     return sorted(choices, key=lambda choice: -choice.separation)
-
-
-def separation(normal: np.ndarray, corrupted: np.ndarray) -> float:
-    """AUROC of scores `[N]` against scores `[M]`: 1 finds all corruptions, 0.5 is chance."""
-    truth = np.repeat([0, 1], [len(normal), len(corrupted)])
-    return float(roc_auc_score(truth, np.concatenate([normal, corrupted])))
 
 
 def _scores(

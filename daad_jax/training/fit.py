@@ -1,70 +1,86 @@
-"""Fills memories with blocks of the training images: one pass over the images, and no steps."""
+"""Fills memories with blocks of the training images: no steps, and no gradient."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from sklearn.covariance import ledoit_wolf_shrinkage
-from tqdm import tqdm
 
 from daad_jax.config import Config
 from daad_jax.data.samples import Split, Splits
 from daad_jax.method import features
 from daad_jax.method.coreset import choose_coreset
 from daad_jax.method.state import TrainState
+from daad_jax.scoring.leave_one_out import distance_to_others
 from daad_jax.scoring.memory_distances import make_memory_maps, pool_places
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
+from daad_jax.training.block_sample import BlockSample, ImageReader
+from daad_jax.training.place_choice import choose_place_weight, describe_choice
+from daad_jax.training.scaling import measure_scaling
 
-# Blocks of the training images that are kept for the choice of the items, over all images. So the memory that
-# a fit # needs does not grow with the number of images.
-MAX_SAMPLED_BLOCKS = 40_000
-EPSILON = 1e-6
+SMALLEST_UNIT = 1e-6
+Memory = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class BlockSample:
-    """Blocks of one grid, from all training images.
+class Fitted(NamedTuple):
+    """What `fit` returns.
 
-    `blocks` `[n, D]` as the extractor gives them, `owners` `[n]` the number of each block's image, and
-    `places` `[n, 2]` the row and column of its centre, from -0.5 to 0.5.
+    Attributes:
+        state: NumPy arrays, at step 1.
+        config: the configuration with what was found: how many items the memories have (there may be fewer
+            blocks
+            than `model.memory_items` asks for), and `model.place_weight`.
+        distances: R of every training image, `[N]`, as if the image had not trained: it is not compared with
+            items
+            of its own.
     """
 
-    blocks: np.ndarray
-    owners: np.ndarray
-    places: np.ndarray
+    state: TrainState
+    config: Config
+    distances: np.ndarray
 
 
-def fit(config: Config, splits: Splits, say: Callable[[str], None]) -> tuple[TrainState, Config]:
+def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progress: bool = False) -> Fitted:
     """Fits the memories to the training images.
 
     Args:
         config: a validated configuration with `model.items = "coreset"`.
         splits: of the run.
         say: prints a line.
-
-    Returns:
-        The state, NumPy arrays at step 1, and the configuration with the numbers of items that the memories
-        have: there may be fewer blocks than `model.memory_items` asks for.
+        show_progress: whether progress bars are shown, if standard error is a terminal.
 
     Raises:
         UserError: the weights of the extractor are missing.
     """
+    # Read the images once, and keep some of their blocks.
     extractor, layers = features.needed_layers(config.model)
     params = extractor.load(layers, config.model.feature_weights)
     say(f"reading the features of {len(splits.train)} training images with {extractor.title}")
-    samples = sample_blocks(config, params, splits.train)
-    memories = tuple(_fill(config, index, sample) for index, sample in enumerate(samples))
-    frozen = {"extractor": params, "memories": memories}
+    reader = ImageReader(config, params, show_progress)
+    samples = reader.sample(splits.train.images, "reading")
+    # Choose the items.
+    scalings = [measure_scaling(sample.blocks, config.model.feature_scaling) for sample in samples]
+    if config.model.place_weight < 0:
+        separations = choose_place_weight(config, reader, samples, scalings, splits.train.images)
+        chosen = max(separations, key=lambda weight: separations[weight]) if separations else 0.0
+        say(describe_choice(separations))
+        config = replace(config, model=replace(config.model, place_weight=chosen))
+    pairs = [_fill(config, i, sample, scaling) for i, (sample, scaling) in enumerate(zip(samples, scalings))]
+    memories, owners = [memory for memory, _ in pairs], [owners for _, owners in pairs]
     items = tuple(len(memory["items"]) for memory in memories)
     config = replace(config, model=replace(config.model, memory_items=items))
-    units = _measure_units(config, frozen, splits.calibration)
-    memories = tuple(memory | {"unit": unit} for memory, unit in zip(memories, units))
-    return TrainState(np.int32(1), None, None, frozen | {"memories": memories}), config  # type: ignore[arg-type]
+    say(f"filled memories of {', '.join(map(str, items))} items; comparing the training images")
+    # Measure the held-out images and the training images.
+    units = _measure_units(config, {"extractor": params, "memories": tuple(memories)}, splits.calibration)
+    memories = [memory | {"unit": unit} for memory, unit in zip(memories, units)]
+    distances = _leave_one_out(config, reader, splits.train.images, memories, owners)
+    frozen = {"extractor": params, "memories": tuple(memories)}
+    return Fitted(TrainState(np.int32(1), None, None, frozen), config, distances)  # type: ignore[arg-type]
 
 
-def prepare_features(config: Config, split: Split) -> Any:
+def prepare_features(config: Config, split: Split, show_progress: bool) -> Any:
     """The frozen part of a state whose networks learn: the extractor, and the scaling of its features.
 
     Raises:
@@ -72,79 +88,19 @@ def prepare_features(config: Config, split: Split) -> Any:
     """
     extractor, layers = features.needed_layers(config.model)
     params = extractor.load(layers, config.model.feature_weights)
-    (sample,) = sample_blocks(config, params, split)
+    (sample,) = ImageReader(config, params, show_progress).sample(split.images, "reading")
     return {"extractor": params, "memories": (measure_scaling(sample.blocks, config.model.feature_scaling),)}
 
 
-def sample_blocks(config: Config, params: Any, split: Split) -> list[BlockSample]:
-    """Reads all training images once, and keeps a bounded number of blocks, equally many of each image."""
-    size = (config.data.height, config.data.width)
-    grids = [features.grid_of(block, *size) for block in config.model.blocks]
-    per_image = [min(h * w, -(-MAX_SAMPLED_BLOCKS // len(split))) for h, w in grids]
-    function = BatchedFunction(
-        features.make_block_reader(config), images_at_once(size[0] * size[1], jax.default_backend())
-    )
-    kept: list[list[np.ndarray]] = [[] for _ in grids]
-    chosen: list[list[np.ndarray]] = [[] for _ in grids]
-    first = 0
-    with tqdm(total=len(split), desc="reading", unit="image", disable=None) as bar:
-        for batch, outputs in function.run(function.place(params), function.split(split.images)):
-            for index, blocks in enumerate(outputs):
-                flat = blocks.reshape(len(batch), -1, blocks.shape[-1])
-                for number, image in enumerate(flat, first):
-                    # A function of the image's number alone, whatever the batches are.
-                    rng = np.random.default_rng([config.seed, 12, index, number])
-                    places = np.sort(rng.permutation(len(image))[: per_image[index]])
-                    kept[index].append(image[places])
-                    chosen[index].append(places)
-            first += len(batch)
-            bar.update(len(batch))
-    owners = np.arange(len(split), dtype=np.int32)
-    return [
-        BlockSample(
-            np.concatenate(kept[i]),
-            np.repeat(owners, per_image[i]),
-            features.place_grid(*grid).reshape(-1, 2)[np.concatenate(chosen[i])],
-        )
-        for i, grid in enumerate(grids)
-    ]
-
-
-def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-    """The `mean` and the `transform` of `features.scale` for blocks `[n, D]`.
-
-    "whitened" shrinks the correlations by the amount of Ledoit and Wolf (2004), which needs no choice and
-    suits few blocks as well as many.
-    """
-    mean = blocks.mean(0, dtype=np.float64)
-    spread = np.maximum(blocks.std(0, dtype=np.float64), EPSILON)
-    if kind == "raw":
-        return {"mean": np.zeros_like(mean, np.float32), "transform": np.ones_like(mean, np.float32)}
-    if kind == "standardised":
-        return {"mean": mean.astype(np.float32), "transform": (1 / spread).astype(np.float32)}
-    standardised = ((blocks - mean) / spread).astype(np.float32)
-    shrinkage = float(ledoit_wolf_shrinkage(standardised, assume_centered=True))
-    covariance = (standardised.T @ standardised).astype(np.float64) / len(blocks)
-    size = len(covariance)
-    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / size * np.eye(size)
-    values, vectors = np.linalg.eigh(covariance)
-    transform = (vectors / np.sqrt(np.maximum(values, EPSILON))) / spread[:, None]
-    return {"mean": mean.astype(np.float32), "transform": transform.astype(np.float32)}
-
-
-def _fill(config: Config, index: int, sample: BlockSample) -> dict[str, np.ndarray]:
-    """The scaling and the items of one memory."""
-    model = config.model
-    memory = measure_scaling(sample.blocks, model.feature_scaling)
-    points = np.asarray(features.scale(sample.blocks[:, None, None], memory))[:, 0, 0]  # type: ignore[arg-type]
+def _fill(config: Config, index: int, sample: BlockSample, scaling: Memory) -> tuple[Memory, np.ndarray]:
+    """The scaling and the items of a memory, and the number of each item's image."""
+    model, memory = config.model, scaling
     if model.place_weight:
-        place = model.place_weight * np.sqrt(2 * points.var(0, dtype=np.float64).sum())
-        memory["place"] = np.asarray(place, np.float32)
-        points = np.concatenate([points, (place * sample.places).astype(np.float32)], axis=1)
+        memory = memory | {"place": sample.place_length(scaling, model.place_weight)}
+    points = sample.scaled(memory)
     count = min(model.memory_items[index], len(points))
     chosen = choose_coreset(points, count, config.seed) if count < len(points) else np.arange(count)
-    memory["items"] = points[chosen]
-    return memory
+    return memory | {"items": points[chosen]}, sample.owners[chosen]
 
 
 def _measure_units(config: Config, frozen: Any, held_out: Split) -> list[np.ndarray]:
@@ -158,4 +114,23 @@ def _measure_units(config: Config, frozen: Any, held_out: Split) -> list[np.ndar
     function = BatchedFunction(distances, images_at_once(size, jax.default_backend()))
     parts = [out for _, out in function.run(function.place(frozen), function.split(held_out.images))]
     means = (np.concatenate(each).mean(dtype=np.float64) for each in zip(*parts))
-    return [np.asarray(max(mean, EPSILON), np.float32) for mean in means]
+    return [np.asarray(max(mean, SMALLEST_UNIT), np.float32) for mean in means]
+
+
+def _leave_one_out(
+    config: Config, reader: ImageReader, images: Any, memories: list[Memory], item_owners: list[np.ndarray]
+) -> np.ndarray:
+    """R of every training image, compared with the items of other images only: `[N]`."""
+    weights = config.score.weights or (1.0,) * len(memories)
+    distances = np.zeros(len(images))
+    for rows, batch in reader.read(images, "comparing"):
+        for weight, blocks, memory, owners in zip(weights, batch, memories, item_owners):
+            if not weight:
+                continue
+            queries = np.asarray(features.scale(jnp.asarray(blocks), memory))  # type: ignore[arg-type]
+            own = np.repeat(np.arange(rows.start, rows.stop), queries[0, ..., 0].size)
+            flat = distance_to_others(queries.reshape(len(own), -1), own, memory["items"], owners)
+            maps = jnp.asarray(flat.reshape(queries.shape[:3]))
+            pooled = np.asarray(pool_places(maps, config.score.pooling))
+            distances[rows] += weight * pooled / memory["unit"]
+    return distances / sum(weights)

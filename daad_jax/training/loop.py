@@ -22,7 +22,7 @@ from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import fit, run_data
+from daad_jax.training import fit, run_data, suspects
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
@@ -167,7 +167,10 @@ def _train_rest(run: _Run) -> int:
             if restored is None:
                 restored = init_state(run.abstract, config.seed)
                 if config.model.features:
-                    restored = replace(restored, features=fit.prepare_features(config, run.splits.train))
+                    restored = replace(
+                        restored,
+                        features=fit.prepare_features(config, run.splits.train, processes.is_first()),
+                    )
             state = run.group.replicate(restored)
             restored = None  # the numpy copy is as large as the state
             _loop(run, program, state, first_step, checkpoints, log, signals)
@@ -180,11 +183,21 @@ def _fit(run: _Run, checkpoints: Checkpoints, fitted_step: int) -> int:
         _print("the memories of this run are filled already; nothing is done")
         return fitted_step
     with processes.errors_end_all():
-        state, config = fit.fit(run.config, run.splits, _print)
+        fitted = fit.fit(run.config, run.splits, _print, processes.is_first())
         held_out = run.splits.calibration
-        calibration = Scorer(config).calibrate(variables_of(state), held_out.images, held_out.groups)
-    checkpoints.save(state, config, calibration)
-    return int(state.step)
+        scorer = Scorer(fitted.config)
+        calibration = scorer.calibrate(variables_of(fitted.state), held_out.images, held_out.groups)
+    checkpoints.save(fitted.state, fitted.config, calibration)
+    _name_suspects(run, fitted.distances)
+    return int(fitted.state.step)
+
+
+def _name_suspects(run: _Run, distances: np.ndarray) -> None:
+    """Writes the least normal training images into the workdir, and names the first."""
+    if processes.is_first():
+        ranked = suspects.rank_suspects(run.splits.train.names, distances)
+        suspects.write_suspects(run.workdir, ranked)
+        _print(suspects.describe_suspects(ranked))
 
 
 def _loop(
@@ -222,6 +235,9 @@ def _loop(
                 held_out = run.splits.calibration
                 calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
                 checkpoints.save(host, config, calibration)
+                if step == config.train.steps and processes.is_first():
+                    scores = scorer.scores(variables_of(host), calibration, run.splits.train.images)
+                    _name_suspects(run, scores)
                 log.resume()
             if stop:
                 checkpoints.wait()

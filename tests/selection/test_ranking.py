@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from daad_jax.config import Config
+from daad_jax.data.corruptions import anomalies_of, corrupt
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
 from daad_jax.scoring.anomaly_score import Unit
 from daad_jax.scoring.distances import make_distances
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.scoring.separation import separation
 from daad_jax.selection import ranking
-from daad_jax.selection.corruptions import anomalies_of, corrupt
 from tests.tiny import tiny_config
 
 RNG = np.random.default_rng(0)
@@ -38,8 +39,8 @@ def bars(count: int) -> np.ndarray:
 
 
 def test_separation_is_the_auroc():
-    assert ranking.separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])) == 1
-    assert ranking.separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
+    assert separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])) == 1
+    assert separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
 
 
 @pytest.mark.parametrize(("alignment", "pooling"), [("l2", 1), ("layers", 4)])
@@ -63,7 +64,7 @@ def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     )
     units = Unit.measure(normal.reconstruction).std, Unit.measure(normal.alignment).std
     a, b = (0.5 * m.reconstruction / units[0] + 0.5 * m.alignment / units[1] for m in (normal, corrupted))
-    assert choice.separations["erase"] == pytest.approx(ranking.separation(a, b), abs=2e-3)
+    assert choice.separations["erase"] == pytest.approx(separation(a, b), abs=2e-3)
     assert set(choice.separations) == set(kinds)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from daad_jax.selection.corruptions import KINDS, anomalies_of, corrupt, ellipse
+from daad_jax.data.corruptions import KINDS, anomalies_of, corrupt, ellipse
 
 RADII = (0.06, 0.4)
 RNG = np.random.default_rng(0)

@@ -1,0 +1,92 @@
+"""Whether the place of a block in the image counts: chosen without labels, by corrupted training images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from daad_jax.config import Config
+from daad_jax.data.corruptions import anomalies_of, corrupt
+from daad_jax.method import features
+from daad_jax.scoring.leave_one_out import distance_to_others
+from daad_jax.scoring.memory_distances import pool_places
+from daad_jax.scoring.separation import separation
+from daad_jax.training.block_sample import BlockSample, ImageReader
+
+PLACE_WEIGHTS = (0.0, 1.0)
+MAX_IMAGES = 24  # that are corrupted, in every way
+MIN_IMAGES = 4  # of which half are corrupted, and half are compared with
+MAX_ITEMS = 1000  # of each memory during the choice
+
+
+def choose_place_weight(
+    config: Config, reader: ImageReader, samples: list[BlockSample], scalings: list[Any], images: Any
+) -> dict[float, float]:
+    """The separation that each of `PLACE_WEIGHTS` reaches.
+
+    A few training images leave the memories. The separation tells how well these images and corrupted copies
+    of them are told apart.
+
+    Args:
+        config: of the run.
+        reader: of the run's images.
+        samples: the blocks of the training images, for each memory.
+        scalings: of the memories.
+        images: the training images `[N, H, W, C]`.
+
+    Returns:
+        The separation by place weight; empty if there are too few images or no memory with several blocks.
+    """
+    weights = config.score.weights or (1.0,) * len(samples)
+    has_places = any(weight and block for weight, block in zip(weights, config.model.blocks))
+    if len(images) < MIN_IMAGES or not has_places:
+        return {}
+    rng = np.random.default_rng([config.seed, 13])
+    chosen = np.sort(rng.permutation(len(images))[: min(MAX_IMAGES, len(images) // 2)])
+    is_reference = np.ones(len(images), bool)
+    is_reference[chosen] = False
+    normal = np.concatenate([np.asarray(images[i : i + 1]) for i in chosen.tolist()])
+    kinds, radii = anomalies_of(config.data.protocol)
+    sets = [normal, *(corrupt(normal, kind, radii, config.seed) for kind in kinds)]
+    # R of the images themselves, then of the copies of every kind, for each place weight.
+    distances: dict[float, np.ndarray] = dict.fromkeys(PLACE_WEIGHTS, np.zeros(()))
+    maps = [[batch for _, batch in reader.read(each, "choosing")] for each in sets]
+    for index, (weight, sample, scaling) in enumerate(zip(weights, samples, scalings)):
+        if not weight:
+            continue
+        reference = sample.of_images(is_reference)
+        picked = np.sort(rng.permutation(len(reference.blocks))[:MAX_ITEMS])
+        reference = BlockSample(*(array[picked] for array in reference))
+        blocks = [np.concatenate([batch[index] for batch in batches]) for batches in maps]
+        for place_weight in PLACE_WEIGHTS:
+            memory = scaling | {"place": sample.place_length(scaling, place_weight)}
+            items = reference.scaled(memory)
+            measured = np.stack([_pooled(of_set, memory, items, config.score.pooling) for of_set in blocks])
+            distances[place_weight] = distances[place_weight] + weight * measured / measured[0].mean()
+    return {
+        place_weight: float(np.mean([separation(r[0], copies) for copies in r[1:]]))
+        for place_weight, r in distances.items()
+    }
+
+
+def describe_choice(separations: Mapping[float, float]) -> str:
+    """What was chosen, and why, in a sentence."""
+    if not separations:
+        return "a block may be anywhere: there are too few images or blocks to choose"
+    without, with_place = (separations[weight] for weight in PLACE_WEIGHTS)
+    verdict = "the place of a block counts" if with_place > without else "a block may be anywhere"
+    return (
+        f"{verdict}: corrupted training images separate by {with_place:.4f} if the place counts, "
+        f"by {without:.4f} if not"
+    )
+
+
+def _pooled(blocks: np.ndarray, memory: Any, items: np.ndarray, pooling: int) -> np.ndarray:
+    """One distance an image, from its blocks `[n, h, w, D]`: `[n]`."""
+    queries = np.asarray(features.scale(jnp.asarray(blocks), memory))
+    flat = queries.reshape(-1, queries.shape[-1])
+    # No image is in the memory, so no item is left out.
+    owners, item_owners = np.zeros(len(flat), np.int32), np.ones(len(items), np.int32)
+    distances = distance_to_others(flat, owners, items, item_owners)
+    return np.asarray(pool_places(jnp.asarray(distances.reshape(queries.shape[:3])), pooling))

@@ -1,0 +1,83 @@
+"""The least normal training images: people's good images contain a few defects that nobody saw."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from daad_jax.errors import UserError
+from daad_jax.files import explain_write_errors, write_text
+
+SUSPECTS_FILE = "suspects.csv"  # in the workdir
+COLUMNS = ("rank", "name", "score")
+EPSILON = 1e-12
+MAX_SUSPECTS = 1000
+MIN_SUSPECTS = 20
+SUSPECT_SHARE = 0.1  # of the training images
+
+
+class Suspect(NamedTuple):
+    """A training image, and its anomaly score in units of the average training image."""
+
+    name: str
+    score: float
+
+
+def rank_suspects(names: Sequence[str], distances: np.ndarray) -> list[Suspect]:
+    """The least normal tenth of the training images, the least normal first (at least 20, at most 1000).
+
+    Args:
+        names: of the training images.
+        distances: A(x) or R of the images, in any unit, `[N]`. The scores of new images are in another unit: the
+            model knows its training images.
+    """
+    count = min(len(names), max(MIN_SUSPECTS, round(SUSPECT_SHARE * len(names))), MAX_SUSPECTS)
+    scores = distances / max(float(distances.mean()), EPSILON)
+    return [Suspect(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:count].tolist()]
+
+
+def write_suspects(workdir: Path, suspects: Sequence[Suspect]) -> None:
+    """Writes `suspects.csv` into the workdir, one row an image.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for rank, suspect in enumerate(suspects, 1):
+        rows.writerow([rank, suspect.name, f"{suspect.score:.8g}"])
+    file = workdir / SUSPECTS_FILE
+    with explain_write_errors(file, "make room there; the checkpoint is saved"):
+        write_text(file, text.getvalue())
+
+
+def read_suspects(workdir: Path) -> list[Suspect]:
+    """Reads `suspects.csv`; none if the run has no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = workdir / SUSPECTS_FILE
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); remove the file") from error
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        return [Suspect(row["name"], float(row["score"])) for row in rows]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: this file is damaged; remove it to go on without it") from error
+
+
+def describe_suspects(suspects: Sequence[Suspect]) -> str:
+    """A line for the end of a training."""
+    return (
+        f"{SUSPECTS_FILE} names the {len(suspects)} least normal training images, first {suspects[0].name}. Look "
+        "at them: an image with a defect among the good ones can hide such defects."
+    )
