@@ -131,6 +131,8 @@ class ModelConfig:
     feature_weights: str = ""  # a file of weights or a name on a hub; "": the installed package of weights
     # Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
     feature_layers: tuple[tuple[int, ...], ...] = ()
+    # Whether the whole image is described by the standard deviation of its features, too, beside their mean.
+    spread: bool = True
     # Of the features of a block, by those of the training images: "raw", "standardised" (each channel has
     # mean 0 # and spread 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"

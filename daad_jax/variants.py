@@ -74,10 +74,16 @@ def _daad_features(config: Config) -> None:
     _read_features(config)
     model, score = config.model, config.score
     model.items, model.feature_scaling = "coreset", "whitened"
+    if config.data.protocol != "inspection":
+        # An image of another class differs as a whole, so one memory of whole images is enough.
+        config.data.height = config.data.width = 128
+        model.blocks, model.memory_items, model.feature_layers = (0,), (5000,), ((14, 15),)
+        model.spread = False
+        return
     model.blocks, model.memory_items = (0, 32, 16, 8), (1000, 1000, 2000, 2000)
-    model.feature_layers = ((10, 14, 15), (10, 14, 15), (4, 7, 10), (2, 4, 7))
+    model.feature_layers = ((2, 4, 7, 10, 14, 15), (10, 14, 15), (4, 7, 10), (2, 4, 7))
     model.place_weight = -1.0
-    score.pooling = 4
+    score.pooling = 8
     score.weights, score.heat_weights = (1.0, 1.0, 1.0, 0.0), (0.0, 0.0, 1.0, 1.0)
 
 

@@ -43,12 +43,10 @@ def grid_of(block: int, height: int, width: int) -> tuple[int, int]:
 
 
 def channels_of(model: ModelConfig, index: int) -> int:
-    """D, the length of the description of a block of memory `index`.
-
-    The whole image also has the spread of its features.
-    """
+    """D, the length of the description of a block of memory `index`."""
     extractor, layers = extractor_of(model)
-    return sum(extractor.channels(layer) for layer in layers[index]) * (1 if model.blocks[index] else 2)
+    has_spread = model.spread and not model.blocks[index]
+    return sum(extractor.channels(layer) for layer in layers[index]) * (2 if has_spread else 1)
 
 
 def make_block_reader(
@@ -62,28 +60,34 @@ def make_block_reader(
     def read_blocks(params: Any, images: jax.Array) -> Blocks:
         maps = dict(zip(layers, extractor.apply(params, to_unit(images), layers, implementation)))
         return tuple(
-            describe([maps[layer] for layer in chosen], grid_of(block, *size), model.neighbourhood)
+            describe(
+                [maps[layer] for layer in chosen],
+                grid_of(block, *size),
+                model.neighbourhood,
+                with_spread=model.spread and not block,
+            )
             for block, chosen in zip(model.blocks, layers_of)
         )
 
     return read_blocks
 
 
-def describe(maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int) -> jax.Array:
+def describe(
+    maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int, with_spread: bool = False
+) -> jax.Array:
     """The features of all blocks of a grid.
 
     Args:
         maps: `[B, h, w, C]` each, of any sizes.
-        grid: rows and columns of blocks. (1, 1) gives the mean and, for each channel, the standard deviation
-            over
-            the places of the map.
+        grid: rows and columns of blocks; (1, 1) is the whole image.
         neighbourhood: the side of the square of places that are averaged at each place first, odd.
+        with_spread: whether the whole image is also described by the standard deviation of each channel.
 
     Returns:
-        `[B, rows, columns, D]`, D is the sum of all C (twice as much for the whole image).
+        `[B, rows, columns, D]`, D is the sum of all C (twice as much with the spread).
     """
     described = [_average(features, grid, neighbourhood) for features in maps]
-    if grid == (1, 1):
+    if with_spread:
         spreads = [jnp.mean(jnp.square(x - m), (1, 2), keepdims=True) for x, m in zip(maps, described)]
         described += [jnp.sqrt(jnp.maximum(spread, EPSILON)) for spread in spreads]
     return jnp.concatenate(described, axis=-1)

@@ -31,7 +31,7 @@ def rank_suspects(names: Sequence[str], distances: np.ndarray) -> list[Suspect]:
 
     Args:
         names: of the training images.
-        distances: A(x) or R of the images, in any unit, `[N]`. The scores of new images are in another unit: the
+        distances: A(x) or R of the images, in any unit, `[N]`. New images are scored in another unit: the
             model knows its training images.
     """
     count = min(len(names), max(MIN_SUSPECTS, round(SUSPECT_SHARE * len(names))), MAX_SUSPECTS)
@@ -78,6 +78,6 @@ def read_suspects(workdir: Path) -> list[Suspect]:
 def describe_suspects(suspects: Sequence[Suspect]) -> str:
     """A line for the end of a training."""
     return (
-        f"{SUSPECTS_FILE} names the {len(suspects)} least normal training images, first {suspects[0].name}. Look "
-        "at them: an image with a defect among the good ones can hide such defects."
+        f"{SUSPECTS_FILE} names the {len(suspects)} least normal training images, first {suspects[0].name}. "
+        "Look at them: an image with a defect among the good ones can hide such defects."
     )
