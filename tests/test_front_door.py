@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 
 def make_config(folder: Path, name: str = "tiny") -> Config:
-    config = load_recipe(f"folder:{folder},smoke")
+    config = load_recipe(f"folder:{folder},daad_plus,smoke")
     config.name = name
     config.data.height = config.data.width = 32
     config.model.base_width = config.model.discriminator_width = 4
@@ -187,7 +187,7 @@ print("the notebook goes on", state == os.getpid())
 
 @pytest.mark.slow
 def test_scripts_run_twice_in_a_notebook(folder):
-    words = [f"--config=folder:{folder / 'good'},smoke", f"--workdir={folder / 'notebook'}"]
+    words = [f"--config=folder:{folder / 'good'},daad_plus,smoke", f"--workdir={folder / 'notebook'}"]
     small = ["--config.data.height=32", "--config.data.width=32", "--config.model.base_width=4"]
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK, *words, *small],

@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
 
 
 def config_of(folder):
-    return f"--config=configs/folder.py:{folder / 'set'},smoke"
+    return f"--config=configs/folder.py:{folder / 'set'},daad_plus,smoke"
 
 
 @pytest.fixture(scope="module")

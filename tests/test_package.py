@@ -92,7 +92,7 @@ def test_the_installed_package_works_in_an_empty_folder(site, tmp_path):
     command = site / "bin" / "daad-jax"
     assert here(command, "--version") == f"daad_jax {daad_jax.__version__}\n"
     # Train on ten images, predict, export; then the same checkpoint from Python.
-    out = here(command, "train", "--config", "folder:good", "--workdir", "run", *SMALL)
+    out = here(command, "train", "--config", "folder:good,daad_plus", "--workdir", "run", *SMALL)
     assert out.splitlines()[-1] == "next: daad-jax predict --workdir run IMAGE_OR_FOLDER..."
     here(command, "predict", "--workdir", "run", "good")
     assert len((tmp_path / "run" / "predictions" / "scores.csv").read_text().splitlines()) == 11
