@@ -18,7 +18,7 @@ from reproduction.summary import (
 
 METRICS = {
     "auroc": "Image AUROC",
-    "levelled_auroc": "Image AUROC, brightness-corrected",
+    "levelled_auroc": "Brightness-corrected image AUROC",
     "pixel_auroc": "Pixel AUROC",
     "aupro": "AUPRO",
 }
@@ -29,8 +29,8 @@ ABOUT_INSPECTION = (
     "Seven sets of images of inspected parts: bottle and screw (MVTec AD), mono and poly (solar cells), tire "
     "(MVTec 3D-AD, its colour images), kolektor (KolektorSDD, whole surfaces) and metal_plate (MPDD). The "
     "last three have the recipe `folder`; the others have the recipe of their data set. AE to DAAD+ read "
-    "pixels. The rows below them read features of a frozen network: the memories of PatchCore and of DAAD are filled "
-    "with blocks of the training images, and DAAD+ learns to reconstruct the features.",
+    "pixels. The rows below them read features of a frozen network: the memories of PatchCore and of DAAD "
+    "are filled with blocks of the training images, and DAAD+ learns to reconstruct the features.",
     "*Seconds to train* go from decoded images to the saved checkpoint: they include reading the images from "
     "the cache, compiling, calibrating and saving. *Images/s* is the rate at which decoded test images are "
     "scored, several at once. *MB* (10^6 bytes) is the size of the checkpoint on the disk: with the frozen "

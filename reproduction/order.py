@@ -89,7 +89,7 @@ def describe_lead(stored: TableResults, row: str, rival: str, metric: str, title
         ours, theirs = (mean_over_seeds(stored, name, subject, metric) for name in (row, rival))
         if ours is None or theirs is None:
             continue
-        lead = ours.mean - theirs.mean
+        lead = round(ours.mean - theirs.mean, 6) + 0.0  # without the sign of a zero below 0
         if ours.spread is None or theirs.spread is None:
             kind = unknown
         elif abs(lead) > max(ours.spread, theirs.spread):
