@@ -67,7 +67,8 @@ if __name__ == "__main__":
         cli.Command(
             "TABLE",
             "Runs all cells of a table of results, and writes docs/results.md from the stored results. TABLE "
-            "is mnist, cifar10, mvtec_ad, solar_cells or granularity. The same command again continues.",
+            "is mnist, cifar10, mvtec_ad, solar_cells, granularity, inspection or dirty. The same command "
+            "again continues.",
             define,
             main,
             takes_words=True,

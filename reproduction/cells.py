@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from daad_jax import config as config_lib
-from daad_jax.config import Config, ModelConfig
+from daad_jax.config import Config, LossConfig, ModelConfig, TrainConfig
 from daad_jax.data.catalogue import DATA_SETS, DataSet
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.recipes import load_recipe
 from daad_jax.validation import validate
 from daad_jax.variants import PIXEL_VARIANTS, VARIANTS
+from reproduction import inspection
 
 # Scores without a network, which every figure of a network has to beat: see baselines.py.
 BASELINES = {
@@ -45,10 +46,28 @@ DIVISIONS = {
     "8x8": Division("8 x 8 blocks", 8),
     "pixels": Division("pixel-wise", 0),
 }
+
+
+@dataclass(frozen=True)
+class Dirt:
+    """A row of the table of dirty training sets: a variant, and how many training images have defects.
+
+    `percent` of the training images, with the held-out ones, have a defect and count as normal.
+    """
+
+    variant: str
+    percent: int
+
+
+DIRT_PERCENTS = (0, 5, 10)  # ascending; the first one is what the others are compared with
+DIRTY_VARIANTS = ("patchcore", "daad_features")
+DIRTY = {f"{v}_{percent}": Dirt(v, percent) for v in DIRTY_VARIANTS for percent in DIRT_PERCENTS}
+
 ROW_TITLES = {
     **BASELINES,
     **{name: variant.title for name, variant in VARIANTS.items()},
     **{name: division.title for name, division in DIVISIONS.items()},
+    **{name: f"{VARIANTS[row.variant].title}, {row.percent} % defects" for name, row in DIRTY.items()},
 }
 
 # These keys do not change a result: names, places, and what is logged or kept. The subject and the seed
@@ -57,18 +76,24 @@ KEYS_OUTSIDE_RECIPE = (
     "name", "seed", "data.name", "data.normal_class", "data.path", "data.data_dir", "data.cache_dir",
     "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
 )  # fmt: skip
+# These keys of the model describe networks. Memories that are filled from the data need none.
+NETWORK_KEYS = (
+    "levels", "base_width", "max_width", "skips", "division", "shrink", "discriminator_width",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results of one data set.
+    """A table of results of one data set, or of sets from several sources.
 
     Attributes:
         name: the name on the command line, and of the stored results.
         title: the heading in docs/results.md.
-        data_set: the data set. Its name is also the name of the recipe of all cells.
+        data_set: the data set. Its name is also the name of the recipe of all cells, unless the table has
+            parts from several sources: then each part has its recipe, see `inspection.PARTS`.
         default_subjects: the classes or parts that run if the user names none.
-        variants: the rows that train a network, in their order.
+        variants: the rows that train, in their order.
+        baselines: the rows that need no training, in their order.
     """
 
     name: str
@@ -76,11 +101,12 @@ class Table:
     data_set: DataSet
     default_subjects: tuple[str, ...]
     variants: tuple[str, ...] = PIXEL_VARIANTS
+    baselines: tuple[str, ...] = tuple(BASELINES)
 
     @property
     def rows(self) -> tuple[str, ...]:
         """The names of all rows: the baselines, then the variants."""
-        return (*BASELINES, *self.variants)
+        return (*self.baselines, *self.variants)
 
     @property
     def noun(self) -> str:
@@ -94,21 +120,37 @@ class Table:
 
     @property
     def picture_subject(self) -> str:
-        """The subject whose reconstructions and scores are drawn."""
-        return self.data_set.default_subject
+        """The subject whose reconstructions and scores are drawn; "" if the table has no pictures."""
+        return "" if self.compares_dirt else self.data_set.default_subject
 
     @property
     def compares_divisions(self) -> bool:
         """Whether the rows are division rates instead of the paper's methods."""
         return self.variants == tuple(DIVISIONS)
 
+    @property
+    def compares_dirt(self) -> bool:
+        """Whether the rows are shares of defects among the training images."""
+        return self.variants == tuple(DIRTY)
+
+    @property
+    def has_many_sources(self) -> bool:
+        """Whether the subjects come from several sources. Such a table also says what its rows cost."""
+        return self.data_set in (inspection.INSPECTION, inspection.DIRTY)
+
 
 def make_tables(data_sets: Iterable[DataSet]) -> dict[str, Table]:
-    """One table for each data set, and the granularity table, by name."""
+    """One table for each data set, then the tables of one question each, by name."""
     tables = [Table(d.name, d.title, d, d.default_subjects or d.subjects) for d in data_sets]
     mnist = DATA_SETS["mnist"]
     granularity = Table("granularity", "Granularity", mnist, (mnist.default_subject,), tuple(DIVISIONS))
-    return {table.name: table for table in (*tables, granularity)}
+    parts, dirty = inspection.INSPECTION, inspection.DIRTY
+    questions = (
+        granularity,
+        Table(parts.name, parts.title, parts, parts.subjects, tuple(VARIANTS)),
+        Table(dirty.name, dirty.title, dirty, dirty.subjects, tuple(DIRTY), baselines=()),
+    )
+    return {table.name: table for table in (*tables, *questions)}
 
 
 TABLES = make_tables(DATA_SETS.values())
@@ -159,18 +201,24 @@ def cell_folder(out: Path, table: Table, subject: str, row: str, seed: int | Non
 
 def make_recipe(cell: Cell) -> dict[str, Any]:
     """The part of a cell's configuration that its result depends on, as nested dictionaries."""
-    tree = json.loads(config_lib.to_json(cell.config))  # a recipe is stored as JSON
+    config = cell.config
+    if config.uses_coreset:  # nothing is learned, so the keys of networks and of training change nothing
+        unused = {key: getattr(ModelConfig, key) for key in NETWORK_KEYS}
+        model = dataclasses.replace(config.model, **unused)
+        config = dataclasses.replace(config, model=model, loss=LossConfig(), train=TrainConfig())
+    tree = json.loads(config_lib.to_json(config))  # a recipe is stored as JSON
     for key in KEYS_OUTSIDE_RECIPE:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
 
     # A scale without a memory neither divides its map nor addresses items.
-    model = tree["model"]
-    model["division"] = [
-        cuts if items else [1, 1, 1] for cuts, items in zip(model["division"], model["memory_items"])
-    ]
-    if not any(model["memory_items"]):
-        model |= {"temperature": ModelConfig.temperature, "shrink": ModelConfig.shrink}
+    network = tree["model"]
+    if not config.uses_coreset:
+        network["division"] = [
+            cuts if items else [1, 1, 1] for cuts, items in zip(network["division"], network["memory_items"])
+        ]
+    if not any(network["memory_items"]):
+        network |= {"temperature": ModelConfig.temperature, "shrink": ModelConfig.shrink}
 
     # A baseline has no network: its result depends on the data and on how its heat map is smoothed.
     if cell.row in BASELINES:
@@ -191,16 +239,20 @@ def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: boo
         table: the table.
         subject: one of the table's subjects.
         row: one of the table's rows. A row of the granularity table is variant daad with other division
-            rates. A baseline takes its data from variant daad, too.
+            rates. A baseline takes its data from variant daad, too. A row of the dirty table is its variant;
+            its defects come into the training images later, see `dirt.mix_in`.
         seed: None for a baseline.
         smoke: whether the configuration is cut down so that a cell takes seconds.
 
     Raises:
         UserError: the recipe does not exist, or its configuration is impossible.
     """
-    variant = row if row in VARIANTS else "daad"
-    words = ",".join([subject, variant] + ["smoke"] * smoke)
-    config = load_recipe(f"{table.data_set.name}:{words}")
+    variant = DIRTY[row].variant if row in DIRTY else row if row in VARIANTS else "daad"
+    if table.has_many_sources:
+        config = inspection.make_config(subject, variant, smoke)
+    else:
+        words = ",".join([subject, variant] + ["smoke"] * smoke)
+        config = load_recipe(f"{table.data_set.name}:{words}")
     if row in DIVISIONS:
         config.model.division = make_division(config, DIVISIONS[row].blocks)
     config.seed = seed or 0

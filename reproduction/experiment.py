@@ -25,14 +25,16 @@ from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_p
 from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.training.loop import train
 from daad_jax.training.workdir import CHECKPOINTS, environment
-from reproduction import baselines, results
-from reproduction.cells import BASELINES, DIVISIONS, Cell, make_recipe
+from reproduction import baselines, dirt, results
+from reproduction.bootstrap import auroc_interval
+from reproduction.cells import BASELINES, DIRT_PERCENTS, DIRTY, DIVISIONS, Cell, make_recipe
 from reproduction.results import Result, TableResults
 
 HISTOGRAM_BINS = 40
 PICTURED_NORMAL, PICTURED_ANOMALOUS = 4, 6  # images that are kept for the picture of reconstructions
-PICTURES_FILE = "shown.npz"  # in a cell's folder, as is the next one
+PICTURES_FILE = "shown.npz"  # in a cell's folder, as are the next ones
 TIME_FILE = "spent_s"
+TRAINING_TIME_FILE = "train_s"
 
 
 def run_cell(cell: Cell, folder: Path) -> TableResults:
@@ -46,7 +48,7 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
         UserError: see `train`, `datasets.load` and `evaluate_split`.
         SystemExit: a signal came during training; the state at that step is saved.
     """
-    with _stopwatch(folder) as spent_s:
+    with _stopwatch(folder / TIME_FILE) as spent_s:
         measured = _measure_baseline(cell) if cell.row in BASELINES else _train_and_measure(cell, folder)
         wall_s = round(spent_s(), 1)
     tree = _describe_environment()
@@ -75,28 +77,59 @@ def prune_checkpoints(folder: Path, step: int | None) -> None:
 
 
 def _train_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Trains a network and evaluates its last step. Returns fields of `Result`."""
-    train(cell.config, folder)
+    """Trains a network, or fills memories, and evaluates the last step. Returns fields of `Result`."""
+    # Where costs are compared, the images are decoded into the cache before the time begins.
+    clean = datasets.load(cell.config) if cell.table.has_many_sources else None
+    given = _mix_in_defects(cell, clean) if cell.row in DIRTY and clean else None
+    with _stopwatch(folder / TRAINING_TIME_FILE) as spent_s:
+        train(cell.config, folder, data=given.splits if given else None)
+        train_s = spent_s()
     detector = Detector.load(folder)
-    splits = datasets.load(detector.config)
+    splits = given.splits if given else datasets.load(detector.config)
     evaluation = evaluate_split(detector, splits.test)
     metrics = {k: v for k, v in evaluation.image_metrics.items() if isinstance(v, float)} | (
         evaluation.pixel_metrics or {}
     )
-    if cell.config.data.protocol == "inspection":
+    if cell.table.has_many_sources:
+        metrics |= _name_interval(splits.test.labels, evaluation.scores) | {
+            "train_s": train_s,
+            "scored_per_s": evaluation.images_per_s,
+            "checkpoint_mb": _size_mb(folder / CHECKPOINTS / str(detector.step)),
+        }
+    if cell.config.data.protocol == "inspection" and not given:
         metrics["levelled_auroc"] = _corrected_auroc(detector, splits)
     if cell.row in DIVISIONS:
         metrics |= _reconstruction_errors(detector, splits)
+    images = _count_images(splits)
+    if given:
+        images["mixed_in"] = len(given.mixed_in)
+        if (found := dirt.count_found(folder, given.mixed_in)) is not None:
+            metrics["found_suspects"] = float(found)
     is_pictured = cell.subject == cell.table.picture_subject
     if is_pictured:
         _keep_pictures(folder, detector, splits.test)
     return {
         "step": detector.step,
-        "images": _count_images(splits),
+        "images": images,
         "figures": metrics,
-        "images_per_s": _median_rate(folder),
+        "images_per_s": 0.0 if cell.config.uses_coreset else _median_rate(folder),
         "histogram": _count_scores(evaluation) if is_pictured else None,
     }
+
+
+def _mix_in_defects(cell: Cell, clean: Splits) -> dirt.DirtySplits:
+    percent, most = DIRTY[cell.row].percent, max(DIRT_PERCENTS)
+    return dirt.mix_in(clean, percent, most, cell.config.data.calibration_fraction, cell.config.seed)
+
+
+def _name_interval(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """The bootstrap interval of the image AUROC, as figures."""
+    return dict(zip(("auroc_low", "auroc_high"), auroc_interval(labels, scores)))
+
+
+def _size_mb(folder: Path) -> float:
+    """The size of all files below a folder, in 10^6 bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def _measure_baseline(cell: Cell) -> dict[str, Any]:
@@ -110,13 +143,16 @@ def _measure_baseline(cell: Cell) -> dict[str, Any]:
     normal = np.concatenate([splits.train.images[:], splits.calibration.images[:]])
     metrics: dict[str, float] = {}
     if cell.row == "mean_intensity":
-        metrics["auroc"], is_brighter = baselines.best_direction_auroc(labels, baselines.mean_intensity(test))
+        scores = baselines.mean_intensity(test)
+        metrics["auroc"], is_brighter = baselines.best_direction_auroc(labels, scores)
         metrics["anomalous_is_brighter"] = float(is_brighter)
+        scores = scores if is_brighter else -scores
     else:
         distance = cell.row.removeprefix("nearest_")
         images, references = (baselines.prepare_images(x, distance) for x in (test, normal))
         nearest = baselines.find_nearest(images, references)
-        metrics["auroc"] = float(roc_auc_score(labels, nearest.squares))
+        scores = nearest.squares
+        metrics["auroc"] = float(roc_auc_score(labels, scores))
         masked = find_known_pixels(splits.test)
         if splits.test.masks is not None and masked is not None:
             sigma = cell.config.score.heat_smoothing * min(test.shape[1:3])
@@ -128,6 +164,8 @@ def _measure_baseline(cell: Cell) -> dict[str, Any]:
             images, references = (baselines.prepare_images(x, distance) for x in corrected)
             squares = baselines.find_nearest(images, references).squares
             metrics["levelled_auroc"] = float(roc_auc_score(labels, squares))
+    if cell.table.has_many_sources:
+        metrics |= _name_interval(labels, scores)
     return {"step": 0, "images": _count_images(splits), "figures": metrics, "images_per_s": 0.0}
 
 
@@ -202,12 +240,12 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
 
 
 @contextmanager
-def _stopwatch(folder: Path) -> Iterator[Callable[[], float]]:
-    """Measures the seconds spent on a cell in this and in earlier attempts.
+def _stopwatch(path: Path) -> Iterator[Callable[[], float]]:
+    """Measures the seconds spent in the block in this and in earlier attempts, whose sum the file keeps.
 
     The time of an attempt is lost if the process is killed.
     """
-    path, start = folder / TIME_FILE, time.perf_counter()
+    start = time.perf_counter()
     before = float(path.read_text()) if path.is_file() else 0.0
 
     def spent_s() -> float:

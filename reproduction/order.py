@@ -1,4 +1,4 @@
-"""Compares the order of our rows with the order that the paper claims, in words.
+"""Compares rows in words: their order with the one that the paper claims, and one row with another.
 
 The paper claims AE+Skip < AE < MemAE < DAAD < DAAD+.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from reproduction import paper
 from reproduction.cells import ROW_TITLES
 from reproduction.results import TableResults
-from reproduction.summary import MeanAndSpread, brightness_separable, mean_over
+from reproduction.summary import MeanAndSpread, brightness_separable, mean_over, mean_over_seeds
 
 
 def describe_order(stored: TableResults, metric: str = "auroc", title: str = "") -> str:
@@ -48,7 +48,7 @@ def describe_order_over_tables(tables: Sequence[TableResults]) -> str:
     by_table = {
         stored.table.title: _comparable_means(stored, "auroc")[0]
         for stored in tables
-        if not stored.table.compares_divisions
+        if not stored.table.compares_divisions and not stored.table.has_many_sources
     }
     by_table = {title: means for title, means in by_table.items() if means}
     if len(by_table) < 2:
@@ -61,6 +61,44 @@ def describe_order_over_tables(tables: Sequence[TableResults]) -> str:
         f"Order of the means over {', '.join(by_table)}: {_compare_with_claim(means)} Every table takes part "
         "with the subjects that all its rows have."
     )
+
+
+def describe_lead(stored: TableResults, row: str, rival: str, metric: str, title: str) -> str:
+    """Says for which subjects a row is ahead of its rival, and for which it is behind.
+
+    A difference counts if it exceeds the larger of the two spreads over seeds.
+
+    Args:
+        stored: the results of the table.
+        row: the name of the row.
+        rival: the name of the row that it is compared with.
+        metric: the metric to compare, a key of `Result.figures`.
+        title: the metric in words.
+
+    Returns:
+        "" if no subject has both rows.
+    """
+    of_kinds: dict[str, list[str]] = {
+        "ahead by more than the spread over seeds for": [],
+        "behind by more than the spread for": [],
+        "no difference beyond the spread for": [],
+        "without a spread to compare with for": [],
+    }
+    ahead, behind, within, unknown = of_kinds.values()
+    for subject in stored.subjects:
+        ours, theirs = (mean_over_seeds(stored, name, subject, metric) for name in (row, rival))
+        if ours is None or theirs is None:
+            continue
+        lead = round(ours.mean - theirs.mean, 6) + 0.0  # without the sign of a zero below 0
+        if ours.spread is None or theirs.spread is None:
+            kind = unknown
+        elif abs(lead) > max(ours.spread, theirs.spread):
+            kind = ahead if lead > 0 else behind
+        else:
+            kind = within
+        kind.append(f"{subject} ({lead:+.3f})")
+    parts = [f"{words} {', '.join(subjects)}" for words, subjects in of_kinds.items() if subjects]
+    return f"{ROW_TITLES[row]} against {ROW_TITLES[rival]} by {title}: {'; '.join(parts)}." if parts else ""
 
 
 def _comparable_means(stored: TableResults, metric: str) -> tuple[dict[str, MeanAndSpread], list[str]]:

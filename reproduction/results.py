@@ -30,10 +30,11 @@ class Result:
         recipe: a key of `TableResults.recipes`.
         environment: a key of `TableResults.environments`.
         date: the day on which the cell finished, as YYYY-MM-DD.
-        step: the number of training steps; 0 for a baseline.
-        images: the number of images: "train", "held_out", and of the test set "normal" and "anomalous".
+        step: the number of training steps; 0 for a baseline, 1 if the memories were filled from the data.
+        images: the number of images: "train", "held_out", and of the test set "normal" and "anomalous". If
+            defects were mixed in, "mixed_in" is how many of "train" and "held_out" they are.
         figures: the metrics by name, such as "auroc".
-        images_per_s: the median of the rates that training logged; 0 for a baseline.
+        images_per_s: the median of the rates that training logged; 0 if no network was trained.
         wall_s: seconds from the configuration to the metrics, with loading, compiling and saving, and
             summed over all attempts.
         histogram: counts of anomaly scores by label, for the subject that is drawn.

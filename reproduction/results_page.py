@@ -6,7 +6,7 @@ from pathlib import Path
 from daad_jax import config as config_lib
 from daad_jax import files
 from daad_jax.files import explain_write_errors
-from reproduction import order, pictures, results, results_tables
+from reproduction import inspection_page, order, pictures, results, results_tables
 from reproduction.markdown import format_range, wrap
 from reproduction.results import Result, TableResults
 from reproduction.summary import brightness_separable
@@ -79,13 +79,18 @@ def _make_section(stored: TableResults, picture_names: set[str]) -> str:
     blocks = [f"## {stored.table.title}"]
     if stored.table.compares_divisions:
         blocks += [_explain_divisions(stored), results_tables.make_divisions_table(stored)]
+    elif stored.table.compares_dirt:
+        blocks += inspection_page.make_dirty(stored)
+    elif stored.table.has_many_sources:
+        blocks += inspection_page.make_inspection(stored)
     else:
         blocks += [
             results_tables.make_means_table(stored),
             wrap(order.describe_order(stored)),
             results_tables.make_subjects_table(stored),
         ]
-    blocks += _show_extra_metrics(stored)
+    if not stored.table.has_many_sources:
+        blocks += _show_extra_metrics(stored)
     blocks.append(wrap(_describe_measurement(stored)))
     blocks += _show_pictures(stored, picture_names)
     blocks += _show_recipes(stored)
@@ -154,8 +159,9 @@ def _describe_measurement(stored: TableResults) -> str:
 
 def _describe_training(trained: Sequence[Result]) -> list[str]:
     seeds = sorted({r.seed for r in trained if r.seed is not None})
+    steps = [r.step for r in trained if r.images_per_s]  # the others fill their memories, without steps
     notes = [
-        f"Last step ({format_range(r.step for r in trained)}), seed{'s' * (len(seeds) > 1)} "
+        f"{f'Last step ({format_range(steps)}), seed' if steps else 'Seed'}{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}, {format_range(r.images['train'] for r in trained)} images for "
         f"training, {format_range(r.images['held_out'] for r in trained)} held out."
     ]

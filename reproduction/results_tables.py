@@ -142,7 +142,9 @@ def make_recipes_table(stored: TableResults) -> str:
 def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
     """The columns of the recipes' table, by title."""
     model, train = tree["model"], tree["train"]
-    has_discriminator = tree["loss"]["adversarial"] > 0 or tree["loss"]["alignment"] > 0
+    # Recipes that are older than memories filled from the data do not name this key.
+    learns = model.get("items") != "coreset"
+    has_discriminator = learns and (tree["loss"]["adversarial"] > 0 or tree["loss"]["alignment"] > 0)
     division = [
         "x".join(map(str, cuts)) if items else NONE
         for cuts, items in zip(model["division"], model["memory_items"])
@@ -155,12 +157,12 @@ def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
     ]
     return {
         "image": "{height} x {width} x {channels}".format(**tree["data"]),
-        "width": str(model["base_width"]),
+        "width": str(model["base_width"]) if learns else NONE,
         "discriminator": str(model["discriminator_width"]) if has_discriminator else NONE,
         "memory items": ", ".join(map(str, model["memory_items"])),
-        "division": ", ".join(division),
-        "steps": str(train["steps"]),
-        "batch": str(train["batch_size"]),
+        "division": ", ".join(division) if learns else NONE,
+        "steps": str(train["steps"]) if learns else NONE,
+        "batch": str(train["batch_size"]) if learns else NONE,
         "other values": ", ".join(others) or NONE,
     }
 
@@ -180,6 +182,8 @@ def _format_pace(results: list[Result]) -> tuple[str, str]:
     machines = [[r for r in results if r.environment == environment] for environment in environments]
     times = [round(statistics.median(r.wall_s for r in machine)) for machine in machines]
     rates = [
-        round(statistics.median(r.images_per_s for r in machine)) for machine in machines if machine[0].step
+        round(statistics.median(r.images_per_s for r in machine))
+        for machine in machines
+        if machine[0].images_per_s
     ]
     return f"{format_range(times)} s", format_range(rates) if rates else NONE

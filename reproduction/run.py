@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daad_jax.data import datasets
-from daad_jax.data.tfds_source import available_subjects
 from daad_jax.errors import Stopped, UserError
 from daad_jax.files import exclusive, explain_write_errors
 from daad_jax.training.workdir import saved_step
-from reproduction import experiment, pictures, results, results_page
+from reproduction import experiment, inspection, pictures, results, results_page
 from reproduction.cells import BASELINES, Cell, Table
 from reproduction.results import Result, TableResults
 
+SourceKey = tuple[str, str]
 LOG_FILE = "cell.log"  # in a cell's folder: what training would have printed
 
 
@@ -63,7 +63,7 @@ def reproduce(
             cannot be written.
         SystemExit: a signal came while a cell trained; finished cells and the last step are saved.
     """
-    cells = _keep_available(table, cells)
+    cells = _keep_available(cells)
     # The page needs the results of all tables. A damaged file is reported now instead of after hours.
     results.load_all(places.docs)
     stored, _ = _store_local_results(table, places, smoke)
@@ -102,7 +102,7 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
     Raises:
         UserError: a stored result cannot be read.
     """
-    cells = _keep_available(table, cells)
+    cells = _keep_available(cells)
     local = _load_local_results(table, places, smoke)
     to_run = []
     for cell in cells:
@@ -154,13 +154,13 @@ def _run_cells(
     to_run: Sequence[Cell],
     done: int,
     places: Places,
-    refusals: dict[str, str],
+    refusals: dict[SourceKey, str],
     smoke: bool,
     drop_checkpoints: bool,
 ) -> list[str]:
     """Runs cells and stores each result. Returns a line for every cell that failed.
 
-    `done` is the number of cells that have finished before, and `refusals` has the data sets that cannot
+    `done` is the number of cells that have finished before, and `refusals` has the sources that cannot
     be loaded, with the reasons.
     """
     local = _load_local_results(table, places, smoke)
@@ -181,10 +181,10 @@ def _run_cells(
     return failures
 
 
-def _run_cell(cell: Cell, folder: Path, refusals: dict[str, str], drop_checkpoints: bool) -> Result:
+def _run_cell(cell: Cell, folder: Path, refusals: dict[SourceKey, str], drop_checkpoints: bool) -> Result:
     """Runs a cell and prunes its checkpoints. Raises _CellError if the cell fails."""
-    if cell.config.data.name in refusals:
-        raise _CellError(refusals[cell.config.data.name])
+    if reason := refusals.get(_source_of(cell)):
+        raise _CellError(reason)
     with explain_write_errors(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / LOG_FILE).open("a", encoding="utf-8")
@@ -232,33 +232,43 @@ def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[Tab
     return stored, local
 
 
-def _keep_available(table: Table, cells: Sequence[Cell]) -> list[Cell]:
+def _keep_available(cells: Sequence[Cell]) -> list[Cell]:
     """Drops the cells whose images are not on this machine, and prints their subjects.
 
     If no images are here, all cells stay: opening the data set then raises an error with the remedy.
     """
-    available = available_subjects(table.data_set, cells[0].config.data)
-    subjects = list(dict.fromkeys(c.subject for c in cells))
-    absent = [s for s in subjects if s not in available]
-    if not absent or len(absent) == len(subjects):
+    of_subjects = {cell.subject: cell.config.data for cell in cells}
+    absent: dict[str, list[str]] = {}
+    for subject, data in of_subjects.items():
+        if not inspection.is_available(subject, data):
+            absent.setdefault(inspection.variable_of(data), []).append(subject)
+    left_out = [subject for subjects in absent.values() for subject in subjects]
+    if len(left_out) == len(of_subjects):
         return list(cells)
-    variable = table.data_set.folder_variable
-    print(f"not run, because {variable} has no images for: {', '.join(absent)}", flush=True)
-    return [c for c in cells if c.subject in available]
+    for variable, subjects in absent.items():
+        print(f"not run, because {variable} has no images for: {', '.join(subjects)}", flush=True)
+    return [c for c in cells if c.subject not in left_out]
 
 
-def _find_refused_sources(cells: Sequence[Cell]) -> dict[str, str]:
-    """Loads every data set of the cells. Returns the errors by name; raises UserError if all fail."""
-    configs = {c.config.data.name: c.config for c in cells}
+def _find_refused_sources(cells: Sequence[Cell]) -> dict[SourceKey, str]:
+    """Loads every source of the cells' images. Returns the errors by source; raises UserError if all fail."""
+    of_sources = {_source_of(cell): cell for cell in cells}
     refusals = {}
-    for name, config in configs.items():
+    for key, cell in of_sources.items():
         try:
-            datasets.load(config)
+            inspection.check_folder(cell.subject, cell.config.data)
+            datasets.load(cell.config)
         except UserError as error:
-            refusals[name] = " ".join(str(error).split())
-    if configs and len(refusals) == len(configs):
+            refusals[key] = " ".join(str(error).split())
+    if of_sources and len(refusals) == len(of_sources):
         raise UserError(next(iter(refusals.values())))
     return refusals
+
+
+def _source_of(cell: Cell) -> SourceKey:
+    """What tells the sources of images apart: the kind of source, and a name or a path."""
+    data = cell.config.data
+    return data.source, data.path if data.source == "folder" else data.name
 
 
 def _count_cells(table: Table, cells: Sequence[Cell], to_run: Sequence[Cell]) -> str:
@@ -267,7 +277,9 @@ def _count_cells(table: Table, cells: Sequence[Cell], to_run: Sequence[Cell]) ->
 
 def _summarise(result: Result) -> str:
     text = f"AUROC {result.figures['auroc']:.4f}, {result.wall_s:.0f} s"
-    return f"{text}, {result.step} steps at {result.images_per_s:.0f} images/s" if result.step else text
+    if not result.images_per_s:
+        return text
+    return f"{text}, {result.step} steps at {result.images_per_s:.0f} images/s"
 
 
 def _format_duration(seconds: float | None) -> str:

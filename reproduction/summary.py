@@ -57,6 +57,12 @@ def mean_over_seeds(stored: TableResults, row: str, subject: str, metric: str) -
     return mean_over(stored, row, {subject: metric})
 
 
+def summarise_seeds(values: Sequence[float], subject: str) -> MeanAndSpread:
+    """The mean and spread of one subject's values, one for each seed; there must be at least one."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return MeanAndSpread(statistics.mean(values), spread, (subject,))
+
+
 def mean_over_subjects(stored: TableResults, row: str, metric: str) -> MeanAndSpread | None:
     """The mean and spread over all subjects of a row that have the metric; None if no subject has it."""
     subjects = dict.fromkeys(r.subject for r in stored.row_results(row) if metric in r.figures)

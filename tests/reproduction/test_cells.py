@@ -14,7 +14,7 @@ from daad_jax.data import datasets
 from daad_jax.data.catalogue import DATA_SETS, DataSet
 from daad_jax.errors import UserError
 from daad_jax.recipes import load_recipe
-from daad_jax.variants import VARIANTS
+from daad_jax.variants import PIXEL_VARIANTS
 from reproduction import cells, paper, results, results_page
 from reproduction.cells import BASELINES, TABLES, Cell, choose, make_cell, make_recipe
 from reproduction.results import Result, TableResults
@@ -24,7 +24,7 @@ SEEDS = ["0", "1", "2"]
 
 def test_a_table_is_every_row_of_every_class_and_seed():
     chosen = choose(TABLES["mnist"], [], [], SEEDS, False)
-    assert len(chosen) == 10 * (len(BASELINES) + 3 * len(VARIANTS))
+    assert len(chosen) == 10 * (len(BASELINES) + 3 * len(PIXEL_VARIANTS))
     assert len({(c.subject, c.row, c.seed) for c in chosen}) == len(chosen)
     assert {c.config.data.normal_class for c in chosen} == set("0123456789")
     seeds = [c.seed for c in chosen if c.seed is not None]
@@ -170,7 +170,7 @@ def test_a_new_data_set_is_an_entry_and_a_recipe(clothes, monkeypatch):
     table = cells.table_named("clothes")
     assert (table.title, table.subjects, table.picture_subject) == ("Clothes", clothes.classes, "shirt")
     chosen = choose(table, [], [], SEEDS, False)
-    assert len(chosen) == 3 * (len(BASELINES) + 3 * len(VARIANTS))
+    assert len(chosen) == 3 * (len(BASELINES) + 3 * len(PIXEL_VARIANTS))
     assert {c.config.data.normal_class for c in chosen} == set(clothes.classes)
     assert {c.config.data.name for c in chosen} == {"clothes"}
     with pytest.raises(UserError, match="'shirts': no such garment; did you mean 'shirt'"):
@@ -234,3 +234,24 @@ def test_stored_recipes_are_found_by_the_digest_of_their_values():
         for digest, tree in stored["recipes"].items():
             changed = {k: v for k, v in config_lib.flat(tree).items() if v != default[k]}
             assert hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10] == digest
+
+
+def test_memories_that_are_filled_from_the_data_depend_on_no_network():
+    cell = make_cell(TABLES["inspection"], "tire", "patchcore", 0, False)
+    for key, value in {
+        "model.base_width": 5,
+        "model.division": ((3, 3, 1),) * 4,
+        "loss.reconstruction": 7.0,
+        "train.steps": 9,
+        "data.path": "/elsewhere",
+    }.items():
+        assert changed(cell, key, value).recipe == cell.recipe
+    for key, value in {
+        "model.memory_items": (7,),
+        "model.blocks": (16,),
+        "score.pooling": 2,
+        "data.height": 256,
+    }.items():
+        assert changed(cell, key, value).recipe != cell.recipe
+    learned = make_cell(TABLES["inspection"], "tire", "daad_plus_features", 0, False)
+    assert changed(learned, "train.steps", 9).recipe != learned.recipe
