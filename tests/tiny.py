@@ -20,3 +20,25 @@ def tiny_config(**changes: Any) -> Config:
         assert hasattr(getattr(config, part), name), key
         setattr(getattr(config, part), name, value)
     return config
+
+
+def tiny_feature_config(**changes: Any) -> Config:
+    """Two memories of items from the data, of blocks of 16 pixels and of the whole image of 64 x 64.
+
+    They read an early layer of EfficientNet-Lite0. `changes`: see `tiny_config`.
+    """
+    features: dict[str, Any] = {
+        "data__height": 64,
+        "data__width": 64,
+        "model__features": "efficientnet_lite0",
+        "model__feature_layers": ((4,), (4,)),
+        "model__feature_scaling": "whitened",
+        "model__neighbourhood": 3,
+        "model__blocks": (16, 0),
+        "model__items": "coreset",
+        "model__memory_items": (40, 8),
+        "score__distance": "squared",
+        "score__gamma": 1.0,
+        "score__pooling": 4,
+    }
+    return tiny_config(**features | changes)
