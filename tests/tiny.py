@@ -31,7 +31,7 @@ def tiny_feature_config(**changes: Any) -> Config:
         "data__height": 64,
         "data__width": 64,
         "model__features": "efficientnet_lite0",
-        "model__feature_layers": ((4,), (4,)),
+        "model__feature_layers": ((1,), (1,)),
         "model__feature_scaling": "whitened",
         "model__neighbourhood": 3,
         "model__blocks": (16, 0),
