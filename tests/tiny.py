@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+
 from daad_jax.config import Config
+from daad_jax.method.features import abstract_features
+from daad_jax.method.state import TrainState
 
 
 def tiny_config(**changes: Any) -> Config:
@@ -42,3 +47,17 @@ def tiny_feature_config(**changes: Any) -> Config:
         "score__pooling": 4,
     }
     return tiny_config(**features | changes)
+
+
+def filled_state(config: Config) -> TrainState:
+    """A state whose extractor, scaling and items are random numbers of moderate size."""
+    rng = np.random.default_rng(0)
+
+    def draw(like: Any) -> np.ndarray:
+        inputs = max(1, int(np.prod(like.shape[:-1])))
+        return np.asarray(rng.standard_normal(like.shape) / np.sqrt(inputs), np.float32)
+
+    features = jax.tree.map(draw, abstract_features(config))
+    for memory in features["memories"]:
+        memory["unit"] = np.float32(1)
+    return TrainState(np.int32(1), None, None, features)  # type: ignore[arg-type]
