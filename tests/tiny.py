@@ -2,7 +2,12 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+
 from daad_jax.config import Config
+from daad_jax.method.features import abstract_features
+from daad_jax.method.state import TrainState
 
 
 def tiny_config(**changes: Any) -> Config:
@@ -20,3 +25,39 @@ def tiny_config(**changes: Any) -> Config:
         assert hasattr(getattr(config, part), name), key
         setattr(getattr(config, part), name, value)
     return config
+
+
+def tiny_feature_config(**changes: Any) -> Config:
+    """Two memories of items from the data, of blocks of 16 pixels and of the whole image of 64 x 64.
+
+    They read an early layer of EfficientNet-Lite0. `changes`: see `tiny_config`.
+    """
+    features: dict[str, Any] = {
+        "data__height": 64,
+        "data__width": 64,
+        "model__features": "efficientnet_lite0",
+        "model__feature_layers": ((1,), (1,)),
+        "model__feature_scaling": "whitened",
+        "model__neighbourhood": 3,
+        "model__blocks": (16, 0),
+        "model__items": "coreset",
+        "model__memory_items": (40, 8),
+        "score__distance": "squared",
+        "score__gamma": 1.0,
+        "score__pooling": 4,
+    }
+    return tiny_config(**features | changes)
+
+
+def filled_state(config: Config) -> TrainState:
+    """A state whose extractor, scaling and items are random numbers of moderate size."""
+    rng = np.random.default_rng(0)
+
+    def draw(like: Any) -> np.ndarray:
+        inputs = max(1, int(np.prod(like.shape[:-1])))
+        return np.asarray(rng.standard_normal(like.shape) / np.sqrt(inputs), np.float32)
+
+    features = jax.tree.map(draw, abstract_features(config))
+    for memory in features["memories"]:
+        memory["unit"] = np.float32(1)
+    return TrainState(np.int32(1), None, None, features)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def _greedy(points: jax.Array, first: jax.Array, count: int) -> jax.Array:
     def add(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         chosen, nearest = carry
         # Differences, not products: a point that is an item already must have distance 0.
-        squares = jnp.sum(jnp.square(points - points[chosen[i - 1]]), axis=-1)
+        squares = jnp.sum(jnp.square(points - points[chosen[i - 1]][None]), axis=-1)
         nearest = jnp.minimum(nearest, squares)
         return chosen.at[i].set(jnp.argmax(nearest).astype(jnp.int32)), nearest
 

@@ -59,43 +59,50 @@ def make_block_reader(
 
     def read_blocks(params: Any, images: jax.Array) -> Blocks:
         maps = dict(zip(layers, extractor.apply(params, to_unit(images), layers, implementation)))
-        return tuple(
-            describe(
-                [maps[layer] for layer in chosen],
-                grid_of(block, *size),
-                model.neighbourhood,
-                with_spread=model.spread and not block,
-            )
-            for block, chosen in zip(model.blocks, layers_of)
-        )
+        described = []
+        for block, chosen in zip(model.blocks, layers_of):
+            read = [maps[layer] for layer in chosen]
+            if block:
+                described.append(describe(read, grid_of(block, *size), model.neighbourhood))
+            else:
+                described.append(describe_image(read, model.spread))
+        return tuple(described)
 
     return read_blocks
 
 
-def describe(
-    maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int, with_spread: bool = False
-) -> jax.Array:
+def describe(maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int) -> jax.Array:
     """The features of all blocks of a grid.
 
     Args:
         maps: `[B, h, w, C]` each, of any sizes.
-        grid: rows and columns of blocks; (1, 1) is the whole image.
+        grid: rows and columns of blocks.
         neighbourhood: the side of the square of places that are averaged at each place first, odd.
-        with_spread: whether the whole image is also described by the standard deviation of each channel.
 
     Returns:
-        `[B, rows, columns, D]`, D is the sum of all C (twice as much with the spread).
+        `[B, rows, columns, D]`, D is the sum of all C.
     """
-    described = [_average(features, grid, neighbourhood) for features in maps]
-    if with_spread:
-        spreads = [jnp.mean(jnp.square(x - m), (1, 2), keepdims=True) for x, m in zip(maps, described)]
-        described += [jnp.sqrt(jnp.maximum(spread, EPSILON)) for spread in spreads]
-    return jnp.concatenate(described, axis=-1)
+    return jnp.concatenate([_average(features, grid, neighbourhood) for features in maps], axis=-1)
+
+
+def describe_image(maps: Sequence[jax.Array], with_spread: bool) -> jax.Array:
+    """The features of the whole image: the mean of each channel over all places.
+
+    Args:
+        maps: `[B, h, w, C]` each, of any sizes.
+        with_spread: whether the standard deviations of all channels follow, after the means of all maps.
+
+    Returns:
+        `[B, 1, 1, D]`, D is the sum of all C, or twice as much.
+    """
+    means = [jnp.mean(features, (1, 2), keepdims=True) for features in maps]
+    if not with_spread:
+        return jnp.concatenate(means, axis=-1)
+    squares = [jnp.mean(jnp.square(x - mean), (1, 2), keepdims=True) for x, mean in zip(maps, means)]
+    return jnp.concatenate([*means, *(jnp.sqrt(jnp.maximum(s, EPSILON)) for s in squares)], axis=-1)
 
 
 def _average(features: jax.Array, grid: tuple[int, int], neighbourhood: int) -> jax.Array:
-    if grid == (1, 1):
-        return jnp.mean(features, (1, 2), keepdims=True)
     rows, columns = (
         jnp.asarray((block_matrix(size, count) @ box_matrix(size, neighbourhood)).astype(np.float32))
         for size, count in zip(features.shape[1:3], grid)
@@ -132,12 +139,11 @@ def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
     Args:
         blocks: of one grid, `[B, h, w, D]`.
         scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and,
-            if the
-            place counts, `place`, the distance of the upper and the lower edge of an image.
+            if the place counts, `place`, the distance of the upper and the lower edge of an image.
     """
-    centred, transform = blocks - scaling["mean"], scaling["transform"]
+    centred, transform = blocks - scaling["mean"].reshape(1, 1, 1, -1), scaling["transform"]
     if transform.ndim == 1:
-        scaled = centred * transform
+        scaled = centred * transform.reshape(1, 1, 1, -1)
     else:
         scaled = jnp.matmul(centred, transform, precision="highest")
     if "place" not in scaling:

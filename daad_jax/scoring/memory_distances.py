@@ -22,7 +22,8 @@ def nearest_distance(queries: jax.Array, items: jax.Array, count: int) -> jax.Ar
     loses its digits where an item is near.
     """
     products = jnp.einsum("...d,nd->...n", queries, items, precision="highest")
-    order = jnp.sum(jnp.square(items), -1) - 2 * products
+    squares = jnp.sum(jnp.square(items), -1)
+    order = squares.reshape((1,) * (queries.ndim - 1) + (-1,)) - 2 * products
     if count == 1:
         chosen = jnp.argmin(order, -1)[..., None]
     else:
@@ -62,8 +63,8 @@ def make_memory_maps(
 def pool_places(distances: jax.Array, pooling: int) -> jax.Array:
     """One distance an image, from those of its blocks: `[B, h, w]` -> `[B]`.
 
-    The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 nearly the worst
-    alone.
+    The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 counts nearly only
+    the worst ones.
     """
     return jnp.sqrt(power_mean(jnp.square(distances), pooling))
 

@@ -20,6 +20,7 @@ from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import evaluate_split
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
+from tests.tiny import filled_state, tiny_feature_config
 
 RNG = np.random.default_rng(0)
 EVIL = "<img src=x onerror=alert(1)>.png"
@@ -166,6 +167,22 @@ def test_curves_where_nothing_may_be_flagged(threshold):
     shown = [text.get_text() for legend in figure.axes[0].get_children() if isinstance(legend, Legend)
              for text in legend.get_texts()]  # fmt: skip
     assert shown == (["at the threshold"] if threshold < 1 else [])
+
+
+def test_a_run_on_features_shows_no_reconstruction(tmp_path):
+    config = tiny_feature_config(score__batch_size=1)
+    train_state = filled_state(config)
+    images = RNG.integers(0, 256, (8, 64, 64, 3), np.uint8)
+    detector = Detector(train_state, config, Scorer(config).calibrate(variables_of(train_state), images))
+    names = [f"{i}.png" for i in range(8)]
+    split = Split(images, np.repeat([0, 1], 4), ["good"] * 4 + ["blot"] * 4, names, None)
+    evaluation = evaluate_split(detector, split)
+    page = report.render(evaluation, tmp_path)
+    shown = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', page)
+    assert set(shown) == {"image", "heat map"}
+    assert len(shown) == 2 * 8
+    for draw in (charts.draw_histogram, charts.draw_roc):
+        draw(evaluation.scores, split.labels, detector.threshold)
 
 
 def test_a_run_without_log_or_masks(evaluation, tmp_path):

@@ -24,7 +24,7 @@ from daad_jax.export import exporter, formats, graph
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
-from tests.tiny import tiny_config
+from tests.tiny import filled_state, tiny_config, tiny_feature_config
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -117,6 +117,26 @@ def test_scores_are_the_detectors(case, name, tmp_path):
     call = runner_of(name, tmp_path / "model", run)
     for images in (fresh[:1], fresh, near):
         same(call(images), detector.score(images), threshold)
+
+
+@pytest.mark.parametrize(
+    "name", ["stablehlo", pytest.param("onnx", marks=[pytest.mark.slow, pytest.mark.skipif(
+        "onnx" not in FORMATS, reason="not installed: pip install .[export]")])]
+)  # fmt: skip
+@pytest.mark.parametrize("nearest", [1, 3])
+def test_a_run_on_features_exports_no_reconstruction(name, nearest, tmp_path):
+    """The frozen network and the items are inside the file."""
+    config = tiny_feature_config(model__nearest=nearest, model__place_weight=1.0, score__batch_size=8)
+    networks, pictures = filled_state(config), images_of(config, 12)
+    run = networks, config, Scorer(config).calibrate(variables_of(networks), pictures)
+    call = runner_of(name, tmp_path / "model", run)
+    for images in (pictures[:1], pictures[:3]):
+        found, expected = call(images), Detector(*run).score(images)
+        assert set(found) == {"score", "heat", "anomalous"} == set(graph.outputs_of(config))
+        np.testing.assert_allclose(found["score"], expected.scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found["heat"], expected.heat, rtol=1e-3, atol=1e-3)
+        assert found["anomalous"].dtype == bool
+    assert exporter.max_differences(call, Detector(*run), pictures)[0] < exporter.MAX_DIFFERENCE
 
 
 @pytest.mark.slow
