@@ -29,7 +29,7 @@ same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PY
 	@touch $@
 
 demo: env
-	$(BIN)/python train.py --config configs/solar_cells.py --config.train.steps=1000 --workdir demo
+	$(BIN)/python train.py --config configs/solar_cells.py:mono,daad_features --workdir demo
 	$(BIN)/python evaluate.py --workdir demo
 
 lint: env

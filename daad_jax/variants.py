@@ -139,7 +139,7 @@ def apply(config: Config, variant: str) -> None:
 
 
 def default_for_any_images() -> str:
-    """The variant for images without a recipe of their own: on features if the weights are installed, else DAAD+.
+    """The variant for images without a recipe: on features if their weights are installed, else DAAD+.
 
     Prints a line if they are not.
     """

@@ -20,6 +20,7 @@ from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
 from daad_jax.training import run_data
+from daad_jax.training.suspects import Suspect, read_suspects
 
 
 def evaluate(
@@ -66,13 +67,17 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Tested:
-    """The images that are tested. `name` and `place` say where they are from; "" for the run's own."""
+    """The images that are tested. `name` and `place` say where they are from; "" for the run's own.
+
+    `train` are the training images of the run; None if other images are tested.
+    """
 
     test: Split
     account: Account
     notes: list[str]
     name: str = ""
     place: str = ""
+    train: Split | None = None
 
 
 def _load_test(
@@ -99,7 +104,7 @@ def _load_test(
         splits = run_data.load_splits(workdir, moved, check=check)
         return _Tested(splits.test, splits.account, [], name, moved.data.data_dir)
     splits = run_data.load_splits(workdir, config, check=check)
-    return _Tested(splits.test, splits.account, [])
+    return _Tested(splits.test, splits.account, [], train=splits.train)
 
 
 def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested) -> None:
@@ -117,11 +122,21 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
         columns = _select_extremes(labels[gallery_indices], evaluation.gallery_detections.scores)
         gallery = charts.draw_gallery(test.take(gallery_indices), evaluation.gallery_detections, columns)
         charts.save_png(gallery, folder / "gallery.png")
-        page = report.render(evaluation, workdir, tested.place, tested.account.rows)
+        suspects = _load_suspects(workdir, tested.train)
+        page = report.render(evaluation, workdir, tested.place, tested.account.rows, suspects)
         files.write_text(folder / "report.html", page)
         if folder != workdir:  # the workdir's own data.json is about the training
             stored = {"path": tested.place, "notes": tested.notes, **to_tree(tested.account)}
             files.write_text(folder / run_data.DATA_FILE, json.dumps(stored, indent=1))
+
+
+def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:
+    """The least normal training images with their pixels `[H, W, C]`, as far as the report shows them."""
+    if train is None:
+        return []
+    rows = {name: row for row, name in enumerate(train.names)}
+    shown = [s for s in read_suspects(workdir) if s.name in rows][: report.SHOWN_SUSPECTS]
+    return [(suspect, np.asarray(train.images[rows[suspect.name]])) for suspect in shown]
 
 
 def _summarise(evaluation: Evaluation) -> list[str]:

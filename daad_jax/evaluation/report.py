@@ -26,7 +26,9 @@ from daad_jax.detection.overlay import draw_overlay
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.scoring.anomaly_score import held_out_needed
+from daad_jax.training.suspects import Suspect
 
+SHOWN_SUSPECTS = 8
 MAX_PICTURE_SIDE = 128  # pixels; larger pictures are scaled down
 MIN_SMOOTH_SIDE = 64  # pixels; images with a shorter longer side are enlarged without smoothing
 # The page notes false alarms that would be as rare as this if test and held-out images were alike.
@@ -47,7 +49,11 @@ VERDICTS = {  # by label, and by whether the threshold flags the image
 
 
 def render(
-    evaluation: Evaluation, workdir: Path, place: str = "", account_rows: Sequence[AccountRow] = ()
+    evaluation: Evaluation,
+    workdir: Path,
+    place: str = "",
+    account_rows: Sequence[AccountRow] = (),
+    suspects: Sequence[tuple[Suspect, np.ndarray]] = (),
 ) -> str:
     """Renders the page as HTML.
 
@@ -55,6 +61,7 @@ def render(
         evaluation: of the test split.
         workdir: of the run. The page shows its `metrics.jsonl` and `environment.json` if they can be read.
         place: the folder of the test images, if they are not the run's own.
+        suspects: the least normal training images with their pixels, the least normal first.
         account_rows: what the files of the data were taken for; without them the page has no such table.
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
@@ -80,6 +87,9 @@ def render(
         too_many_false_alarms=_has_too_many_false_alarms(evaluation),
         charts={name: _draw_svg(draw(scores, labels, threshold), name) for name, draw in drawings.items()},
         gallery=sections,
+        suspects=[
+            {"name": s.name, "score": s.score, "uri": _encode_png(to_uint8(pixels))} for s, pixels in suspects
+        ],
         kinds_left_out=len(evaluation.kinds) - len(sections),
         are_small=max(config.data.height, config.data.width) < MIN_SMOOTH_SIDE,
         account_columns=account.COLUMNS,

@@ -1,0 +1,45 @@
+"""The least normal training images: named after every training, whatever a name looks like."""
+
+import numpy as np
+import pytest
+
+import daad_jax
+from daad_jax.errors import UserError
+from daad_jax.training.suspects import SUSPECTS_FILE, Suspect, rank_suspects, read_suspects, write_suspects
+from tests.tiny import tiny_config
+
+
+def test_the_least_normal_come_first_in_units_of_the_average():
+    distances = np.arange(40.0) + 1
+    ranked = rank_suspects([f"{i}.png" for i in range(40)], distances)
+    assert len(ranked) == 20
+    assert ranked[0] == Suspect("39.png", 40 / 20.5)
+    assert [s.name for s in ranked[:3]] == ["39.png", "38.png", "37.png"]
+    assert len(rank_suspects([str(i) for i in range(500)], np.ones(500))) == 50
+    assert len(rank_suspects(["a", "b"], np.zeros(2))) == 2
+
+
+def test_names_survive_the_file(tmp_path):
+    suspects = [Suspect('a,"b".png', 2.5), Suspect("line\nbreak.png", 1.25), Suspect("\udcff.png", 1.0)]
+    write_suspects(tmp_path, suspects)
+    assert read_suspects(tmp_path) == suspects
+    assert read_suspects(tmp_path / "elsewhere") == []
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    (tmp_path / SUSPECTS_FILE).write_text("rank,name,score\n1,a.png,high\n")
+    with pytest.raises(UserError, match=r"suspects\.csv: this file is damaged; remove it"):
+        read_suspects(tmp_path)
+
+
+def test_a_training_on_pixels_names_them(tmp_path):
+    images = np.random.default_rng(0).integers(100, 120, (30, 8, 8, 1), np.uint8)
+    images[7] = 255
+    config = tiny_config(
+        data__height=8, data__width=8, data__channels=1, train__steps=2, train__batch_size=8,
+        loss__adversarial=0.0, loss__alignment=0.0, score__gamma=1.0,
+    )  # fmt: skip
+    daad_jax.train(config, tmp_path, data=images)
+    suspects = read_suspects(tmp_path)
+    assert len(suspects) == 20
+    assert suspects[0].score >= suspects[-1].score > 0
