@@ -181,7 +181,9 @@ def test_a_run_on_features_shows_no_reconstruction(tmp_path):
     shown = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', page)
     assert set(shown) == {"input", "heat map"}
     assert len(shown) == 2 * 8
-    rows = [axis.get_ylabel() for axis in charts.draw_gallery(split, detector.score(images), np.arange(2)).axes]
+    rows = [
+        axis.get_ylabel() for axis in charts.draw_gallery(split, detector.score(images), np.arange(2)).axes
+    ]
     assert rows == ["input", "", "heat map", ""]
 
 
