@@ -62,7 +62,7 @@ def make_frozen(config: Config) -> Any:
     rng, memories = np.random.default_rng(0), []
     for index, blocks in enumerate(jax.jit(features.make_block_reader(config))(params, images)):
         flat = np.asarray(blocks).reshape(-1, blocks.shape[-1])
-        memory = measure_scaling(flat, config.model.feature_scaling)
+        memory: dict[str, Any] = measure_scaling(flat, config.model.feature_scaling)
         if config.model.place_weight:
             memory["place"] = np.float32(config.model.place_weight)
         points = np.asarray(features.scale(blocks, memory))

@@ -125,7 +125,7 @@ def test_impossible_values_of_a_run_on_features(key, value, says):
         ),
         (
             {"model__items": "learned", "model__blocks": (0,), "model__feature_layers": ()},
-            r"config\.model\.blocks = \(0,\): needs sides in pixels; 0 is the whole image, for a coreset only",
+            r"config\.model\.blocks = \(0,\): needs sides in pixels; 0 is the whole image, for a",
         ),
         (
             {"model__features": "dinov2_vits14", "model__feature_layers": ()},

@@ -15,7 +15,6 @@ from daad_jax.models.memory import read
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
 from daad_jax.scoring.power_mean import power_mean
 
-
 GROUP = 50  # items
 MIN_PLACES = 128  # of an image that is compared alone
 
