@@ -87,7 +87,7 @@ def limit_cores(cores: int) -> None:
 
 
 def show(best: Mapping[tuple[str, int], float]) -> None:
-    """Prints images per second for each number of images, and compares ours with the fastest other one."""
+    """Prints images per second for each number of images, and how ours compares with the fastest other."""
     engines, counts = (list(dict.fromkeys(keys)) for keys in zip(*best))
     for count in counts:
         speed = {engine: count / best[engine, count] for engine in engines}

@@ -8,6 +8,7 @@ from daad_jax.errors import UserError
 from daad_jax.recipes import load_recipe
 from daad_jax.validation import validate
 from daad_jax.variants import VARIANTS
+from tests.tiny import tiny_feature_config
 
 NAMES = ["cifar10", "mnist", "solar_cells", "mvtec_ad", "folder"]
 
@@ -69,6 +70,73 @@ def test_impossible_values(key, value, says):
     setattr(getattr(config, node), leaf, value)
     with pytest.raises(UserError, match=rf"config\.{key} = .*{says}"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("model.items", "core_set", "did you mean 'coreset'"),
+        ("model.features", "efficientnet_light0", "did you mean 'efficientnet_lite0'"),
+        ("model.feature_scaling", "white", "must be one of raw, standardised, whitened"),
+        ("model.neighbourhood", 2, "must be odd"),
+        ("model.neighbourhood", -1, "must be odd, 1 or more"),
+        ("model.blocks", (), "needs 1 to 8 entries"),
+        ("model.blocks", (8,) * 9, "needs 1 to 8 entries"),
+        ("model.blocks", (16, -8), "needs sides in pixels"),
+        ("model.feature_layers", ((4,),), "one tuple of layers for each of the 2 model.blocks"),
+        ("model.feature_layers", ((4,), ()), "one tuple of layers for each"),
+        ("model.feature_layers", ((4,), (16,)), "has the layers 0 to 15"),
+        ("model.memory_items", (40,), "needs one number of 1 or more for each of the 2 model.blocks"),
+        ("model.memory_items", (40, 0), "needs one number of 1 or more"),
+        ("model.nearest", 9, "must be between 0 .* and the smallest of model.memory_items"),
+        ("model.nearest", -1, "must be between 0"),
+        ("model.temperature", 0.0, "above 0"),
+        ("score.weights", (1.0,), "needs one number of 0 or more for each of the 2 model.blocks"),
+        ("score.weights", (0.0, 0.0), "one of them above 0"),
+        ("score.heat_weights", (1.0, -1.0), "needs one number of 0 or more"),
+        ("score.gamma", 0.5, "no discriminator to score with"),
+        ("train.restore", "grey", "must be '' if model.features is set"),
+        ("data.height", 0, "must be between 1 and 4096"),
+        ("data.width", 4097, "must be between 1 and 4096"),
+    ],
+)
+def test_impossible_values_of_a_run_on_features(key, value, says):
+    config = tiny_feature_config()
+    validate(config)
+    node, _, leaf = key.partition(".")
+    setattr(getattr(config, node), leaf, value)
+    with pytest.raises(UserError, match=rf"config\.{key}\s?=.*{says}") as raised:
+        validate(config)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model__features": ""}, r"config\.model\.items = 'coreset': a coreset needs features"),
+        ({"model__items": "learned"}, r"config\.model\.blocks = \(16, 0\): needs one entry"),
+        (
+            {"model__items": "learned", "model__blocks": (8,), "data__height": 80},
+            r"config\.data\.height = 80: must be a multiple of model\.blocks \* 2\^levels = 32",
+        ),
+        (
+            {"model__items": "learned", "model__blocks": (8, 8)},
+            r"config\.model\.blocks = \(8, 8\): needs one entry if the items are learned",
+        ),
+        (
+            {"model__items": "learned", "model__blocks": (0,), "model__feature_layers": ()},
+            r"config\.model\.blocks = \(0,\): needs sides in pixels; 0 is the whole image, for a",
+        ),
+        (
+            {"model__features": "dinov2_vits14", "model__feature_layers": ()},
+            r"takes sides that are multiples of 14 only, not 64 x 64; set config\.data\.height=70",
+        ),
+    ],
+)
+def test_values_that_features_do_not_allow_together(changes, says):
+    with pytest.raises(UserError, match=says) as raised:
+        validate(tiny_feature_config(**changes))
+    assert "\n" not in str(raised.value)
 
 
 def test_stored_configurations_are_not_trusted():

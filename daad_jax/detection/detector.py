@@ -52,8 +52,7 @@ class Detections:
         heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
         images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
         reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
-            model
-            reads features, which are no picture.
+            model reads features, which are no picture.
         clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
     """
 

@@ -8,28 +8,74 @@ import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config, ScoreConfig
+from daad_jax.extractors.convolutions import select_implementation
 from daad_jax.method import features
 from daad_jax.models.layers import Implementation
 from daad_jax.models.memory import read
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
 from daad_jax.scoring.power_mean import power_mean
 
+GROUP = 50  # items
+MIN_PLACES = 128  # of an image that is compared alone
 
-def nearest_distance(queries: jax.Array, items: jax.Array, count: int) -> jax.Array:
-    """The mean distance of queries `[..., D]` from their `count` nearest items of `[N, D]`: `[...]`.
+
+def nearest_distance(
+    queries: jax.Array, items: Any, count: int, implementation: Implementation = "auto"
+) -> jax.Array:
+    """The mean distance of queries `[B, h, w, D]` from their `count` nearest items of `[N, D]`: `[B, h, w]`.
 
     Products find the items. The distance is then that of the difference, because a distance from products
-    loses its digits where an item is near.
+    loses its digits where an item is near. `implementation`: see `select_implementation`; it matters where
+    one item is read.
     """
-    products = jnp.einsum("...d,nd->...n", queries, items, precision="highest")
-    squares = jnp.sum(jnp.square(items), -1)
-    order = squares.reshape((1,) * (queries.ndim - 1) + (-1,)) - 2 * products
-    if count == 1:
-        chosen = jnp.argmin(order, -1)[..., None]
+    items = jnp.asarray(items)  # an exported program has them as constants
+    if count > 1:
+        _, chosen = jax.lax.top_k(-_order(queries, items), count)
+    elif len(items) <= GROUP:
+        chosen = jnp.argmin(_order(queries, items), -1, keepdims=True)
     else:
-        _, chosen = jax.lax.top_k(-order, count)
-    differences = queries[..., None, :] - items[chosen]
+        chosen = select_implementation(
+            implementation,
+            _nearest_by_groups,
+            lambda queries, items: jnp.argmin(_order(queries, items), -1, keepdims=True),
+            queries,
+            items,
+        )
+    differences = queries[..., None, :] - jnp.take(items, chosen, axis=0, mode="clip")
     return jnp.mean(jnp.sqrt(jnp.sum(jnp.square(differences), -1)), -1)
+
+
+def _order(queries: jax.Array, items: jax.Array) -> jax.Array:
+    """What orders the items as their distances do, |m|^2 - 2 q m: `[B, h, w, N]`."""
+    products = jnp.einsum("bhwd,nd->bhwn", queries, items, precision="highest")
+    return jnp.sum(jnp.square(items), -1).reshape(1, 1, 1, -1) - 2 * products
+
+
+def _nearest_by_groups(queries: jax.Array, items: jax.Array) -> jax.Array:
+    """The index of the nearest item, `[B, h, w, D]` -> `[B, h, w, 1]`, fast on a CPU.
+
+    XLA:CPU finds minima several times faster than their places, if the places of the map are the last axis.
+    So the first step finds the group with the nearest item, and the second one looks only into that group.
+    Maps of many places come one by one, which keeps the products in the processor's cache.
+    """
+    rows, columns, depth = queries.shape[1:]
+    squares, missing = jnp.sum(jnp.square(items), -1), -len(items) % GROUP
+    if missing:  # such items are never the nearest
+        items = jnp.pad(items, ((0, missing), (0, 0)))
+        squares = jnp.pad(squares, (0, missing), constant_values=jnp.inf)
+
+    def find(points: jax.Array) -> jax.Array:  # [P, D] -> [P]
+        products = jnp.einsum("nd,pd->np", items, points, precision="highest")
+        order = (squares[:, None] - 2 * products).reshape(-1, GROUP, points.shape[0])
+        group = jnp.argmin(jnp.min(order, axis=1), axis=0)
+        inside = jnp.take_along_axis(order, group[None, None], axis=0, mode="promise_in_bounds")[0]
+        return group * GROUP + jnp.argmin(inside, axis=0)
+
+    if rows * columns < MIN_PLACES:
+        chosen = find(queries.reshape(-1, depth))
+    else:
+        chosen = jax.lax.map(find, queries.reshape(-1, rows * columns, depth))
+    return chosen.reshape(-1, rows, columns, 1)
 
 
 def soft_distance(queries: jax.Array, items: jax.Array, temperature: float) -> jax.Array:
@@ -52,7 +98,7 @@ def make_memory_maps(
         for blocks, memory in zip(read_blocks(frozen["extractor"], images), frozen["memories"]):
             queries = features.scale(blocks, memory)
             if model.nearest:
-                maps.append(nearest_distance(queries, memory["items"], model.nearest))
+                maps.append(nearest_distance(queries, memory["items"], model.nearest, implementation))
             else:
                 maps.append(soft_distance(queries, memory["items"], model.temperature))
         return tuple(maps)

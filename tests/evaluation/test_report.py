@@ -181,8 +181,10 @@ def test_a_run_on_features_shows_no_reconstruction(tmp_path):
     shown = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', page)
     assert set(shown) == {"input", "heat map"}
     assert len(shown) == 2 * 8
-    for draw in (charts.draw_histogram, charts.draw_roc):
-        draw(evaluation.scores, split.labels, detector.threshold)
+    rows = [
+        axis.get_ylabel() for axis in charts.draw_gallery(split, detector.score(images), np.arange(2)).axes
+    ]
+    assert rows == ["input", "", "heat map", ""]
 
 
 def test_a_run_without_log_or_masks(evaluation, tmp_path):

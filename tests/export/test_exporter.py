@@ -123,10 +123,12 @@ def test_scores_are_the_detectors(case, name, tmp_path):
     "name", ["stablehlo", pytest.param("onnx", marks=[pytest.mark.slow, pytest.mark.skipif(
         "onnx" not in FORMATS, reason="not installed: pip install .[export]")])]
 )  # fmt: skip
-@pytest.mark.parametrize("nearest", [1, 3])
-def test_a_run_on_features_exports_no_reconstruction(name, nearest, tmp_path):
+@pytest.mark.parametrize(("items", "nearest"), [(70, 1), (40, 3)])
+def test_a_run_on_features_exports_no_reconstruction(name, items, nearest, tmp_path):
     """The frozen network and the items are inside the file."""
-    config = tiny_feature_config(model__nearest=nearest, model__place_weight=1.0, score__batch_size=8)
+    config = tiny_feature_config(
+        model__nearest=nearest, model__memory_items=(items, 8), model__place_weight=1.0, score__batch_size=8
+    )
     networks, pictures = filled_state(config), images_of(config, 12)
     run = networks, config, Scorer(config).calibrate(variables_of(networks), pictures)
     call = runner_of(name, tmp_path / "model", run)

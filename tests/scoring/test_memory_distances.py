@@ -27,6 +27,18 @@ def test_nearest_items_are_scipys(count):
     np.testing.assert_allclose(found, expected.reshape(2, 3, 4), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(12, 11), (3, 2)])
+@pytest.mark.parametrize("count", [50, 51, 137, 200])
+def test_groups_of_items_are_searched_in_two_steps(count, size):
+    """For maps of many and of few places, and for numbers of items that groups do not divide."""
+    items = RNG.standard_normal((count, 5)).astype(np.float32)
+    queries = RNG.standard_normal((3, *size, 5)).astype(np.float32)
+    expected = cdist(queries.reshape(-1, 5).astype(np.float64), items).min(1).reshape(3, *size)
+    for implementation in ("split", "native", "portable"):
+        found = jax.jit(nearest_distance, static_argnums=(2, 3))(queries, items, 1, implementation)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_an_item_has_no_distance_from_itself():
     """Distances from products would leave the square root of the rounding, here about 0.1."""
     items = 100 + ITEMS
