@@ -148,9 +148,10 @@ def _describe_measurement(stored: TableResults) -> str:
     if absent:
         notes.append(f"Not run: {', '.join(absent)}.")
     if not stored.table.data_set.may_publish_images:
+        elsewhere = "; reconstructions are in the folder of the runs" * bool(stored.table.picture_subject)
         notes.append(
             f"The images are licensed under {stored.table.data_set.restrictive_license}, so this page does "
-            "not show them; reconstructions are in the folder of the runs."
+            f"not show them{elsewhere}."
         )
     dates = sorted({r.date for r in measured})
     period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
