@@ -164,16 +164,10 @@ def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
     detections, index = evaluation.gallery_detections, int(evaluation.gallery_indices[row])
     image, label = to_uint8(detections.images[row]), int(evaluation.test.labels[index])
     is_flagged = bool(detections.anomalous[row])
-    pictures = {
-        "input": image,
-        "heat map": draw_overlay(image, detections.heat[row]),
-    }
+    pictures = {"input": image}
     if detections.reconstructions is not None:
-        pictures = {
-            "input": image,
-            "reconstruction": to_uint8(detections.reconstructions[row]),
-            "heat map": pictures["heat map"],
-        }
+        pictures["reconstruction"] = to_uint8(detections.reconstructions[row])
+    pictures["heat map"] = draw_overlay(image, detections.heat[row])
     if evaluation.test.masks is not None and evaluation.test.masks[index].any():
         pictures["mask"] = 255 * (evaluation.test.masks[index] > 0).astype(np.uint8)
     return {
