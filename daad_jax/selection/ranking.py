@@ -67,13 +67,19 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
     """Ranks the ways to score of all runs, prints the best, and returns all, the best first.
 
     Raises:
-        UserError: a run has no readable checkpoint, fewer than two held-out images, or another protocol than
-            the first run: other protocols have other corruptions, so the numbers would not compare.
+        UserError: a run has no readable checkpoint, no networks, fewer than two held-out images, or another
+            protocol than the first run: other protocols have other corruptions, so the numbers would not
+            compare.
     """
     ranked: list[tuple[Path, Choice]] = []
     protocol = ""
     for run in runs:
         state, config, _ = checkpoint.load(run)
+        if state.generator is None:
+            raise UserError(
+                f"{run}: its memories were filled from the data (config.model.items = 'coreset'), so there "
+                "are no networks to rank; give runs of trained networks"
+            )
         protocol = protocol or config.data.protocol
         if config.data.protocol != protocol:
             raise UserError(

@@ -1,19 +1,23 @@
 """The label-free choice: what it measures, and that it tells a good model from one that copies."""
 
+from contextlib import closing
+
 import jax
 import numpy as np
 import pytest
 
 from daad_jax.config import Config
 from daad_jax.data.corruptions import anomalies_of, corrupt
+from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
 from daad_jax.scoring.anomaly_score import Unit
 from daad_jax.scoring.distances import make_distances
-from daad_jax.scoring.scorer import variables_of
+from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.scoring.separation import separation
 from daad_jax.selection import ranking
-from tests.tiny import tiny_config
+from daad_jax.training.checkpoint import Checkpoints
+from tests.tiny import filled_state, tiny_config, tiny_feature_config
 
 RNG = np.random.default_rng(0)
 
@@ -36,6 +40,17 @@ def bars(count: int) -> np.ndarray:
     for image, column in zip(images, RNG.integers(2, 13, count)):
         image[2:14, column : column + 2] = 200
     return images
+
+
+def test_a_run_without_networks_is_refused(tmp_path):
+    config = tiny_feature_config()
+    run_state = filled_state(config)
+    images = RNG.integers(0, 256, (6, 64, 64, 3), np.uint8)
+    calibration = Scorer(config).calibrate(variables_of(run_state), images)
+    with closing(Checkpoints(tmp_path, create=True)) as checkpoints:
+        checkpoints.save(run_state, config, calibration)
+    with pytest.raises(UserError, match="no networks to rank"):
+        ranking.select_recipe([tmp_path])
 
 
 def test_separation_is_the_auroc():
