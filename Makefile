@@ -21,7 +21,7 @@ same_python = test "$$($(call version,$(BIN)/python))" = "$$($(call version,$(PY
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@lock=locks/py$$($(call version,$(BIN)/python)).txt; \
 	test -f $$lock || lock=; \
-	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 460 MB to fetch, one to ten minutes"; \
+	echo "Installing into .venv for $$($(BIN)/python -V), $${lock:-newest releases}: about 480 MB to fetch, one to ten minutes"; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  -e ".[dev]" $${lock:+-c $$lock} || { \
 	  echo "make: the packages could not be installed, pip says why above; the same command tries again" >&2; exit 2; }

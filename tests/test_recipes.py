@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from daad_jax import UserError, load_recipe
+from daad_jax import UserError, load_recipe, variants
 from daad_jax import recipes as recipes_module
 from daad_jax.cli import Command, _parse, define_config
 from daad_jax.config import Config
@@ -45,6 +45,35 @@ def test_paths_may_have_colons_commas_and_spaces(tmp_path, monkeypatch):
     assert parse("--config", "mnist:3").name == "mnist-3"
     assert load_recipe(f"{folder / 'mnist.py'}:3,daad").name == "mnist-3-daad"
     assert load_recipe("folder:a:b/c.py").data.path == "a:b/c.py"
+
+
+@pytest.mark.parametrize("recipe", ["folder:parts", "tfds:flowers:rose"])
+def test_any_images_are_read_by_features_if_the_weights_are_installed(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(variants.importlib.util, "find_spec", lambda name: name)
+    config, pixels = load_recipe(recipe), load_recipe(f"{recipe},daad_plus")
+    assert (config.model.features, config.model.items) == ("efficientnet_lite0", "coreset")
+    assert (pixels.model.features, pixels.model.items) == ("", "learned")
+    assert pixels.name == f"{config.name}-daad_plus"
+    assert load_recipe(f"{recipe},daad_features").name == config.name
+    validate(config)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(variants.importlib.util, "find_spec", lambda name: None)
+    without = load_recipe(recipe)
+    assert (without.name, without.model) == (config.name, pixels.model)
+    assert "pip install 'daad_jax[features]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variant", [v for v in variants.VARIANTS if v not in variants.PIXEL_VARIANTS])
+@pytest.mark.parametrize(
+    "recipe", ["mnist:3", "cifar10:cat", "solar_cells:mono", "mvtec_ad:screw", "folder:x"]
+)
+def test_every_recipe_has_the_variants_on_features(recipe, variant):
+    config = load_recipe(f"{recipe},{variant}")
+    validate(config)
+    assert config.model.features == "efficientnet_lite0"
+    # Images of classes differ as a whole, defects lie somewhere.
+    by_class = config.data.protocol != "inspection"
+    assert (variant == "daad_features" and by_class) == (config.model.blocks == (0,))
 
 
 CODE = "from daad_jax.config import Config\n"

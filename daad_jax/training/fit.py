@@ -70,7 +70,8 @@ def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progres
     pairs = [_fill(config, i, sample, scaling) for i, (sample, scaling) in enumerate(zip(samples, scalings))]
     memories, owners = [memory for memory, _ in pairs], [owners for _, owners in pairs]
     items = tuple(len(memory["items"]) for memory in memories)
-    config = replace(config, model=replace(config.model, memory_items=items))
+    nearest = min(config.model.nearest, *items)
+    config = replace(config, model=replace(config.model, memory_items=items, nearest=nearest))
     say(f"filled memories of {', '.join(map(str, items))} items; comparing the training images")
     # Measure the held-out images and the training images.
     units = _measure_units(config, {"extractor": params, "memories": tuple(memories)}, splits.calibration)

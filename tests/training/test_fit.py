@@ -12,6 +12,7 @@ from daad_jax.method.features import abstract_features
 from daad_jax.training import checkpoint
 from daad_jax.training.fit import measure_scaling
 from daad_jax.training.loop import train
+from daad_jax.training.suspects import read_suspects
 from tests.extractors.test_extractor import random_params
 from tests.tiny import tiny_feature_config
 
@@ -176,6 +177,20 @@ def test_the_place_counts_if_it_should(images, tmp_path):
     assert places <= {-0.375, -0.125, 0.125, 0.375}
     turned = Detector.load(tmp_path / "run").score(np.concatenate([images[:2], images[:2, ::-1]]))
     assert np.isfinite(turned.scores).all()
+
+
+def test_a_defect_among_the_good_images_is_the_first_suspect(images, tmp_path, capsys):
+    """Its own blocks are items, too, but an image is not compared with items of its own."""
+    dirty = images.copy()
+    dirty[5] = with_square(images[5:6])[0]
+    config = tiny_feature_config(model__memory_items=(4000, 4000), model__nearest=50)
+    train(config, tmp_path, data=dirty)
+    _, found, _ = checkpoint.load(tmp_path)
+    assert found.model.nearest == min(found.model.memory_items)  # no more items can be read than there are
+    first = read_suspects(tmp_path)[0]
+    assert first.name in capsys.readouterr().out
+    assert first.name == "image 5"
+    assert first.score > 1
 
 
 def test_networks_learn_to_reconstruct_features(images, tmp_path, capsys, one_device):
