@@ -126,7 +126,7 @@ class ModelConfig:
     shrink: float = 0.0  # MemAE's hard-shrinkage threshold on the weights; 0: the paper
     discriminator_width: int = 64  # first convolution; doubled per down-sampling to max_width
     # What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of EXTRACTORS
-    # in # `extractors/extractor.py`.
+    # in `extractors/extractor.py`.
     features: str = ""
     feature_weights: str = ""  # a file of weights or a name on a hub; "": the installed package of weights
     # Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
@@ -134,11 +134,11 @@ class ModelConfig:
     # Whether the whole image is described by the standard deviation of its features, too, beside their mean.
     spread: bool = True
     # Of the features of a block, by those of the training images: "raw", "standardised" (each channel has
-    # mean 0 # and spread 1) or "whitened" (the channels are uncorrelated, too).
+    # mean 0 and spread 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"
     neighbourhood: int = 1  # side of the square of places that are averaged at each place of a map; odd
     # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there
-    # is # one entry: the blocks are the places of the map that the generator reconstructs.
+    # is one entry: the blocks are the places of the map that the generator reconstructs.
     blocks: tuple[int, ...] = (16,)
     # "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all blocks.
     # Without anything to learn there are no networks: each memory is compared with what it reads.
@@ -199,7 +199,7 @@ class ScoreConfig:
     # the same. 8: the worst places count nearly alone, which finds small defects.
     pooling: int = 1
     # coreset: how much each memory counts in R and in the heat map; empty: all count the same. Small blocks
-    # show # where a defect is, large ones know better whether there is one.
+    # show where a defect is, large ones know better whether there is one.
     weights: tuple[float, ...] = ()
     heat_weights: tuple[float, ...] = ()
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side

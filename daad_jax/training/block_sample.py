@@ -12,7 +12,7 @@ from daad_jax.method import features
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 
 # Blocks of each grid that are kept, over all images. So the memory that a fit needs does not grow with the
-# number # of images.
+# number of images.
 MAX_SAMPLED_BLOCKS = 40_000
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 EPSILON = 1e-6
+SMALLEST_SPREAD = 1e-3  # of a channel, in units of the average channel's
 
 
 def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
@@ -16,16 +17,23 @@ def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
             (2004), which needs no choice and suits few blocks as well as many.
     """
     mean = blocks.mean(0, dtype=np.float64)
-    spread = np.maximum(blocks.std(0, dtype=np.float64), EPSILON)
+    spread = blocks.std(0, dtype=np.float64)
+    # A channel that hardly varies would drown all others as soon as it does.
+    smallest = SMALLEST_SPREAD * float(spread.mean()) or 1.0
+    spread = np.maximum(spread, smallest)
     if kind == "raw":
         return {"mean": np.zeros_like(mean, np.float32), "transform": np.ones_like(mean, np.float32)}
     if kind == "standardised":
         return {"mean": mean.astype(np.float32), "transform": (1 / spread).astype(np.float32)}
     standardised = ((blocks - mean) / spread).astype(np.float32)
-    shrinkage = float(ledoit_wolf_shrinkage(standardised, assume_centered=True))
+    # One block has no correlations.
+    shrinkage = float(ledoit_wolf_shrinkage(standardised, assume_centered=True)) if len(blocks) > 1 else 1.0
     covariance = (standardised.T @ standardised).astype(np.float64) / len(blocks)
     size = len(covariance)
-    covariance = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / size * np.eye(size)
+    variance = float(np.trace(covariance)) / size or 1.0
+    covariance = (1 - shrinkage) * covariance + shrinkage * variance * np.eye(size)
     values, vectors = np.linalg.eigh(covariance)
-    transform = (vectors / np.sqrt(np.maximum(values, EPSILON))) / spread[:, None]
+    # Turned back to the axes of the channels: axes of eigenvectors change with the last digits of the blocks.
+    whitening = (vectors / np.sqrt(np.maximum(values, EPSILON))) @ vectors.T
+    transform = whitening / spread[:, None]
     return {"mean": mean.astype(np.float32), "transform": transform.astype(np.float32)}
