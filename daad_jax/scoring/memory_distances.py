@@ -107,7 +107,7 @@ def make_memory_maps(
 
 
 def pool_places(distances: jax.Array, pooling: int) -> jax.Array:
-    """One distance an image, from those of its blocks: `[B, h, w]` -> `[B]`.
+    """One distance an image, from the distances of its blocks: `[B, h, w]` -> `[B]`.
 
     The power mean of the squares with exponent `pooling`: 1 counts all places the same, 8 counts nearly only
     the worst ones.
