@@ -133,8 +133,8 @@ class ModelConfig:
     feature_layers: tuple[tuple[int, ...], ...] = ()
     # Whether the whole image is described by the standard deviation of its features, too, beside their mean.
     spread: bool = True
-    # The unit of features: "raw", "standardised" (over the training images, each channel has mean 0 and spread
-    # 1) or "whitened" (the channels are uncorrelated, too).
+    # The unit of features: "raw", "standardised" (over the training images, each channel has mean 0 and
+    # spread 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"
     neighbourhood: int = 1  # side of the square of places that are averaged at each place of a map; odd
     # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there
