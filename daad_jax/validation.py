@@ -75,12 +75,11 @@ def _check_data(config: Config, need: Need) -> None:
 def _check_size(config: Config, need: Need) -> None:
     """The size of the images, and of what the networks read of them."""
     data, model = config.data, config.model
-    if not config.uses_coreset:
-        need(1 <= model.levels <= 8, "model.levels", "must be between 1 and 8")
     if config.uses_coreset:
         for key in ("height", "width"):
             need(0 < getattr(data, key) <= MAX_SIDE, f"data.{key}", f"must be between 1 and {MAX_SIDE}")
         return
+    need(1 <= model.levels <= 8, "model.levels", "must be between 1 and 8")
     place = model.blocks[0] if model.features and model.blocks else 1  # pixels
     unit = max(place, 1) * 2**model.levels
     for key in ("height", "width"):

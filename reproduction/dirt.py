@@ -10,9 +10,9 @@ import numpy as np
 
 from daad_jax.data.samples import GOOD, Split, Splits
 from daad_jax.errors import UserError
+from daad_jax.training.suspects import SUSPECTS_FILE
 
 DIRT_STREAM = 21  # of random numbers, beside the seed of the cell
-SUSPECTS_FILE = "suspects.csv"  # in a workdir: the training images, the least normal one first
 NAME_COLUMN = "name"
 
 

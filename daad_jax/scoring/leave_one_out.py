@@ -1,10 +1,38 @@
-"""The distance of a block from the items that other images gave."""
+"""The distance of images from the items that other images gave."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from daad_jax.method import features
+from daad_jax.scoring.memory_distances import pool_places
+
 QUERIES_AT_ONCE = 4096
+
+
+def image_distances(
+    blocks: np.ndarray, owners: np.ndarray, memory: Any, item_owners: np.ndarray, pooling: int
+) -> np.ndarray:
+    """The distance of each image from the items of a memory that other images gave.
+
+    Args:
+        blocks: of one grid, as the extractor gives them, `[n, h, w, D]`.
+        owners: the numbers of the images, int `[n]`.
+        memory: its scaling and its `items` `[N, D]`, see `features.abstract_features`.
+        item_owners: the number of each item's image, int `[N]`.
+        pooling: see `pool_places`.
+
+    Returns:
+        `[n]`; 0 where no other image gave an item, so that there is nothing to compare with.
+    """
+    queries = np.asarray(features.scale(jnp.asarray(blocks), memory))
+    maps, depth = queries.shape[:3], queries.shape[-1]
+    of_blocks = np.repeat(owners, maps[1] * maps[2])
+    distances = distance_to_others(queries.reshape(-1, depth), of_blocks, memory["items"], item_owners)
+    distances = np.where(np.isfinite(distances), distances, 0).astype(np.float32)
+    return np.asarray(pool_places(jnp.asarray(distances.reshape(maps)), pooling))
 
 
 def distance_to_others(
@@ -35,8 +63,7 @@ def distance_to_others(
 @jax.jit
 def _distances(queries: jax.Array, owners: jax.Array, items: jax.Array, item_owners: jax.Array) -> jax.Array:
     products = jnp.einsum("nd,md->nm", queries, items, precision="highest")
-    lengths = (jnp.sum(jnp.square(x), -1) for x in (queries, items))
-    of_queries, of_items = lengths
+    of_queries, of_items = (jnp.sum(jnp.square(x), -1) for x in (queries, items))
     squares = of_queries[:, None] - 2 * products + of_items[None]
     is_other = owners[:, None] != item_owners[None]
     return jnp.sqrt(jnp.maximum(jnp.min(jnp.where(is_other, squares, jnp.inf), -1), 0))

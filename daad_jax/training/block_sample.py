@@ -82,10 +82,14 @@ class ImageReader:
     def sample(self, images: Any, title: str) -> list[BlockSample]:
         """Reads all images, and keeps `MAX_SAMPLED_BLOCKS` of each grid, equally many of each image.
 
-        Which blocks of an image are kept depends on the seed and on the image's number alone.
+        Which blocks of an image are kept depends on the seed and on the image's number alone. Of more images
+        than `MAX_SAMPLED_BLOCKS`, some are chosen by the seed.
         """
+        sampled = np.random.default_rng([self._config.seed, 14]).permutation(len(images))
+        sampled = np.sort(sampled[:MAX_SAMPLED_BLOCKS]).astype(np.int32)
+        is_sampled = np.isin(np.arange(len(images)), sampled)
         grids = [features.grid_of(block, *self._size) for block in self._config.model.blocks]
-        per_image = [min(h * w, -(-MAX_SAMPLED_BLOCKS // len(images))) for h, w in grids]
+        per_image = [min(h * w, -(-MAX_SAMPLED_BLOCKS // len(sampled))) for h, w in grids]
         kept: list[list[np.ndarray]] = [[] for _ in grids]
         places: list[list[np.ndarray]] = [[] for _ in grids]
         for rows, batch in self.read(images, title):
@@ -93,12 +97,13 @@ class ImageReader:
                 for number, of_image in enumerate(
                     blocks.reshape(len(blocks), -1, blocks.shape[-1]), rows.start
                 ):
+                    if not is_sampled[number]:
+                        continue
                     rng = np.random.default_rng([self._config.seed, 12, index, number])
                     chosen = np.sort(rng.permutation(len(of_image))[: per_image[index]])
                     kept[index].append(of_image[chosen])
                     places[index].append(features.place_grid(*grids[index]).reshape(-1, 2)[chosen])
-        numbers = np.arange(len(images), dtype=np.int32)
         return [
-            BlockSample(np.concatenate(kept[i]), np.repeat(numbers, per_image[i]), np.concatenate(places[i]))
+            BlockSample(np.concatenate(kept[i]), np.repeat(sampled, per_image[i]), np.concatenate(places[i]))
             for i in range(len(grids))
         ]

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
@@ -13,7 +12,7 @@ from daad_jax.data.samples import Split, Splits
 from daad_jax.method import features
 from daad_jax.method.coreset import choose_coreset
 from daad_jax.method.state import TrainState
-from daad_jax.scoring.leave_one_out import distance_to_others
+from daad_jax.scoring.leave_one_out import image_distances
 from daad_jax.scoring.memory_distances import make_memory_maps, pool_places
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 from daad_jax.training.block_sample import BlockSample, ImageReader
@@ -30,11 +29,9 @@ class Fitted(NamedTuple):
     Attributes:
         state: NumPy arrays, at step 1.
         config: the configuration with what was found: how many items the memories have (there may be fewer
-            blocks
-            than `model.memory_items` asks for), and `model.place_weight`.
+            blocks than `model.memory_items` asks for), how many are read, and `model.place_weight`.
         distances: R of every training image, `[N]`, as if the image had not trained: it is not compared with
-            items
-            of its own.
+            items of its own.
     """
 
     state: TrainState
@@ -126,12 +123,8 @@ def _leave_one_out(
     distances = np.zeros(len(images))
     for rows, batch in reader.read(images, "comparing"):
         for weight, blocks, memory, owners in zip(weights, batch, memories, item_owners):
-            if not weight:
-                continue
-            queries = np.asarray(features.scale(jnp.asarray(blocks), memory))  # type: ignore[arg-type]
-            own = np.repeat(np.arange(rows.start, rows.stop), queries[0, ..., 0].size)
-            flat = distance_to_others(queries.reshape(len(own), -1), own, memory["items"], owners)
-            maps = jnp.asarray(flat.reshape(queries.shape[:3]))
-            pooled = np.asarray(pool_places(maps, config.score.pooling))
-            distances[rows] += weight * pooled / memory["unit"]
+            if weight:
+                numbers = np.arange(rows.start, rows.stop)
+                of_images = image_distances(blocks, numbers, memory, owners, config.score.pooling)
+                distances[rows] += weight * of_images / memory["unit"]
     return distances / sum(weights)

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.data.corruptions import anomalies_of, corrupt
-from daad_jax.method import features
-from daad_jax.scoring.leave_one_out import distance_to_others
-from daad_jax.scoring.memory_distances import pool_places
+from daad_jax.scoring.leave_one_out import image_distances
 from daad_jax.scoring.separation import separation
 from daad_jax.training.block_sample import BlockSample, ImageReader
 
@@ -25,8 +22,8 @@ def choose_place_weight(
 ) -> dict[float, float]:
     """The separation that each of `PLACE_WEIGHTS` reaches.
 
-    A few training images leave the memories. The separation tells how well these images and corrupted copies
-    of them are told apart.
+    A few training images leave the memories. The separation says how well their distances differ from those
+    of corrupted copies of them.
 
     Args:
         config: of the run.
@@ -61,8 +58,16 @@ def choose_place_weight(
         blocks = [np.concatenate([batch[index] for batch in batches]) for batches in maps]
         for place_weight in PLACE_WEIGHTS:
             memory = scaling | {"place": sample.place_length(scaling, place_weight)}
-            items = reference.scaled(memory)
-            measured = np.stack([_pooled(of_set, memory, items, config.score.pooling) for of_set in blocks])
+            memory = memory | {"items": reference.scaled(memory)}
+            # No image is in the memory, so no item is left out.
+            measured = np.stack(
+                [
+                    image_distances(
+                        of_set, np.full(len(of_set), -1), memory, reference.owners, config.score.pooling
+                    )
+                    for of_set in blocks
+                ]
+            )
             distances[place_weight] = distances[place_weight] + weight * measured / measured[0].mean()
     return {
         place_weight: float(np.mean([separation(r[0], copies) for copies in r[1:]]))
@@ -80,13 +85,3 @@ def describe_choice(separations: Mapping[float, float]) -> str:
         f"{verdict}: corrupted training images separate by {with_place:.4f} if the place counts, "
         f"by {without:.4f} if not"
     )
-
-
-def _pooled(blocks: np.ndarray, memory: Any, items: np.ndarray, pooling: int) -> np.ndarray:
-    """One distance an image, from its blocks `[n, h, w, D]`: `[n]`."""
-    queries = np.asarray(features.scale(jnp.asarray(blocks), memory))
-    flat = queries.reshape(-1, queries.shape[-1])
-    # No image is in the memory, so no item is left out.
-    owners, item_owners = np.zeros(len(flat), np.int32), np.ones(len(items), np.int32)
-    distances = distance_to_others(flat, owners, items, item_owners)
-    return np.asarray(pool_places(jnp.asarray(distances.reshape(queries.shape[:3])), pooling))

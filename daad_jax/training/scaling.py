@@ -13,8 +13,7 @@ def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     Args:
         blocks: of the training images.
         kind: `config.model.feature_scaling`. "whitened" shrinks the correlations by the amount of Ledoit and
-            Wolf
-            (2004), which needs no choice and suits few blocks as well as many.
+            Wolf (2004), which needs no choice and suits few blocks as well as many.
     """
     mean = blocks.mean(0, dtype=np.float64)
     spread = blocks.std(0, dtype=np.float64)

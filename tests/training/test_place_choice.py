@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from daad_jax.config import Config
+from daad_jax.scoring.leave_one_out import image_distances
+from daad_jax.training import block_sample
 from daad_jax.training.block_sample import ImageReader
 from daad_jax.training.place_choice import PLACE_WEIGHTS, choose_place_weight, describe_choice
 from daad_jax.training.scaling import measure_scaling
@@ -42,6 +44,26 @@ def test_both_ways_are_measured_and_the_sentence_says_which_is_better():
     assert set(found) == set(PLACE_WEIGHTS)
     assert all(0.5 < value <= 1 for value in found.values())
     assert f"{found[1.0]:.4f} if the place counts" in describe_choice(found)
+
+
+def test_a_sample_is_bounded_for_any_number_of_images(monkeypatch):
+    from daad_jax.method.features import needed_layers
+
+    config = make_config((16, 0))
+    extractor, layers = needed_layers(config.model)
+    images = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(block_sample, "MAX_SAMPLED_BLOCKS", 5)
+    places, whole = ImageReader(config, extractor.load(layers), False).sample(images, "reading")
+    assert len(places.blocks) == len(whole.blocks) == 5
+    np.testing.assert_array_equal(places.owners, whole.owners)
+    assert len(set(places.owners.tolist())) == 5
+
+
+def test_an_image_without_others_has_nothing_to_compare_with():
+    memory = {"mean": np.zeros(2), "transform": np.ones(2), "items": np.zeros((1, 2), np.float32)}
+    blocks, owners = np.ones((2, 1, 1, 2), np.float32), np.array([0, 1])
+    found = image_distances(blocks, owners, memory, np.array([0]), pooling=1)
+    np.testing.assert_allclose(found, [0, np.sqrt(2)], atol=1e-5)
 
 
 def test_the_better_one_is_named_first():
