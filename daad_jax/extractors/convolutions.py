@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-# The names are those of `models/layers.py`. "native" and "split" force one implementation, "auto" takes the
+# `models/layers.py` has the same names. "native" and "split" force one implementation, "auto" takes the
 # faster one for the backend of this process, "portable" chooses on the device that runs the program.
 Implementation = Literal["auto", "native", "split", "portable"]
 Pads = tuple[tuple[int, int], tuple[int, int]]

@@ -89,7 +89,7 @@ def _fetch(name: str) -> Path:
         raise UserError(f"{name} is fetched by the package huggingface_hub; {INSTALL}") from error
     try:
         return Path(hf_hub_download(name, HUB_FILE))
-    # Besides its own errors the package passes on those of the libraries below it; all mean the same here.
+    # The package also raises errors of the libraries that it uses. Every error means: not fetched.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

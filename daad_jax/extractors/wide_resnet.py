@@ -16,7 +16,7 @@ from daad_jax.extractors.pixels import normalise_imagenet
 from daad_jax.extractors.safetensors_file import Weights
 
 BLOCKS = (3, 4, 6, 3)  # of each stage
-INNER = (128, 256, 512, 1024)  # channels of the 3x3 convolutions of each stage: twice those of ResNet-50
+INNER = (128, 256, 512, 1024)  # channels of the 3x3 convolutions of each stage; ResNet-50 has half as many
 OUTER = (256, 512, 1024, 2048)  # channels of the stage's output
 STEM_CHANNELS = 64
 BATCH_NORM_EPSILON = 1e-5

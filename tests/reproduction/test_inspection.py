@@ -1,4 +1,4 @@
-"""The tables of sets from several sources: their cells, and what is left out where images are missing."""
+"""Two tables join sets of several sources: their cells, and the parts that are left out without images."""
 
 import dataclasses
 from pathlib import Path
