@@ -36,7 +36,10 @@ class DataConfig:
     height: int = 32
     width: int = 32
     channels: int = 3  # 1 (grey) or 3 (RGB); images are converted
-    fit: str = "exact"  # other sizes: "exact" refuses, "pad" keeps aspect and pads edges, "resize"
+    # Images of other sizes: "exact" refuses them, "pad" keeps their aspect and pads their edges, "resize"
+    # stretches them. "aspect" finds the size from the usual shape of the training images: the shorter side is
+    # `height` = `width`, the longer one follows.
+    fit: str = "exact"
     # Of a folder: names of folders, or patterns, with commas between; "*": all. Empty: by the usual names.
     normal: str = ""  # good images
     anomalous: str = ""  # anomalous images

@@ -7,7 +7,7 @@ from daad_jax.errors import UserError, nearest
 
 SOURCES = ("tfds", "folder", "memory")
 PROTOCOLS = ("one_class", "leave_one_out", "inspection")
-FITS = ("exact", "pad", "resize")
+FITS = ("exact", "pad", "resize", "aspect")
 ON_BAD_IMAGE = ("stop", "skip")
 MIXED_CHANNELS = ("convert", "stop")
 SCHEDULES = ("constant", "cosine")
@@ -62,6 +62,12 @@ def _check_data(config: Config, need: Need) -> None:
     _need_one_of(need, "data.on_bad_image", data.on_bad_image, ON_BAD_IMAGE)
     _need_one_of(need, "data.mixed_channels", data.mixed_channels, MIXED_CHANNELS)
     _ = data.ranges  # refuses what is no range
+    need(
+        data.fit != "aspect" or (data.height == data.width and data.height % 32 == 0),
+        "data.fit",
+        "'aspect' needs data.height = data.width, a multiple of 32: the shorter side of the images; choose "
+        "'resize' for another size",
+    )
     need(data.bits in (0, 8, 16), "data.bits", "must be 8, 16 or 0 (found from the training images)")
     need(data.max_pixels >= 1, "data.max_pixels", "must be at least 1")
     need(data.channels in (1, 3), "data.channels", "must be 1 (grey) or 3 (RGB)")

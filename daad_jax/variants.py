@@ -56,7 +56,7 @@ def _read_features(config: Config) -> None:
     data.height = data.width = 224
     data.flip_horizontal = data.flip_vertical = False
     data.shift = 0
-    data.fit = "resize"
+    data.fit = "aspect" if data.protocol == "inspection" else "resize"
     model.features = "efficientnet_lite0"
     model.neighbourhood = 3
     config.train.restore = ""

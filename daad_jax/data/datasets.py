@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from daad_jax.config import Config, DataConfig
-from daad_jax.data import account, cache, pixel_range, protocol
+from daad_jax.data import account, aspect, cache, pixel_range, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.decoded_images import (
     describe_images,
@@ -54,10 +54,11 @@ def load(config: Config, history: History | None = None, check: bool = False) ->
     open_grouping(data)  # a mistake there is said before the images are decoded
     source = _open_source(data)
     source = replace(source, read=functools.cache(source.read))  # both of the following may list the samples
+    data, size_notes = aspect.resolve(source, data, classes)
     data, range_notes = pixel_range.resolve(source, data, classes, check)
     decoded = cache.load_decoded(source, data, check)
     labels = protocol.labels(decoded.kinds, classes, data)
-    return _make_splits(decoded, labels, replace(config, data=data), history, range_notes)
+    return _make_splits(decoded, labels, replace(config, data=data), history, size_notes + range_notes)
 
 
 def load_from_memory(given: Any, config: Config, history: History | None = None) -> Splits:
@@ -73,23 +74,27 @@ def load_from_memory(given: Any, config: Config, history: History | None = None)
         UserError: see `check_splits`, `collect_images`, `protocol` and `History.cut`.
     """
     if isinstance(given, Splits):
-        normal = check_splits(given, config.data)
+        data = _data_of_splits(given, config.data)
+        normal = check_splits(given, data)
         # Which images are held out is part of what is given.
         return replace(
             given,
             normal=normal,
             normal_digest=_digest(normal, with_roles=True),
             account=account.of_parts(_count_splits(given)),
-            data=_data_of_splits(given, config.data),
+            data=data,
         )
-    decoded, data, range_notes = collect_images(given, config.data)
+    decoded, data, notes = collect_images(given, config.data)
     labels = np.zeros(len(decoded.names), np.int8)
-    return _make_splits(decoded, labels, replace(config, data=data), history, range_notes)
+    return _make_splits(decoded, labels, replace(config, data=data), history, notes)
 
 
 def _data_of_splits(given: Splits, data: DataConfig) -> DataConfig:
-    """The configuration with the bits of images that were prepared in Python."""
-    bits = 8 * given.train.images.dtype.itemsize
+    """The configuration with the bits, and the size if it is left open, of images prepared in Python."""
+    images = given.train.images
+    if data.fit == "aspect" and np.ndim(images) == 4:
+        data = replace(data, height=images.shape[1], width=images.shape[2], fit="resize")
+    bits = 8 * images.dtype.itemsize
     return replace(data, bits=bits, range="type" if data.range == "auto" else data.range)
 
 
@@ -103,7 +108,7 @@ def _count_splits(given: Splits) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _make_splits(
-    decoded: Decoded, labels: np.ndarray, config: Config, history: History | None, range_notes: list[str]
+    decoded: Decoded, labels: np.ndarray, config: Config, history: History | None, found_notes: list[str]
 ) -> Splits:
     data = config.data
     # Unreadable images are in no split.
@@ -131,7 +136,7 @@ def _make_splits(
     )
     normal = describe_images(decoded, roles.normal)
     tested = describe_images(decoded, np.array([i for i in roles.test if decoded.parts[i] == TRAIN], int))
-    notes = range_notes + _make_notes(decoded, data, roles)
+    notes = found_notes + _make_notes(decoded, data, roles)
     if groups:
         notes += describe(groups, decoded.names, roles.normal, roles.held_out, data.group)
     return Splits(

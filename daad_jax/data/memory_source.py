@@ -1,21 +1,26 @@
 """Images to train on that are given in Python, without a folder."""
 
+import contextlib
+import itertools
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data import account, pixel_range
+from daad_jax.data import account, aspect, pixel_range
 from daad_jax.data.cache import Decoded
-from daad_jax.data.decoding import Picture
+from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.history import CALIBRATED, TRAINED
 from daad_jax.data.images import prepare
 from daad_jax.data.inputs import is_array, open_image, several
 from daad_jax.data.integrity import checksum
 from daad_jax.data.samples import GOOD, TRAIN, FileRecord, NormalImage, Split, Splits
 from daad_jax.errors import UserError
+
+FIRST_IMAGES = 16
 
 
 def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig, list[str]]:
@@ -24,12 +29,13 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     Args:
         given: an array `[N, h, w]` or `[N, h, w, C]`, or an iterable of anything that `open_image` takes. A
             generator is consumed, and only the prepared images stay in memory. Images of more than 8 bits
-            wait unprepared until the last image is there, because all images together tell the range.
+            wait unprepared until the last image is there, because all images together tell the range. If
+            `config.fit` is "aspect", the shapes of the first `FIRST_IMAGES` tell the size.
         config: size, channels, range, and what to do with an image that cannot be read.
 
     Returns:
-        The images; the configuration with the range and the bits that were found, and sentences about them,
-        see `pixel_range.resolve`.
+        The images; the configuration with the size, the range and the bits that were found, and sentences
+        about them, see `aspect.resolve` and `pixel_range.resolve`.
 
     Raises:
         UserError: there is no image, or an image cannot be used; the message names the image.
@@ -40,10 +46,12 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     waiting: dict[int, Picture] = {}
     records: list[FileRecord] = []
     skipped: list[tuple[int, str]] = []
+    images = several(given)
+    config, images, size_notes = _find_size(images, config)
     found = pixel_range.Found(Counter(), {})
     # Pixels of 8 bits always go by the range of their type, unless the user names a range.
     plain = replace(config, range="type", bits=8) if config.range in ("auto", "type") else None
-    for number, image in enumerate(several(given)):
+    for number, image in enumerate(images):
         name, sha256 = _name(number), ""
         try:
             picture, sha256 = open_image(image, name, config.max_pixels)
@@ -67,21 +75,35 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     for number in sorted(waiting):
         prepared[number] = prepare(waiting.pop(number), resolved, _name(number))
     shape = (len(records), config.height, config.width, config.channels)
-    images = np.zeros(shape, resolved.prepared_type)
+    pixels_of_all = np.zeros(shape, resolved.prepared_type)
     for number, pixels in prepared.items():
-        images[number] = pixels
+        pixels_of_all[number] = pixels
     decoded = Decoded(
-        images=images,
+        images=pixels_of_all,
         masks=None,
         parts=[TRAIN] * len(records),
         kinds=[GOOD] * len(records),
         names=[record.name for record in records],
-        checksums=[checksum(pixels) for pixels in images],
+        checksums=[checksum(pixels) for pixels in pixels_of_all],
         skipped=skipped,
         clipped=clipped,
         files=records,
     )
-    return decoded, resolved, pixel_range.describe(resolved, found)
+    return decoded, resolved, size_notes + pixel_range.describe(resolved, found)
+
+
+def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, Iterable[Any], list[str]]:
+    """The configuration with the size that the first images tell; all images; sentences about the size."""
+    if config.fit != "aspect":
+        return config, images, []
+    rest = iter(images)
+    first = list(itertools.islice(rest, FIRST_IMAGES))
+    sizes = []
+    for number, image in enumerate(first):
+        with contextlib.suppress(UserError):  # an image that cannot be read is reported when it is prepared
+            sizes.append(picture_size(open_image(image, _name(number), config.max_pixels)[0]))
+    found, notes = aspect.decide(sizes, config)
+    return found, itertools.chain(first, rest), notes
 
 
 def _name(number: int) -> str:

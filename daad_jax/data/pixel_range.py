@@ -18,7 +18,7 @@ import numpy as np
 from daad_jax.config import DataConfig
 from daad_jax.data import protocol
 from daad_jax.data.decoding import Picture
-from daad_jax.data.samples import HELD_OUT, TRAIN, Sample, Source
+from daad_jax.data.samples import Sample, Source
 from daad_jax.files import write_text
 
 CAMERA_BITS = (8, 10, 12, 14, 16)
@@ -136,8 +136,7 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
 
     Images that cannot be read are passed over, because the filling of the cache reports them.
     """
-    labels = protocol.labels([sample.kind for sample in samples], classes, config)
-    normal = [s for s, label in zip(samples, labels) if s.part in (TRAIN, HELD_OUT) and not label]
+    normal = protocol.normal_samples(samples, classes, config)
     needs_extremes = config.range == "auto"
 
     def look(sample: Sample) -> tuple[str, Limits | None]:

@@ -1,12 +1,12 @@
 """Which images are normal, which train, which are held out: functions of class names and groups alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN
+from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN, Sample
 from daad_jax.errors import UserError, did_you_mean
 
 TEST_STREAM = 5  # of random numbers; batches.py has streams, too
@@ -39,6 +39,16 @@ def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) ->
     chosen = _class(config.normal_class, classes, config.protocol)
     is_chosen = (kinds == chosen).astype(np.int8)
     return is_chosen if config.protocol == "leave_one_out" else 1 - is_chosen
+
+
+def normal_samples(samples: Sequence[Sample], classes: tuple[str, ...], config: DataConfig) -> list[Sample]:
+    """The normal training images among samples, held-out ones included.
+
+    Raises:
+        UserError: see `check`.
+    """
+    of_samples = labels([sample.kind for sample in samples], classes, config)
+    return [s for s, label in zip(samples, of_samples) if s.part in (TRAIN, HELD_OUT) and not label]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class Extractor:
         if nearest != [height, width]:
             raise UserError(
                 f"config.model.features={self.name!r} takes sides that are multiples of {multiple} only, not "
-                f"{height} x {width}; set config.data.height={nearest[0]} and config.data.width={nearest[1]}"
+                f"{height} x {width}; set config.data.height={nearest[0]}, "
+                f"config.data.width={nearest[1]} and config.data.fit='resize'"
             )
 
     def stride(self, layer: int) -> int:

@@ -91,7 +91,6 @@ def train(
         # Claim the workdir, and open the data.
         with processes.errors_end_all():
             group = devices.choose(config.train.devices, config.train.batch_size)
-            abstract = abstract_state(config)
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
             # Every process reads data.json here, before the first one writes it below.
@@ -101,8 +100,11 @@ def train(
             require_claim(workdir)
             if processes.is_first():
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
-        # The range that was found belongs to the run; `config.json` has what the user wrote.
+        # The size and the range that were found belong to the run; `config.json` has what the user wrote.
         config = replace(config, data=splits.data)
+        with processes.errors_end_all():
+            validate(config)
+            abstract = abstract_state(config)
         names = "\0".join(splits.calibration.names).encode("utf-8", "replace")
         digest = hashlib.sha256(names).hexdigest()[:12]
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")
@@ -139,7 +141,8 @@ def _train_rest(run: _Run) -> int:
         restored = None
         with processes.errors_end_all():
             if checkpoints.steps:
-                restored, _, _ = checkpoints.restore()
+                restored, stored, _ = checkpoints.restore()
+                run_data.require_same_size(workdir, stored, config)
                 _print(f"resumed from step {int(restored.step)}")
         first_step = int(restored.step) if restored else 0
         # All processes must go on from the same step, with the same configuration and checkpoints.

@@ -81,6 +81,16 @@ def _located(config: Config, known: RunData | None, typed_now: bool) -> Config:
     return replace(config, data=locate(config.data, known.paths, typed_now)) if known else config
 
 
+def require_same_size(workdir: Path, stored: Config, config: Config) -> None:
+    """Raises UserError if the size that was found for these images is not the size of the checkpoint."""
+    before, now = ((data.height, data.width) for data in (stored.data, config.data))
+    if before != now:
+        raise UserError(
+            f"{workdir}: was trained on images of {before[0]} x {before[1]} pixels, and the shape of the "
+            f"present images asks for {now[0]} x {now[1]} (config.data.fit = 'aspect'); {REMEDY}"
+        )
+
+
 def load_held_out(workdir: Path, config: Config) -> Split:
     """The held-out images of the run in a workdir.
 

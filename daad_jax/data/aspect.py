@@ -1,0 +1,76 @@
+"""The size of a run with `config.data.fit` = "aspect": the shape of its training images."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from daad_jax.config import DataConfig
+from daad_jax.data import protocol
+from daad_jax.data.decoding import picture_size
+from daad_jax.data.samples import Sample, Source
+
+SAMPLED_IMAGES = 32  # so many images tell the usual shape
+MAX_ASPECT = 3  # the longer side is at most so many times the shorter one, which bounds the work
+UNIT = 32  # pixels: the frozen networks halve an image five times
+
+
+def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
+    """Finds the height and the width of the run, if `config.fit` leaves them open.
+
+    Args:
+        source: of the images.
+        config: as the user wrote it, or resolved already.
+        classes: of the source, see `protocol.labels`.
+
+    Returns:
+        The configuration whose height and width hold for the run, and sentences for the user.
+    """
+    if config.fit != "aspect":
+        return config, []
+    samples = protocol.normal_samples(source.read().samples, classes, config)
+    every = -(-len(samples) // SAMPLED_IMAGES) if samples else 1
+    return decide(find_sizes(samples[::every]), config)
+
+
+def find_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """The heights and widths of images in pixels, upright. Images that cannot be read are passed over.
+
+    The filling of the cache reports unreadable images.
+    """
+
+    def find_size(sample: Sample) -> tuple[int, int] | None:
+        try:
+            return picture_size(sample.load()[0])
+        except Exception:  # of the many kinds that damaged files cause
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [size for size in pool.map(find_size, samples) if size]
+
+
+def decide(sizes: Sequence[tuple[int, int]], config: DataConfig) -> tuple[DataConfig, list[str]]:
+    """The size whose shorter side is `config.height`, with the median aspect of some images.
+
+    Args:
+        sizes: (height, width) of each image in pixels; without any, the size is a square.
+        config: with `fit` = "aspect"; its `height` and `width` are equal.
+
+    Returns:
+        The configuration with `fit` = "resize" and the size that was found, and a sentence about it if the
+        size is no square.
+    """
+    side = config.height
+    ratio = float(np.median([width / height for height, width in sizes])) if sizes else 1.0
+    longer = max(side, round(min(max(ratio, 1 / ratio), MAX_ASPECT) * side / UNIT) * UNIT)
+    height, width = (side, longer) if ratio >= 1 else (longer, side)
+    resolved = replace(config, height=height, width=width, fit="resize")
+    if longer == side:
+        return resolved, []
+    shape = f"{ratio:.2f} times as wide as high" if ratio > 1 else f"{1 / ratio:.2f} times as high as wide"
+    return resolved, [
+        f"The training images are usually {shape}, so the model reads {height} x {width} pixels "
+        "(config.data.fit = 'aspect')."
+    ]
