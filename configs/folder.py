@@ -4,10 +4,11 @@
 
 VARIANT: see daad_jax/variants.py. By default memories read features of a frozen network (daad_features),
 which takes about 80 seconds for 200 images on two CPU cores. Without the extra `features` the networks learn
-from pixels (daad_plus). Images are resized to 224 x 224 for features and to 128 x 128 for pixels. Give a path
-that contains a comma with --config.data.path instead. Without test images, training ends with a checkpoint
-and a threshold, but evaluation has no figures. configs/__init__.py gives the reasons for values that all
-recipes on pixels share.
+from pixels (daad_plus). For features the shorter side of images is 224 pixels and the longer one keeps the
+usual shape of the training images; for pixels, images are resized to 128 x 128. Give a path that contains a
+comma with --config.data.path instead. Without test images, training ends with a checkpoint and a threshold,
+but evaluation has no figures. configs/__init__.py gives the reasons for values that all recipes on pixels
+share.
 """
 
 from daad_jax import variants
