@@ -240,19 +240,20 @@ def calibrate(
 
     `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
     """
-    raw = Calibration(
-        reconstruction=Unit.measure(reconstruction),
-        alignment=Unit.measure(alignment),
-        reconstruction_map=Unit.measure(reconstruction_maps),
-        alignment_map=Unit.measure(alignment_maps),
-        heat_peak=1.0,
-        gamma=gamma,
-        false_alarm_rate=false_alarm_rate,
-        scores=(0.0,),
-    )
-    peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
-    peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
-    scores = raw.score(reconstruction, alignment)
+    with np.errstate(all="ignore"):  # `find_fault` says what is not finite
+        raw = Calibration(
+            reconstruction=Unit.measure(reconstruction),
+            alignment=Unit.measure(alignment),
+            reconstruction_map=Unit.measure(reconstruction_maps),
+            alignment_map=Unit.measure(alignment_maps),
+            heat_peak=1.0,
+            gamma=gamma,
+            false_alarm_rate=false_alarm_rate,
+            scores=(0.0,),
+        )
+        peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
+        peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
+        scores = raw.score(reconstruction, alignment)
     order, sizes = np.argsort(scores, kind="stable"), ()
     if groups is not None:
         _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
