@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROUNDS, REPEATS = 5, 5
+ROUNDS, REPEATS = 3, 5
 
 # It runs in either checkout, so it uses only names that both have.
 MEASURE = """
@@ -72,7 +72,7 @@ def measure(checkout: Path, kind: str) -> list[float]:
 
 def main(arguments: list[str]) -> None:
     checkouts = [Path.cwd(), *map(Path, arguments)]
-    for kind in ("networks", "20000", "100000"):
+    for kind in ("networks", "20000", "60000"):
         rounds = [[measure(checkout, kind) for checkout in checkouts] for _ in range(ROUNDS)]
         size, leaves = rounds[0][0][:2]
         print(
