@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test test-all lint
+.PHONY: env demo test test-all faults lint
 env: .venv/ready
 ifneq ($(origin PYTHON),file)
 	@$(same_python) || { echo "make: .venv is $$($(BIN)/python -V), $(PYTHON) is another; rm -r .venv, then again" >&2; exit 2; }
@@ -45,3 +45,7 @@ test: lint
 
 test-all: lint
 	$(PYTEST)
+
+# Injects faults of every kind, and prints tried, right, wrong and lost for each part. `test-all` tries a twentieth.
+faults: env
+	DAAD_FAULTS=all $(BIN)/python -m pytest -s tests/faults

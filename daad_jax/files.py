@@ -1,5 +1,6 @@
 """Files and folders: written whole or not at all, used by one process at a time, refused in a clear line."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a file as a whole. Names of files that are not UTF-8 come out as the bytes they are."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_checksums(file: Path, *files: Path) -> None:
+    """Writes into `file` the SHA-256 of `files`, which lie beside it, as `sha256sum --check` reads them."""
+    lines = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files]
+    write_text(file, "".join(lines))
 
 
 def first_free(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """Prints the score and verdict of every image: python examples/score_onnx.py MODEL.onnx IMAGE..."""
 
+import hashlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -8,7 +10,13 @@ from PIL import Image, ImageOps
 
 if len(sys.argv) < 3:
     sys.exit(__doc__)
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+model = Path(sys.argv[1])
+if (sums := Path(f"{model}.sha256")).exists():
+    if sums.read_text().split()[0] != hashlib.sha256(model.read_bytes()).hexdigest():
+        sys.exit(f"{model}: damaged, its checksum is not that of {sums}; export it again")
+else:
+    print(f"warning: {sums} is missing, so damage of the model may go unnoticed", file=sys.stderr)
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
 if about["input_type"] != "uint8":
     sys.exit(f"this model takes {about['stored_type']} values of {about['range']}; docs/deploy.md says how")
@@ -22,4 +30,6 @@ for path in sys.argv[2:]:
         sys.exit(f"{path}: export again with --width {image.width} --height {image.height}")
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     [scores] = session.run(["score"], {"images": pixels.reshape(1, height, width, -1)})
+    if not np.isfinite(scores[0]):
+        sys.exit(f"{path}: the score {scores[0]} is not finite, so there is no verdict")
     print(path, f"{scores[0]:.6g}", "anomalous" if scores[0] > threshold else "normal", sep="\t")

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -164,24 +164,35 @@ class Detector:
                 anything that `prepare` takes.
 
         Raises:
-            UserError: there is no image, or an image cannot be used; the message names the image.
+            UserError: there is no image, an image cannot be used, or its score is not finite; the message
+                names the image.
         """
         clipped: list[bool] = []
+        names: list[str] = []
 
         def prepared() -> Iterator[np.ndarray]:
             for i, image in enumerate(several(images)):
-                pixels, is_clipped = self._prepare(image, f"image {i}")
+                names.append(str(image) if isinstance(image, (str, os.PathLike)) else f"image {i}")
+                pixels, is_clipped = self._prepare(image, names[i])
                 clipped.append(is_clipped)
                 yield pixels
 
-        parts = list(self.judge(_batches(prepared(), self._scorer.batch_size)))
+        parts = list(self.judge(_batches(prepared(), self._scorer.batch_size), names.__getitem__))
         if not parts:
             raise UserError("no images were given to score")
         return replace(join_detections(parts), clipped=np.array(clipped))
 
-    def score_prepared(self, images: Any) -> Iterator[Detections]:
-        """Scores images `[N, H, W, C]` as `prepare` returns them (anything that slices into arrays)."""
-        return self.judge(self._scorer.split(images))
+    def score_prepared(self, images: Any, names: Sequence[str] | None = None) -> Iterator[Detections]:
+        """Scores images as `prepare` returns them.
+
+        Args:
+            images: `[N, H, W, C]`, anything that slices into arrays.
+            names: of the images, for errors; None: their numbers.
+
+        Raises:
+            UserError: a score is not finite; the message names the image.
+        """
+        return self.judge(self._scorer.split(images), names.__getitem__ if names else "image {}".format)
 
     def stream(self, files: Iterable[ImageFile]) -> Iterator[tuple[list[Entry], Detections | None]]:
         """Scores any number of images in constant memory (plus the names of unreadable ones), decoding ahead.
@@ -189,6 +200,9 @@ class Detector:
         Yields:
             For each batch: the images in their order, and the detections of those without an error (None if
             every image has one).
+
+        Raises:
+            UserError: a score is not finite; the message names the image.
         """
         waiting: deque[tuple[list[Entry], list[bool]]] = deque()
 
@@ -211,16 +225,42 @@ class Detector:
             if images:
                 yield np.stack(images)
 
-        for detections in self.judge(batches()):
+        scored = 0
+
+        def name_of(number: int) -> str:
+            entries, _ = waiting[0]
+            return [entry.file.name for entry in entries if not entry.error][number - scored]
+
+        for detections in self.judge(batches(), name_of):
             entries, clipped = waiting.popleft()
+            scored += len(detections)
             yield entries, replace(detections, clipped=np.array(clipped))
         for entries, _ in waiting:
             yield entries, None
 
-    def judge(self, batches: Iterable[np.ndarray]) -> Iterator[Detections]:
-        """Yields the detections of every batch of prepared images `[b, H, W, C]`."""
+    def judge(
+        self, batches: Iterable[np.ndarray], name_of: Callable[[int], str] = "image {}".format
+    ) -> Iterator[Detections]:
+        """Yields the detections of every batch of prepared images `[b, H, W, C]`.
+
+        Args:
+            batches: of images.
+            name_of: the name of the n-th of all images, for errors.
+
+        Raises:
+            UserError: a score is not finite; the message names the image.
+        """
+        count = 0
         for images, distances in self._scorer.distances(self._variables, batches):
-            yield self._detections(images, distances)
+            detections = self._detections(images, distances)
+            if (index := _find_non_finite(detections)) is not None:
+                raise UserError(
+                    f"{name_of(count + index)}: its score ({detections.scores[index]:g}) or its heat map is "
+                    f"not finite, so there is no verdict; the model of step {self.step} is of no use: train "
+                    "in a new --workdir, with a smaller config.train.learning_rate if it has networks"
+                )
+            count += len(images)
+            yield detections
 
     def _detections(self, images: np.ndarray, distances: Distances) -> Detections:
         r, alignment = (np.asarray(v, np.float64) for v in distances[:2])
@@ -260,6 +300,14 @@ class Detector:
                     yield ahead.popleft().result()
             for future in ahead:
                 yield future.result()
+
+
+def _find_non_finite(detections: Detections) -> int | None:
+    """The index of the first image with a score or a place of the heat map that is not finite, or None."""
+    numbers = (detections.scores, detections.reconstruction, detections.alignment, detections.heat)
+    is_finite = [np.isfinite(values).reshape(len(detections), -1).all(axis=1) for values in numbers]
+    bad = np.flatnonzero(~np.logical_and.reduce(is_finite))
+    return int(bad[0]) if len(bad) else None
 
 
 def join_detections(parts: Iterable[Detections]) -> Detections:

@@ -69,7 +69,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     """Scores a labelled split and computes its figures.
 
     Raises:
-        UserError: the split has no normal or no anomalous images.
+        UserError: the split has no normal or no anomalous images, or a score is not finite.
     """
     normal, anomalous = int((test.labels == 0).sum()), int(test.labels.sum())
     if not normal or not anomalous:
@@ -81,9 +81,9 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     has_known_pixels = find_known_pixels(test)
 
     # Score all images. The first batch is scored twice, since its first time includes compiling.
-    next(detector.score_prepared(test.images[: detector.batch_size]))
+    next(detector.score_prepared(test.images[: detector.batch_size], test.names))
     batches, heat, start = [], [], time.perf_counter()
-    for detections in detector.score_prepared(test.images):
+    for detections in detector.score_prepared(test.images, test.names):
         batches.append(
             (detections.scores, detections.p_values, detections.reconstruction, detections.alignment)
         )

@@ -17,7 +17,7 @@ from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
-from daad_jax.files import explain_write_errors
+from daad_jax.files import explain_write_errors, write_checksums
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
@@ -34,6 +34,8 @@ def export(
     workdir: Path, formats: Sequence[str] | None, size: Size | None = None, output: Path | None = None
 ) -> dict[str, Path]:
     """Writes `model.stablehlo` with `model.json`, `model.onnx`, or all, each checked before it appears.
+
+    Beside each model lies a file of checksums, `model.stablehlo.sha256` or `model.onnx.sha256`.
 
     Args:
         workdir: the folder of the run.
@@ -140,10 +142,12 @@ def _write(
         path = folder / "model.stablehlo"
         path.write_bytes(to_stablehlo(variables, config, calibration, size))
         path.with_suffix(".json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        write_checksums(folder / f"{path.name}.sha256", path, path.with_suffix(".json"))
         written["stablehlo"] = path, load_stablehlo(path)
     if "onnx" in formats:
         path = folder / "model.onnx"
         path.write_bytes(to_onnx(variables, config, calibration, about, size))
+        write_checksums(folder / f"{path.name}.sha256", path)
         written["onnx"] = path, load_onnx(path)
     return written
 

@@ -45,7 +45,7 @@ def make_graph(
         outputs = {
             "score": score,
             "heat": calibration.heat(distances.reconstruction_map, distances.alignment_map),
-            "anomalous": score > calibration.threshold,
+            "anomalous": ~(score <= calibration.threshold),  # a score that is no number is not normal
         }
         return (
             outputs

@@ -166,6 +166,27 @@ class Calibration:
         counts = np.append(np.cumsum(self._shares[::-1])[::-1], 0.0)
         return counts[np.searchsorted(np.asarray(self.scores), scores, side="left")]
 
+    def find_fault(self) -> str:
+        """Says why this calibration cannot give scores, heat maps and verdicts; "" if it can."""
+        for name in UNITS:
+            unit = getattr(self, name)
+            if not math.isfinite(unit.mean):
+                return f"the mean of {name} is {unit.mean}, which is not finite"
+            if not 0 < unit.std < math.inf:
+                return f"the standard deviation of {name} is {unit.std}, but it must be positive and finite"
+        if not 0 <= self.gamma <= 1:
+            return f"gamma is {self.gamma}, but it must be in [0, 1]"
+        if not 0 < self.false_alarm_rate < 1:
+            return f"false_alarm_rate is {self.false_alarm_rate}, but it must be in (0, 1)"
+        if not 0 < self.heat_peak < math.inf:
+            return f"heat_peak is {self.heat_peak}, but it must be positive and finite"
+        if not self.scores or not all(map(math.isfinite, self.scores)):
+            return "a score of a held-out image is not finite, or there is none"
+        r, alignment = self.reconstruction, self.alignment
+        if not self.gamma * r.mean / r.std + (1 - self.gamma) * alignment.mean / alignment.std > 0:
+            return "the mean distance of held-out images is not positive, so no score has a unit"
+        return ""
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -180,7 +201,9 @@ class Calibration:
             found = Calibration(**units, **numbers, scores=scores, group_sizes=sizes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"the stored calibration is damaged: {json.dumps(tree)[:200]}") from error
-        if not scores or list(scores) != sorted(scores):
+        if fault := found.find_fault():
+            raise UserError(f"the stored calibration is damaged: {fault}")
+        if list(scores) != sorted(scores):
             raise UserError("the stored calibration is damaged: its held-out scores are not in order")
         if sizes and (len(sizes) != len(scores) or any(s < 1 or sizes.count(s) % s for s in set(sizes))):
             raise UserError("the stored calibration is damaged: its groups are not those of its scores")
@@ -217,19 +240,20 @@ def calibrate(
 
     `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
     """
-    raw = Calibration(
-        reconstruction=Unit.measure(reconstruction),
-        alignment=Unit.measure(alignment),
-        reconstruction_map=Unit.measure(reconstruction_maps),
-        alignment_map=Unit.measure(alignment_maps),
-        heat_peak=1.0,
-        gamma=gamma,
-        false_alarm_rate=false_alarm_rate,
-        scores=(0.0,),
-    )
-    peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
-    peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
-    scores = raw.score(reconstruction, alignment)
+    with np.errstate(all="ignore"):  # `find_fault` says what is not finite
+        raw = Calibration(
+            reconstruction=Unit.measure(reconstruction),
+            alignment=Unit.measure(alignment),
+            reconstruction_map=Unit.measure(reconstruction_maps),
+            alignment_map=Unit.measure(alignment_maps),
+            heat_peak=1.0,
+            gamma=gamma,
+            false_alarm_rate=false_alarm_rate,
+            scores=(0.0,),
+        )
+        peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
+        peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
+        scores = raw.score(reconstruction, alignment)
     order, sizes = np.argsort(scores, kind="stable"), ()
     if groups is not None:
         _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)

@@ -31,7 +31,8 @@ def image_distances(
     maps, depth = queries.shape[:3], queries.shape[-1]
     of_blocks = np.repeat(owners, maps[1] * maps[2])
     distances = distance_to_others(queries.reshape(-1, depth), of_blocks, memory["items"], item_owners)
-    distances = np.where(np.isfinite(distances), distances, 0).astype(np.float32)
+    has_others = np.array([(item_owners != owner).any() for owner in owners])
+    distances = np.where(np.repeat(has_others, maps[1] * maps[2]), distances, 0).astype(np.float32)
     return np.asarray(pool_places(jnp.asarray(distances.reshape(maps)), pooling))
 
 

@@ -1,8 +1,11 @@
-"""Orbax checkpoints: state, configuration and calibration. No other file imports orbax."""
+"""Orbax checkpoints: state, configuration and calibration, with checksums. No other file imports orbax.
+
+docs/checkpoints.md describes the format.
+"""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -10,14 +13,33 @@ import orbax.checkpoint as ocp
 
 from daad_jax import config as config_lib
 from daad_jax.config import Config
+from daad_jax.data.integrity import Damaged
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free
 from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.training.checksums import (
+    describe_leaves,
+    digest,
+    find_difference,
+    find_non_finite,
+    name_leaves,
+    nest,
+)
 from daad_jax.training.workdir import CHECKPOINTS
 from daad_jax.validation import validate
 
-FORMAT = 2
+FORMAT = 3
+FORMAT_WITHOUT_CHECKSUMS = 2  # its leaves have numbers instead of names
+KEYS = {
+    FORMAT: {"format", "step", "config", "calibration", "leaves", "sha256"},
+    FORMAT_WITHOUT_CHECKSUMS: {"format", "config", "calibration"},
+}
+SMALLER_RATE = "try a smaller config.train.learning_rate in a new --workdir"
+OTHER_IMAGES = (
+    "in a new --workdir, try other images (are the held-out ones copies of others?), or other weights with "
+    "config.model.feature_weights"
+)
 
 
 class Checkpoints:
@@ -33,21 +55,43 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, config: Config, calibration: Calibration) -> None:
-        """Saves `state` (numpy arrays) under its own step, which is above all others."""
-        step = int(state.step)
+        """Saves `state` (numpy arrays) under its own step, which is above all others.
+
+        Raises:
+            UserError: a value of the state is not finite, or the calibration cannot give scores; nothing is
+                saved.
+        """
+        step, leaves = int(state.step), name_leaves(state)
+        name, fault = find_non_finite(leaves), calibration.find_fault()
+        if name or fault:
+            reason = f"{name} is not finite" if name else f"the calibration is impossible ({fault})"
+            is_fixed = name.startswith("features/") or state.generator is None  # no step changes it
+            self.refuse(
+                step, f"{reason}, so this step is not saved", OTHER_IMAGES if is_fixed else SMALLER_RATE
+            )
         about = {
             "format": FORMAT,
+            "step": step,
             "config": config_lib.to_json(config),
             "calibration": calibration.to_json(),
+            "leaves": describe_leaves(leaves),
         }
+        about["sha256"] = digest(about)
+        tree = jax.tree.map(np.asarray, nest(leaves))
         saved = self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_tree(state)), about=ocp.args.JsonSave(about)
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about)),
         )
         if not saved:  # Orbax passes over steps below its newest one
             raise RuntimeError(f"step {step} was not saved; {self.folder} has {self.steps}")
+
+    def refuse(self, step: int, reason: str, remedy: str) -> NoReturn:
+        """Raises a UserError that says why a step is not saved, and names the last good checkpoint."""
+        self.wait()
+        last_good = "no checkpoint was saved before"
+        if self.steps:
+            last_good = f"the last good checkpoint is {self.folder / str(self.steps[-1])}"
+        raise UserError(f"step {step}: {reason}; {last_good}; {remedy}")
 
     def restore(self) -> tuple[TrainState, Config, Calibration]:
         """The newest checkpoint that can be read; a damaged one is named on standard error.
@@ -62,7 +106,7 @@ class Checkpoints:
             try:
                 return self._restore(step)
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-                problem = " ".join(str(error).split())[:300]
+                problem = " ".join(f"{'damaged: ' * isinstance(error, Damaged)}{error}".split())[:300]
                 print(
                     f"warning: checkpoint {self.folder / str(step)} cannot be read ({problem})",
                     file=sys.stderr,
@@ -87,22 +131,45 @@ class Checkpoints:
         self._manager.reload()
 
     def _restore(self, step: int) -> tuple[TrainState, Config, Calibration]:
+        """Loads a checkpoint, and compares its checksums.
+
+        Raises:
+            Damaged: it is not what was saved.
+            UserError: it was made by another version, or its calibration cannot give scores.
+            Exception: of Orbax or TensorStore, for damaged files.
+        """
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        if about.get("format") != FORMAT:
-            raise UserError(f"made by another version of daad_jax (format {about.get('format')!r})")
+        has_checksums = _verify_about(about, step)
         config = config_lib.from_json(about["config"])
         if config.data.range == "auto":  # made before a range belonged to a run: 8 bits, by the files' types
             config.data.range, config.data.bits = "type", 8
         validate(config)
+        calibration = Calibration.from_json(about["calibration"])
         # Shapes are enough for the template: values would take time to make.
-        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract_state(config))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(_to_tree(template))),
-        )["state"]
-        leaves = jax.tree.leaves(restored)
-        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
-        return state, config, Calibration.from_json(about["calibration"])
+        abstract = abstract_state(config)
+        template = name_leaves(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract))
+        keys = {name: name if has_checksums else f"{i:05d}" for i, name in enumerate(template)}
+        tree = nest({keys[name]: leaf for name, leaf in template.items()})
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree)))[
+            "state"
+        ]
+        by_key = name_leaves(restored)
+        leaves = {name: by_key[key] for name, key in keys.items()}
+        if leaves["step"] != step:
+            raise Damaged(f"it has the state of step {leaves['step']}")
+        if has_checksums:
+            if name := find_difference(leaves, about["leaves"]):
+                raise Damaged(f"{name} is not what was saved")
+        elif name := find_non_finite(leaves):
+            raise Damaged(f"{name} is not finite")
+        if not has_checksums:
+            print(
+                f"warning: checkpoint {self.folder / str(step)} was saved by an older version of daad_jax "
+                "without checksums, so damage may go unnoticed",
+                file=sys.stderr,
+            )
+        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves.values())
+        return state, config, calibration
 
     def wait(self) -> None:
         self._manager.wait_until_finished()
@@ -128,6 +195,25 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
         checkpoints.close()
 
 
-def _to_tree(state: TrainState) -> Any:
-    """A flat dictionary: the leaves of the state under their numbers "00000", "00001", ..."""
-    return {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+def _verify_about(about: Any, step: int) -> bool:
+    """Compares the checksum of what a checkpoint has beside its state, and its step.
+
+    Returns:
+        Whether the checkpoint has checksums.
+
+    Raises:
+        Damaged: it is not what was saved, or not of this step.
+        UserError: it was made by another version.
+    """
+    made_by = about.get("format") if isinstance(about, dict) else None
+    if made_by not in KEYS:
+        raise UserError(f"made by another version of daad_jax (format {made_by!r})")
+    if set(about) != KEYS[made_by]:
+        raise Damaged("its configuration and calibration are not what was saved")
+    if made_by == FORMAT_WITHOUT_CHECKSUMS:
+        return False
+    if digest({key: value for key, value in about.items() if key != "sha256"}) != about["sha256"]:
+        raise Damaged("its configuration and calibration are not what was saved")
+    if about["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {about['step']}")
+    return True

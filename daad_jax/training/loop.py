@@ -16,14 +16,13 @@ from daad_jax.config import Config
 from daad_jax.data import near_duplicates
 from daad_jax.data.account import format_table
 from daad_jax.data.samples import Splits
-from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState, abstract_state, init_state
 from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import fit, run_data, suspects
-from daad_jax.training.checkpoint import Checkpoints
+from daad_jax.training.checkpoint import SMALLER_RATE, Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
 from daad_jax.training.workdir import claim_workdir, require_claim
@@ -253,17 +252,7 @@ def _refuse_non_finite(each_step: list[Any], before: int, checkpoints: Checkpoin
     for offset, metrics in enumerate(each_step):
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            checkpoints.wait()
-            steps = checkpoints.steps
-            last_good = (
-                f"the last good checkpoint is {checkpoints.folder / str(steps[-1])}"
-                if steps
-                else "no checkpoint was saved before"
-            )
-            raise UserError(
-                f"step {before + offset + 1}: {bad[0]} is not finite; {last_good}; try a smaller "
-                "config.train.learning_rate"
-            )
+            checkpoints.refuse(before + offset + 1, f"{bad[0]} is not finite", SMALLER_RATE)
 
 
 def _warn_of_collapse(metrics: dict[str, float], config: Config, log: RunLog) -> None:

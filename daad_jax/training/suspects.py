@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,15 @@ def rank_suspects(names: Sequence[str], distances: np.ndarray) -> list[Suspect]:
         names: of the training images.
         distances: A(x) or R of the images, in any unit, `[N]`. New images are scored in another unit: the
             model knows its training images.
+
+    Raises:
+        UserError: a distance is not finite; the message names the image.
     """
+    for index in np.flatnonzero(~np.isfinite(distances))[:1]:
+        raise UserError(
+            f"{names[index]}: the score of this training image is {distances[index]:g}, which is not finite; "
+            "train in a new --workdir, with a smaller config.train.learning_rate if the model has networks"
+        )
     count = min(len(names), max(MIN_SUSPECTS, round(SUSPECT_SHARE * len(names))), MAX_SUSPECTS)
     scores = distances / max(float(distances.mean()), EPSILON)
     return [Suspect(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:count].tolist()]
@@ -70,7 +79,10 @@ def read_suspects(workdir: Path) -> list[Suspect]:
         raise UserError(f"{file}: cannot be read ({error.strerror}); remove the file") from error
     try:
         rows = list(csv.DictReader(io.StringIO(text)))
-        return [Suspect(row["name"], float(row["score"])) for row in rows]
+        suspects = [Suspect(row["name"], float(row["score"])) for row in rows]
+        if not all(math.isfinite(suspect.score) for suspect in suspects):
+            raise ValueError("a score is not finite")
+        return suspects
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: this file is damaged; remove it to go on without it") from error
 

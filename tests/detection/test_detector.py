@@ -7,8 +7,10 @@ from PIL import Image
 
 from daad_jax.config import Config
 from daad_jax.data.image_files import ImageFile
+from daad_jax.data.samples import Split
 from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
+from daad_jax.evaluation.figures import evaluate_split
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
 from daad_jax.scoring.scorer import Scorer, variables_of
@@ -135,6 +137,44 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     broken = list(detector.stream([ImageFile(paths[3]), ImageFile(tmp_path / "none.png")]))
     assert [len(broken), broken[0][1]] == [1, None]
     assert "none.png" in str(broken[0][0][1][1])
+
+
+def test_a_score_that_is_not_finite_names_its_image(trained, tmp_path, monkeypatch):
+    """It is an error in every way to score, and no verdict."""
+    detector, images = Detector(*trained, batch_size=1), striped(30)
+    score_all = detector._scorer.distances
+
+    def distances(placed, batches):
+        """As if the model gave no number for one image, or for a place of it."""
+        for batch, found in score_all(placed, batches):
+            is_bad = (batch == images[20]).all(axis=(1, 2, 3))
+            values = np.where(is_bad, value, found.reconstruction)
+            maps = np.where(is_bad[:, None, None], value, found.reconstruction_map)
+            name, changed = ("reconstruction", values) if in_score else ("reconstruction_map", maps)
+            yield batch, found._replace(**{name: changed})
+
+    monkeypatch.setattr(detector._scorer, "distances", distances)
+    paths = [tmp_path / f"{i:02d}.png" for i in range(30)]
+    for path, image in zip(paths, images):
+        Image.fromarray(image).save(path)
+    paths.insert(3, tmp_path / "none.png")
+    names = [f"name {i}" for i in range(30)]
+    for value, in_score in ((np.nan, True), (np.inf, True), (np.nan, False)):
+        shown = rf"\({value}\)" if in_score else ""
+        says = rf"20\.png: its score .*{shown}.* is not finite, so there is no verdict; the model of step 30"
+        for part in (images[:20], images[21:]):
+            assert np.isfinite(detector.score(part).scores).all()
+        with pytest.raises(UserError, match=r"^image 20: its score"):
+            detector.score(images)
+        with pytest.raises(UserError, match=says):
+            detector.score([path for path in paths if path.name != "none.png"])
+        with pytest.raises(UserError, match=r"^name 20: its score"):
+            list(detector.score_prepared(images, names))
+        with pytest.raises(UserError, match=says):
+            list(detector.stream(map(ImageFile, paths)))
+        split = Split(images, np.arange(30) % 2, [""] * 30, names, None)
+        with pytest.raises(UserError, match=r"^name 20: its score"):
+            evaluate_split(detector, split)
 
 
 def test_a_file_of_several_images_is_no_single_image(detector, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -263,13 +264,37 @@ def test_the_script_and_the_examples(run, tmp_path):
         code, _, err = call(f"examples/score_{name}.py", model, deep)
         assert code == 1
         assert "deep.png: pixels of mode I;16; store 8 bit" in err
+        refuse_damage(name, model, paths[0])
+
+
+def refuse_damage(name, model, image):
+    """One bit of a file of an export, and an export without checksums."""
+    checksums = model.with_name(f"{model.name}.sha256")
+    for line in checksums.read_text().splitlines():
+        digest, file = line.split("  ")
+        whole = model.with_name(file).read_bytes()
+        assert digest == hashlib.sha256(whole).hexdigest()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 4
+        model.with_name(file).write_bytes(damaged)
+        code, out, err = call(f"examples/score_{name}.py", model, image)
+        model.with_name(file).write_bytes(whole)
+        assert (code, out) == (1, "")
+        assert (
+            err
+            == f"{model.with_name(file)}: damaged, its checksum is not that of {checksums}; export it again\n"
+        )
+    checksums.unlink()
+    code, out, err = call(f"examples/score_{name}.py", model, image)
+    assert (code, out.count("\n")) == (0, 1)
+    assert err == f"warning: {checksums} is missing, so damage of the model may go unnoticed\n"
 
 
 @pytest.mark.parametrize("name", exporter.FORMATS)
 def test_examples_are_short_and_import_nothing_of_ours(name):
     text = (ROOT / "examples" / f"score_{name}.py").read_text()
     code = [line for line in text.splitlines()[1:] if line.strip() and not line.startswith("#")]
-    assert len(code) <= 22
+    assert len(code) <= 32
     assert "flax" not in text
     assert "daad" not in text
 
@@ -282,7 +307,11 @@ def test_metadata_says_what_the_detector_does(run):
     assert about["held_out"] == 40
     assert (about["height"], about["width"], about["channels"], about["fit"]) == (16, 16, 1, "resize")
     assert about["config"]["name"] == "tiny"
-    assert sorted(p.name for p in (run / "other").iterdir()) == ["model.json", "model.stablehlo"]
+    assert sorted(p.name for p in (run / "other").iterdir()) == [
+        "model.json",
+        "model.stablehlo",
+        "model.stablehlo.sha256",
+    ]
 
 
 def test_what_is_no_number_counts_as_a_difference():
@@ -298,6 +327,15 @@ def test_what_is_no_number_counts_as_a_difference():
     score, heat = exporter.max_differences(broken, detector, images_of(detector.config, 4))
     assert score == 0
     assert np.isnan(heat)
+
+
+def test_a_score_that_is_no_number_is_not_normal():
+    networks, config, calibration = trained()
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), variables_of(networks))
+    run_graph = graph.make_graph(variables, config, calibration, None, "portable")
+    found = jax.jit(run_graph)(images_of(config, 3))
+    assert np.isnan(found["score"]).all()
+    assert found["anomalous"].all()
 
 
 @pytest.mark.slow

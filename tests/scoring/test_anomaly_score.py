@@ -100,6 +100,40 @@ def test_json():
         Calibration.from_json({k: v for k, v in tree.items() if k != "heat_peak"})
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"reconstruction": {"mean": NAN, "std": 1.0}}, "the mean of reconstruction is nan"),
+        ({"alignment_map": {"mean": -INF, "std": 1.0}}, "the mean of alignment_map is -inf"),
+        *(
+            ({name: {"mean": 1.0, "std": std}}, f"the standard deviation of {name} is {std}")
+            for name in ("reconstruction", "alignment", "reconstruction_map", "alignment_map")
+            for std in (NAN, 0.0, -1.0, INF)
+        ),
+        *(({"gamma": gamma}, f"gamma is {gamma}") for gamma in (7.0, -0.1, NAN)),
+        *(({"false_alarm_rate": rate}, f"false_alarm_rate is {rate}") for rate in (0.0, 1.0, NAN)),
+        *(({"heat_peak": peak}, f"heat_peak is {peak}") for peak in (0.0, -1.0, NAN, INF)),
+        ({"scores": [NAN]}, "a score of a held-out image is not finite"),
+        ({"scores": [1.0, INF]}, "a score of a held-out image is not finite"),
+        (
+            {"reconstruction": {"mean": 0.0, "std": 1.0}, "alignment": {"mean": 0.0, "std": 1.0}},
+            "mean distance of held-out images is not positive",
+        ),
+        ({"reconstruction": {"mean": -1e9, "std": 1.0}}, "mean distance of held-out images is not positive"),
+    ],
+)
+def test_an_impossible_calibration_is_refused(changes, fault):
+    *_, found = made(count=9)
+    assert found.find_fault() == ""
+    tree = json.loads(json.dumps(found.to_json() | changes))  # JSON of Python holds NaN and Infinity
+    with pytest.raises(UserError, match="the stored calibration is damaged: ") as caught:
+        Calibration.from_json(tree)
+    assert fault in str(caught.value)
+
+
 def bursts(sizes, spread):
     """Scores of images in groups: what the group has in common, and a little of each image's own."""
     groups = np.repeat(np.arange(len(sizes)), sizes)

@@ -64,6 +64,9 @@ def test_an_image_without_others_has_nothing_to_compare_with():
     blocks, owners = np.ones((2, 1, 1, 2), np.float32), np.array([0, 1])
     found = image_distances(blocks, owners, memory, np.array([0]), pooling=1)
     np.testing.assert_allclose(found, [0, np.sqrt(2)], atol=1e-5)
+    blocks[1] = np.nan  # a distance that is no number stays none
+    found = image_distances(blocks, owners, memory, np.array([0]), pooling=1)
+    np.testing.assert_array_equal(found, [0, np.nan])
 
 
 def test_the_better_one_is_named_first():

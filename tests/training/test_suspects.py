@@ -19,6 +19,14 @@ def test_the_least_normal_come_first_in_units_of_the_average():
     assert len(rank_suspects(["a", "b"], np.zeros(2))) == 2
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_names_its_image(value):
+    with pytest.raises(
+        UserError, match=rf"b\.png: the score of this training image is {value}, which is not"
+    ):
+        rank_suspects(["a.png", "b.png", "c.png"], np.array([1.0, value, value]))
+
+
 def test_names_survive_the_file(tmp_path):
     suspects = [Suspect('a,"b".png', 2.5), Suspect("line\nbreak.png", 1.25), Suspect("\udcff.png", 1.0)]
     write_suspects(tmp_path, suspects)
@@ -26,8 +34,9 @@ def test_names_survive_the_file(tmp_path):
     assert read_suspects(tmp_path / "elsewhere") == []
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
-    (tmp_path / SUSPECTS_FILE).write_text("rank,name,score\n1,a.png,high\n")
+@pytest.mark.parametrize("score", ["high", "nan", "inf"])
+def test_a_damaged_file_is_one_line(tmp_path, score):
+    (tmp_path / SUSPECTS_FILE).write_text(f"rank,name,score\n1,a.png,{score}\n")
     with pytest.raises(UserError, match=r"suspects\.csv: this file is damaged; remove it"):
         read_suspects(tmp_path)
 
