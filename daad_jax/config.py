@@ -37,6 +37,9 @@ class DataConfig:
     width: int = 32
     channels: int = 3  # 1 (grey) or 3 (RGB); images are converted
     fit: str = "exact"  # other sizes: "exact" refuses, "pad" keeps aspect and pads edges, "resize"
+    # Of large images: the side, in pixels of the file, of overlapping square tiles. Each tile is brought to
+    # `height` x `width`, and trains and scores. 0: an image is brought to that size as a whole.
+    tiles: int = 0
     # Of a folder: names of folders, or patterns, with commas between; "*": all. Empty: by the usual names.
     normal: str = ""  # good images
     anomalous: str = ""  # anomalous images

@@ -4,70 +4,35 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.image_files import ImageFile, digest_of_file
-from daad_jax.data.images import prepare
+from daad_jax.data.decoding import Picture, picture_size
+from daad_jax.data.image_files import ImageFile
+from daad_jax.data.images import prepare, prepare_tiles
 from daad_jax.data.inputs import open_image, several
 from daad_jax.data.pixel_range import exceeds_range
+from daad_jax.data.samples import Split
+from daad_jax.data.tiles import TileGrid
+from daad_jax.detection.decoding_ahead import Entry, decode_ahead
+from daad_jax.detection.detections import Detections, join_detections
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Distances
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.scoring.tile_results import TiledImage, join_tiles
 from daad_jax.training import checkpoint
 
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
-Prepared = tuple[np.ndarray, bool]  # the pixels for the model, and whether values were clipped
-
-
-class Entry(NamedTuple):
-    """An image that was scored (or not: its error says why), and the SHA-256 of its file."""
-
-    file: ImageFile
-    error: UserError | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The results of N images, in the order of the images.
-
-    Attributes:
-        scores: the anomaly score A(x), `[N]`; 1 is the average normal image, 0 a perfect reconstruction.
-        anomalous: the verdict, `score > threshold`, bool `[N]`.
-        p_values: how often a normal image scores as high or higher, in (0, 1], `[N]`.
-        reconstruction: the reconstruction distance R, `[N]`.
-        alignment: the alignment distance L, `[N]`; 0 without a discriminator.
-        heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
-        images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
-        reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
-            model reads features, which are no picture.
-        clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
-    """
-
-    scores: np.ndarray
-    anomalous: np.ndarray
-    p_values: np.ndarray
-    reconstruction: np.ndarray
-    alignment: np.ndarray
-    heat: np.ndarray
-    images: np.ndarray
-    reconstructions: np.ndarray | None
-    clipped: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
+PICTURES_AHEAD = 2  # decoded in advance in a run with tiles, where images are large
 
 
 class Detector:
@@ -140,21 +105,23 @@ class Detector:
             name: the image's name in errors; a path names itself.
 
         Returns:
-            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`.
+            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`; with `config.data.tiles` the k tiles of the
+            image, `[k, H, W, C]`.
 
         Raises:
             UserError: the image cannot be read, is of another type, or has another size than the model while
                 `config.data.fit` is "exact".
         """
-        return self._prepare(image, name)[0]
-
-    def _prepare(self, image: Image, name: str = "image") -> Prepared:
-        """The result of `prepare`, and whether values outside the range of the run were clipped."""
         data = self.config.data
-        picture, _ = open_image(image, name, data.max_pixels)
-        if isinstance(image, (str, os.PathLike)):
-            name = str(image)
-        return prepare(picture, data, name), exceeds_range(picture, data)
+        picture, name = self._open(image, name)
+        return (
+            np.stack(list(prepare_tiles(picture, data, name))) if data.tiles else prepare(picture, data, name)
+        )
+
+    def _open(self, image: Image, name: str) -> tuple[Picture, str]:
+        """The picture of an image, and its name in errors."""
+        picture, _ = open_image(image, name, self.config.data.max_pixels)
+        return picture, str(image) if isinstance(image, (str, os.PathLike)) else name
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
         """Scores images. All results are in memory; for very many files there is `stream`.
@@ -167,36 +134,66 @@ class Detector:
             UserError: there is no image, or an image cannot be used; the message names the image.
         """
         clipped: list[bool] = []
+        data = self.config.data
 
-        def prepared() -> Iterator[np.ndarray]:
+        def pictures() -> Iterator[tuple[Picture, str]]:
             for i, image in enumerate(several(images)):
-                pixels, is_clipped = self._prepare(image, f"image {i}")
-                clipped.append(is_clipped)
-                yield pixels
+                picture, name = self._open(image, f"image {i}")
+                clipped.append(exceeds_range(picture, data))
+                yield picture, name
 
-        parts = list(self.judge(_batches(prepared(), self._scorer.batch_size)))
+        if data.tiles:
+            parts = list(self._judge_pictures(pictures()))
+        else:
+            prepared = (prepare(picture, data, name) for picture, name in pictures())
+            parts = list(self.judge(_batches(prepared, self.batch_size)))
         if not parts:
             raise UserError("no images were given to score")
         return replace(join_detections(parts), clipped=np.array(clipped))
 
     def score_prepared(self, images: Any) -> Iterator[Detections]:
-        """Scores images `[N, H, W, C]` as `prepare` returns them (anything that slices into arrays)."""
+        """Scores images `[N, H, W, C]` as `prepare` returns them (anything that slices into arrays).
+
+        Each row counts as an image of its own, also in a run with tiles.
+        """
         return self.judge(self._scorer.split(images))
+
+    def score_split(self, split: Split) -> Iterator[Detections]:
+        """Scores the images of a split, in batches of some images; with tiles, one image at a time."""
+        if split.grids is None:
+            return self.score_prepared(split.images)
+        return self._judge_tiles(self._scorer.split(split.images), split.grids)
 
     def stream(self, files: Iterable[ImageFile]) -> Iterator[tuple[list[Entry], Detections | None]]:
         """Scores any number of images in constant memory (plus the names of unreadable ones), decoding ahead.
+
+        With tiles, the memory also holds the pictures and the heat maps of a few images.
 
         Yields:
             For each batch: the images in their order, and the detections of those without an error (None if
             every image has one).
         """
         waiting: deque[tuple[list[Entry], list[bool]]] = deque()
+        found = self._stream_tiled(files, waiting) if self.config.data.tiles else self._stream(files, waiting)
+        for detections in found:
+            entries, clipped = waiting.popleft()
+            yield entries, replace(detections, clipped=np.array(clipped))
+        for entries, _ in waiting:
+            yield entries, None
+
+    def _stream(
+        self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
+    ) -> Iterator[Detections]:
+        """Scores images batch by batch. What a batch consists of goes into `waiting` before."""
+        data = self.config.data
 
         def batches() -> Iterator[np.ndarray]:
             entries: list[Entry] = []
             images: list[np.ndarray] = []
             clipped: list[bool] = []
-            for entry, image in self._decoded(files):
+            for entry, image in decode_ahead(
+                files, data, lambda picture, name: prepare(picture, data, name), 2 * self.batch_size
+            ):
                 entries.append(entry)
                 if image is None:
                     continue
@@ -211,11 +208,44 @@ class Detector:
             if images:
                 yield np.stack(images)
 
-        for detections in self.judge(batches()):
-            entries, clipped = waiting.popleft()
-            yield entries, replace(detections, clipped=np.array(clipped))
-        for entries, _ in waiting:
-            yield entries, None
+        return self.judge(batches())
+
+    def _stream_tiled(
+        self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
+    ) -> Iterator[Detections]:
+        """Scores images one by one. What goes with an image goes into `waiting` before."""
+
+        def pictures() -> Iterator[tuple[Picture, str]]:
+            entries: list[Entry] = []
+            for entry, image in decode_ahead(
+                files, self.config.data, lambda picture, _: picture, PICTURES_AHEAD
+            ):
+                entries.append(entry)
+                if image is not None:
+                    waiting.append((entries, [image[1]]))
+                    yield image[0], entry.file.name
+                    entries = []
+            if entries:
+                waiting.append((entries, []))
+
+        return self._judge_pictures(pictures())
+
+    def _judge_pictures(self, pictures: Iterable[tuple[Picture, str]]) -> Iterator[Detections]:
+        """Yields the detections of each picture, by its tiles. Pictures come with their names in errors."""
+        data, grids = self.config.data, deque[TileGrid]()
+
+        def tiles() -> Iterator[np.ndarray]:
+            for picture, name in pictures:
+                grids.append(TileGrid.of(picture_size(picture), data))
+                yield from prepare_tiles(picture, data, name)
+
+        # The grid of an image is there before its first tile is scored.
+        return self._judge_tiles(_batches(tiles(), self.batch_size), iter(grids.popleft, None))
+
+    def _judge_tiles(self, batches: Iterable[np.ndarray], grids: Iterable[TileGrid]) -> Iterator[Detections]:
+        """Yields the detections of each image, from batches of prepared tiles `[b, H, W, C]`."""
+        for image in join_tiles(self._scorer.distances(self._variables, batches), grids):
+            yield self._detections_of_tiles(image)
 
     def judge(self, batches: Iterable[np.ndarray]) -> Iterator[Detections]:
         """Yields the detections of every batch of prepared images `[b, H, W, C]`."""
@@ -237,40 +267,22 @@ class Detector:
             clipped=np.zeros(len(images), bool),
         )
 
-    def _decoded(self, files: Iterable[ImageFile]) -> Iterator[tuple[Entry, Prepared | None]]:
-        data = self.config.data
-
-        def read(file: ImageFile) -> tuple[Entry, Prepared | None]:
-            try:
-                picture, digest = file.load(data.max_pixels)
-                prepared = prepare(picture, data, file.name), exceeds_range(picture, data)
-                return Entry(file, None, digest), prepared
-            except UserError as error:
-                digest = ""
-                with suppress(UserError):  # a file that cannot be opened has no digest
-                    digest = digest_of_file(file.path)
-                # Without its traceback, which holds the image.
-                return Entry(file, UserError(str(error)), digest), None
-
-        ahead: deque[Future[tuple[Entry, Prepared | None]]] = deque()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for file in files:
-                ahead.append(pool.submit(read, file))
-                if len(ahead) > 2 * self._scorer.batch_size:
-                    yield ahead.popleft().result()
-            for future in ahead:
-                yield future.result()
-
-
-def join_detections(parts: Iterable[Detections]) -> Detections:
-    """The detections of several batches as those of one, in their order; there must be at least one."""
-    batches = list(parts)
-
-    def join(name: str) -> Any:
-        values = [getattr(batch, name) for batch in batches]
-        return None if values[0] is None else np.concatenate(values)
-
-    return Detections(**{name: join(name) for name in Detections.__dataclass_fields__})
+    def _detections_of_tiles(self, image: TiledImage) -> Detections:
+        """The detections of one image: of its least normal tile, with the heat map of the whole image."""
+        of_tiles = self.calibration.score(image.reconstruction, image.alignment)
+        worst = int(np.argmax(of_tiles))
+        scores = of_tiles[[worst]]
+        return Detections(
+            scores=scores,
+            anomalous=scores > self.threshold,
+            p_values=self.calibration.p_value(scores),
+            reconstruction=image.reconstruction[[worst]],
+            alignment=image.alignment[[worst]],
+            heat=[self.calibration.heat(image.reconstruction_map, image.alignment_map)],
+            images=[image.image],
+            reconstructions=None if image.reconstructed is None else [image.reconstructed],
+            clipped=np.zeros(1, bool),
+        )
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.data.samples import Split
-from daad_jax.detection.detector import Detections, Detector, join_detections
+from daad_jax.detection.detections import Detections, join_detections
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
@@ -82,24 +83,24 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
 
     # Score all images. The first batch is scored twice, since its first time includes compiling.
     next(detector.score_prepared(test.images[: detector.batch_size]))
-    batches, heat, start = [], [], time.perf_counter()
-    for detections in detector.score_prepared(test.images):
+    batches, heat, start = [], list[np.ndarray](), time.perf_counter()
+    for detections in detector.score_split(test):
         batches.append(
             (detections.scores, detections.p_values, detections.reconstruction, detections.alignment)
         )
         if has_known_pixels is not None:
-            heat.append(detections.heat)
+            heat.extend(detections.heat)
     seconds = time.perf_counter() - start
     scores, p_values, reconstruction, alignment = (np.concatenate(values) for values in zip(*batches))
 
     # Figures of the images, of their pixels, and of every kind.
     pixel_metrics = None
-    if test.masks is not None and has_known_pixels is not None:
-        pixel_metrics = compute_pixel_metrics(
-            test.masks[has_known_pixels], np.concatenate(heat)[has_known_pixels]
-        )
+    if has_known_pixels is not None:
+        known = np.flatnonzero(has_known_pixels).tolist()
+        pixel_metrics = compute_pixel_metrics([test.mask(i) for i in known], [heat[i] for i in known])
     kinds = _group_by_kind(test, scores)
-    gallery_indices = _select_gallery(kinds, test.images.shape[1] * test.images.shape[2])
+    sizes = [grid.joined_size for grid in test.grids] if test.grids else [test.images.shape[1:3]]
+    gallery_indices = _select_gallery(kinds, max(height * width for height, width in sizes))
     return Evaluation(
         detector=detector,
         test=test,
@@ -112,7 +113,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         pixel_metrics=pixel_metrics,
         images_per_s=len(test) / seconds,
         gallery_indices=gallery_indices,
-        gallery_detections=join_detections(detector.score_prepared(test.images[gallery_indices])),
+        gallery_detections=join_detections(detector.score_split(test.take(gallery_indices))),
     )
 
 
@@ -126,7 +127,7 @@ def find_known_pixels(test: Split) -> np.ndarray | None:
     """
     if test.masks is None:
         return None
-    is_known = (test.labels == 0) | test.masks.any(axis=(1, 2))
+    is_known = (test.labels == 0) | test.is_marked()
     return is_known if bool((is_known & (test.labels == 1)).any()) else None
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from daad_jax.config import Config
 from daad_jax.data.image_files import ImageFile
-from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.method.step import make_train_step
