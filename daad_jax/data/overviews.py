@@ -1,5 +1,6 @@
-"""Whole images at the size of the model, also if a split has them in tiles."""
+"""Small whole images, also if a split has them in tiles."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,18 +8,28 @@ import numpy as np
 from daad_jax.data.images import scale_floats
 from daad_jax.data.samples import Split
 
+MAX_SIDE = 128  # of images in tiles
+MAX_REMEMBERED = 1024  # images
+
 
 def overviews(split: Split) -> Any:
-    """The N images of a split, each as a whole: `[N, H, W, C]` (anything that slices into arrays)."""
+    """The N images of a split, each as a whole: `[N, h, w, C]` (anything that slices into arrays).
+
+    All of them have one size: that of the model, or less if the split has tiles.
+    """
     return _Overviews(split) if split.tiling else split.images
 
 
 class _Overviews:
-    """Images in tiles, joined and scaled when they are asked for: slices into float32 `[n, H, W, C]`."""
+    """Images in tiles, joined and scaled when they are asked for: slices into `[n, h, w, C]`."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        self.shape, self.dtype = (len(split), *split.images.shape[1:]), np.dtype(np.float32)
+        height, width, channels = split.images.shape[1:]
+        self.shape = (len(split), min(height, MAX_SIDE), min(width, MAX_SIDE), channels)
+        self.dtype = split.images.dtype
+        # The tiles of a large image take long to read.
+        self._scale = functools.lru_cache(MAX_REMEMBERED)(self._join_and_scale)
 
     def __len__(self) -> int:
         return len(self._split)
@@ -29,5 +40,6 @@ class _Overviews:
             return self._scale(int(chosen))
         return np.stack([self._scale(index) for index in chosen.tolist()])
 
-    def _scale(self, index: int) -> np.ndarray:
-        return scale_floats(self._split.picture(index).astype(np.float32), *self.shape[1:3])
+    def _join_and_scale(self, index: int) -> np.ndarray:
+        scaled = scale_floats(self._split.picture(index).astype(np.float32), *self.shape[1:3])
+        return np.rint(scaled).astype(self.dtype)

@@ -98,6 +98,10 @@ class Rows:
     def __getitem__(self, key: Any) -> np.ndarray:
         return np.asarray(self._array[self._indices[key]])
 
+    def take(self, indices: np.ndarray) -> "Rows":
+        """Some of the rows, which are not read yet."""
+        return Rows(self._array, self._indices[indices])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
@@ -186,7 +190,7 @@ class Split:
         """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
         rows = self.tiling.rows_of(indices) if self.tiling else indices
         return Split(
-            self.images[rows],
+            self.images.take(rows) if isinstance(self.images, Rows) else self.images[rows],
             self.labels[indices] if labels is None else labels,
             [self.kinds[i] for i in indices],
             [self.names[i] for i in indices],

@@ -155,6 +155,11 @@ def _summarise(evaluation: Evaluation) -> list[str]:
     else:
         lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}")
         lines.append(f"AUPRO {evaluation.pixel_metrics['aupro']:.4f}")
+        if evaluation.pixel_stride > 1:
+            lines.append(
+                f"The heat maps are large: the pixel figures use one of {evaluation.pixel_stride} of their "
+                "rows and columns."
+            )
     lines += [
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
         f"{calibration.describe_promise(rate)}.",

@@ -1,12 +1,15 @@
 """Large images in tiles: every pixel is in one, and what was cut is put together again."""
 
+import errno
 import hashlib
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from daad_jax.data import cache, datasets, near_duplicates
+from daad_jax.data.growing_array import GrowingArray
 from daad_jax.data.history import TRAINED
 from daad_jax.data.images import fit_mask_to_tiles, prepare, prepare_tiles
 from daad_jax.data.tiles import TileGrid, place_tiles
@@ -170,6 +173,26 @@ def test_a_folder_in_tiles_counts_images(folder):
     assert [int(mask.sum()) for mask in marks] == [48, 48, 0]
     assert marks[1][30:38, 10:16].all()
     assert splits.test.is_marked().tolist() == [True, True, False]
+
+
+def test_a_full_disk_is_one_line(folder, monkeypatch):
+    def no_space(self, rows):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(GrowingArray, "append", no_space)
+    with pytest.raises(
+        UserError, match=r"the image cache needs more than 0 MB, .* set config\.data\.cache_dir"
+    ):
+        datasets.load(folder_config(folder))
+    assert list((folder / "cache").glob("*/images.npy")) == []
+
+
+def test_tiles_have_sixteen_bits_if_the_files_have(folder):
+    train = datasets.load(folder_config(folder, data__bits=16)).train
+    assert train.images.dtype == np.uint16
+    for i, name in enumerate(train.names):
+        with Image.open(folder / "set" / name) as image:
+            np.testing.assert_array_equal(train.picture(i), np.asarray(image).astype(np.uint16) * 257)
 
 
 def test_some_images_of_a_split_keep_their_tiles(folder):

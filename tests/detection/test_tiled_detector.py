@@ -12,6 +12,7 @@ from daad_jax.data.image_files import ImageFile
 from daad_jax.data.tiles import TileGrid
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict
+from daad_jax.evaluation import figures
 from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.evaluation.outputs import evaluate
 from daad_jax.export import exporter
@@ -202,7 +203,7 @@ def test_a_run_remembers_images(workdir):
         assert names[0] == "train/good/7.png"
 
 
-def test_an_evaluation_is_about_images(workdir, place):
+def test_an_evaluation_is_about_images(workdir, place, monkeypatch):
     evaluation = evaluate(workdir)
     assert evaluation.image_metrics["auroc"] == 1
     with (workdir / "scores.csv").open() as file:
@@ -218,6 +219,16 @@ def test_an_evaluation_is_about_images(workdir, place):
     metrics = compute_pixel_metrics(masks, found.heat)
     assert evaluation.pixel_metrics == pytest.approx(metrics, abs=1e-3)
     assert metrics["pixel_auroc"] > 0.9
+    # Of very large maps, some rows and columns are compared. Pictures of the report are small.
+    monkeypatch.setattr(figures, "MAX_FIGURE_PIXELS", sum(mask.size for mask in masks) // 3)
+    monkeypatch.setattr(figures, "MAX_GALLERY_SIDE", 20)
+    coarse = figures.evaluate_split(detector, test)
+    assert coarse.pixel_stride == 2
+    expected = compute_pixel_metrics([m[::2, ::2] for m in masks], [h[::2, ::2] for h in found.heat])
+    assert coarse.pixel_metrics == pytest.approx(expected, abs=1e-3)
+    gallery = coarse.gallery_detections
+    assert [heat.shape for heat in gallery.heat] == [image.shape[:2] for image in gallery.images]
+    assert {max(heat.shape) for heat in gallery.heat} == {20}
     assert "spot" in (workdir / "report.html").read_text()
 
 
