@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daad_jax.config import Config
     from daad_jax.data.samples import Split, Splits
-    from daad_jax.detection.detector import Detections, Detector
+    from daad_jax.detection.detections import Detections
+    from daad_jax.detection.detector import Detector
     from daad_jax.detection.overlay import draw_overlay
     from daad_jax.errors import UserError
     from daad_jax.recipes import load_recipe
@@ -40,7 +41,7 @@ __all__ = [
 # The modules are imported on first use: our commands set JAX's flags before JAX is imported.
 _MODULES = {
     "Config": "daad_jax.config",
-    "Detections": "daad_jax.detection.detector",
+    "Detections": "daad_jax.detection.detections",
     "Detector": "daad_jax.detection.detector",
     "Split": "daad_jax.data.samples",
     "Splits": "daad_jax.data.samples",

@@ -40,6 +40,9 @@ class DataConfig:
     # stretches them. "aspect" finds the size from the usual shape of the training images: the shorter side is
     # `height` = `width`, the longer one follows.
     fit: str = "exact"
+    # Of large images: the side, in pixels of the file, of overlapping square tiles. Each tile is brought to
+    # `height` x `width`, and trains and scores. 0: an image is brought to that size as a whole.
+    tiles: int = 0
     # Of a folder: names of folders, or patterns, with commas between; "*": all. Empty: by the usual names.
     normal: str = ""  # good images
     anomalous: str = ""  # anomalous images

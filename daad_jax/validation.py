@@ -16,6 +16,7 @@ ITEMS = ("learned", "coreset")
 FEATURE_SCALINGS = ("raw", "standardised", "whitened")
 MAX_BLOCKS = 8  # memories of a coreset
 MAX_SIDE = 4096  # pixels
+MIN_TILE = 16  # pixels
 
 Need = Callable[[bool, str, str], None]
 
@@ -71,11 +72,40 @@ def _check_data(config: Config, need: Need) -> None:
     need(data.bits in (0, 8, 16), "data.bits", "must be 8, 16 or 0 (found from the training images)")
     need(data.max_pixels >= 1, "data.max_pixels", "must be at least 1")
     need(data.channels in (1, 3), "data.channels", "must be 1 (grey) or 3 (RGB)")
+    _check_tiles(config, need)
     need(0 < data.test_fraction <= 0.5, "data.test_fraction", "must be in (0, 0.5]")
     need(0 < data.calibration_fraction <= 0.5, "data.calibration_fraction", "must be in (0, 0.5]")
     need(data.shift >= 0, "data.shift", "must be 0 or more pixels")
     need(data.limit_train >= 0, "data.limit_train", "must be 0 (all) or more")
     need(data.limit_test >= 0, "data.limit_test", "must be 0 (all) or more")
+
+
+def _check_tiles(config: Config, need: Need) -> None:
+    data = config.data
+    if not data.tiles:
+        return
+    # Joined maps of much smaller tiles would be much larger than the image.
+    smallest = max(MIN_TILE, (max(data.height, data.width) + 1) // 2)
+    need(
+        data.tiles >= smallest,
+        "data.tiles",
+        f"must be 0 (off) or at least {smallest} pixels (half of data.height and data.width, and {MIN_TILE})",
+    )
+    need(
+        data.fit in ("resize", "aspect"),
+        "data.tiles",
+        f"needs data.fit = 'resize', but data.fit is {data.fit!r}",
+    )
+    need(
+        data.source != "tfds" or data.protocol == "inspection",
+        "data.tiles",
+        f"is for images with defects, but data.protocol is {data.protocol!r}; set data.tiles = 0",
+    )
+    need(
+        config.model.place_weight <= 0,
+        "model.place_weight",
+        "must be 0, because the place of a block does not count in tiles; or set data.tiles = 0",
+    )
 
 
 def _check_size(config: Config, need: Need) -> None:

@@ -20,7 +20,8 @@ from daad_jax import files
 from daad_jax.data import datasets
 from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split, Splits
-from daad_jax.detection.detector import Detector, join_detections
+from daad_jax.detection.detections import join_detections
+from daad_jax.detection.detector import Detector
 from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_pixels
 from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.training.loop import train
@@ -184,7 +185,11 @@ def _reconstruction_errors(detector: Detector, splits: Splits) -> dict[str, floa
         batches = detector.score_prepared(images)
         pairs = ((b.images, b.reconstructions) for b in batches)
         return np.concatenate(
-            [_mean_squares(images, rebuilt) for images, rebuilt in pairs if rebuilt is not None]
+            [
+                _mean_squares(np.asarray(images), np.asarray(rebuilt))
+                for images, rebuilt in pairs
+                if rebuilt is not None
+            ]
         )
 
     test, labels = image_errors(splits.test.images), splits.test.labels
@@ -232,8 +237,8 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     with files.replacing(folder / PICTURES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            images=to_uint8(verdicts.images),
-            reconstructions=to_uint8(verdicts.reconstructions),
+            images=to_uint8(np.asarray(verdicts.images)),
+            reconstructions=to_uint8(np.asarray(verdicts.reconstructions)),
             labels=test.labels[chosen],
             kinds=np.array([test.kinds[i] for i in chosen]),
         )

@@ -18,7 +18,7 @@ UNIT = 32  # pixels: the frozen networks halve an image five times
 
 
 def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
-    """Finds the height and the width of the run, if `config.fit` leaves them open.
+    """Finds the height and the width of the run, if `config.fit` leaves them open. Tiles are squares.
 
     Args:
         source: of the images.
@@ -30,6 +30,8 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     """
     if config.fit != "aspect":
         return config, []
+    if config.tiles:
+        return replace(config, fit="resize"), []
     samples = protocol.normal_samples(source.read().samples, classes, config)
     every = -(-len(samples) // SAMPLED_IMAGES) if samples else 1
     return decide(find_sizes(samples[::every]), config)

@@ -58,7 +58,7 @@ def train_batches(
     Yields:
         `[batch_size / count, H, W, C]`, of the images' type.
     """
-    for indices, positions in _batch_indices(len(split), seed, batch_size, first_step, process):
+    for indices, positions in _batch_indices(len(split.images), seed, batch_size, first_step, process):
         yield augment(np.asarray(split.images[indices]), config, seed, positions)
 
 

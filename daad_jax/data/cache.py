@@ -4,30 +4,23 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from daad_jax.config import DataConfig
 from daad_jax.data import integrity
-from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.entry_folders import LOCK_FILE, identify, make_temporary, remove_leftovers, set_aside
-from daad_jax.data.images import fit_mask, prepare
-from daad_jax.data.integrity import NO_SPACE, Damaged
-from daad_jax.data.pixel_range import exceeds_range
-from daad_jax.data.samples import FileRecord, Sample, Source
+from daad_jax.data.entry_writer import IMAGES_FILE, INDEX_FILE, MASKS_FILE, write_entry
+from daad_jax.data.integrity import Damaged
+from daad_jax.data.samples import FileRecord, Source
+from daad_jax.data.tiles import TileGrid, Tiling
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
 
 FORMAT = 7  # of the files in an entry; entries of another format are not used
-INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
-IMAGES_PER_TASK = 8  # a thread decodes this many before it reports
-# Below this size of an image, threads lose more time to the interpreter's lock than they gain.
-MIN_PIXELS_FOR_THREADS = 128 * 128
 _verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has compared, or made
 
 
@@ -39,7 +32,12 @@ class Decoded:
     memory-mapped. `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped`
     lists (index, reason) of the images that could not be read; their pixels are 0. `clipped` has the indices
     of the images with values outside the range of the run. `files` has a record of every file that was given.
-    `digests` has the SHA-256 of the encoded images that have no file, "" for the others.
+    `digests` has the SHA-256 of the encoded images that have no file, "" for the others. `sizes` are the rows
+    and columns of the images in their files, (0, 0) for those that could not be read; empty if an earlier
+    version made the entry.
+
+    If `config.tiles` is set, `images` and `masks` have a row for each tile, and `tiling` says which rows
+    belong to which image. An image that could not be read has no tile.
     """
 
     images: np.ndarray
@@ -52,6 +50,8 @@ class Decoded:
     clipped: list[int]
     files: list[FileRecord]
     digests: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    tiling: Tiling | None = None
 
 
 def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Decoded:
@@ -73,7 +73,8 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
     """
     shape = (config.height, config.width, config.channels)
     levels = (config.range, config.bits, config.max_pixels)
-    key = repr((FORMAT, source.identity, shape, levels, config.fit, config.on_bad_image))
+    tiles = (config.tiles,) * bool(config.tiles)
+    key = repr((FORMAT, source.identity, shape, levels, config.fit, config.on_bad_image, *tiles))
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     decoded, rejected = _open_sound(entry)
@@ -128,8 +129,13 @@ def _open_entry(entry: Path) -> Decoded:
         lists = index["parts"], index["kinds"], index["names"], checksums
         clipped = [int(i) for i in index["clipped"]]
         files = [FileRecord(**record) for record in index["files"]]
-        decoded = Decoded(images, masks, *lists, skipped, clipped, files, index["digests"])
-        if {len(entries) for entries in lists} != {len(images)}:
+        sizes = [(int(rows), int(columns)) for rows, columns in index.get("sizes", [])]
+        tiling, tiles = None, index.get("tiles")
+        if tiles:
+            tiling = _read_tiling(tiles, sizes, images)
+        row_checksums = tiles["row_checksums"] if tiles else checksums
+        decoded = Decoded(images, masks, *lists, skipped, clipped, files, index["digests"], sizes, tiling)
+        if {len(entries) for entries in lists} != {len(tiling.grids) if tiling else len(images)}:
             raise ValueError("lists of different lengths")
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{INDEX_FILE} is the index of something else") from error
@@ -137,11 +143,21 @@ def _open_entry(entry: Path) -> Decoded:
         raise Damaged(f"the entry belongs to the images of {index.get('entry')}")
     key = _verification_key(entry, digest)
     if key not in _verified:
-        integrity.verify_rows(entry / IMAGES_FILE, images, checksums)
+        integrity.verify_rows(entry / IMAGES_FILE, images, row_checksums)
         if masks is not None:
             integrity.verify_rows(entry / MASKS_FILE, masks, mask_checksums)
         _verified.add(key)
     return decoded
+
+
+def _read_tiling(tiles: dict[str, Any], sizes: list[tuple[int, int]], images: np.ndarray) -> Tiling:
+    """The tiling that an index describes. Raises ValueError if it is not that of `images` `[T, H, W, C]`."""
+    model_size = (images.shape[1], images.shape[2])
+    grids = [TileGrid(size, int(tiles["side"]), model_size) for size in sizes]
+    tiling = Tiling(grids, np.array(tiles["first_rows"], np.int64))
+    if len(grids) != len(tiling.first_rows) or sum(grid.count for grid in grids) != len(images):
+        raise ValueError("another number of tiles")
+    return tiling
 
 
 def _verification_key(entry: Path, digest: str) -> tuple[str, ...]:
@@ -169,7 +185,7 @@ def _fill_entry(entry: Path, source: Source, config: DataConfig, rejected: tuple
     try:
         busy = f"{temporary}: another process is removing this folder; run the command again"
         with exclusive(temporary / LOCK_FILE, busy):
-            digest = _write_entry(temporary, entry.name, source, config)
+            digest = write_entry(temporary, entry.name, source, config)
             if rejected and identify(entry) == rejected:
                 set_aside(entry)
             try:
@@ -183,137 +199,3 @@ def _fill_entry(entry: Path, source: Source, config: DataConfig, rejected: tuple
             _verified.add(_verification_key(entry, digest))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> str:
-    """Decodes all images of `source` and writes the files of the entry `name` into `folder`.
-
-    Returns:
-        The SHA-256 of the index.
-    """
-    listing = source.read()
-    samples = listing.samples
-    has_masks = any(sample.load_mask for sample in samples)
-    images, masks = _create_arrays(folder, len(samples), has_masks, config)
-    checksums, skipped, clipped, digests, sample_digests = _decode_all(samples, images, masks, config)
-    index = {
-        "entry": name,
-        "images": integrity.describe_array(folder / IMAGES_FILE, images),
-        "masks": None if masks is None else integrity.describe_array(folder / MASKS_FILE, masks),
-        "parts": [sample.part for sample in samples],
-        "kinds": [sample.kind for sample in samples],
-        "names": [sample.name for sample in samples],
-        "checksums": checksums,
-        "mask_checksums": [] if masks is None else integrity.row_checksums(masks),
-        "skipped": sorted(skipped),
-        "clipped": sorted(clipped),
-        "files": [
-            asdict(replace(file, sha256=digests.get(file.name, file.sha256))) for file in listing.files
-        ],
-        "digests": sample_digests,
-    }
-    digest = integrity.write_index(folder / INDEX_FILE, index)
-    # Everything is on the disk before the entry gets its name: a power cut then leaves a whole entry or none.
-    for array in (images, masks):
-        if array is not None:
-            array.flush()
-    for file in folder.iterdir():
-        integrity.sync(file)
-    integrity.sync(folder)
-    return digest
-
-
-def _create_arrays(
-    folder: Path, count: int, has_masks: bool, config: DataConfig
-) -> tuple[np.memmap, np.memmap | None]:
-    """Creates the memory-mapped files of the images and, if there are any, of the masks.
-
-    Raises:
-        UserError: the disk has too little space.
-    """
-    size = (count, config.height, config.width)
-    try:
-        images = integrity.create_array(folder / IMAGES_FILE, (*size, config.channels), config.prepared_type)
-        return images, integrity.create_array(folder / MASKS_FILE, size, np.uint8) if has_masks else None
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        bytes_per_pixel = config.channels * np.dtype(config.prepared_type).itemsize + has_masks
-        needed, free = int(np.prod(size)) * bytes_per_pixel, shutil.disk_usage(folder).free
-        raise UserError(
-            f"{folder.parent}: the image cache needs {needed / 1e6:.0f} MB, but the system does not give "
-            f"them ({error.strerror}; {free / 1e6:.0f} MB are free); set config.data.cache_dir or "
-            "DAAD_CACHE_DIR to a folder on a larger disk"
-        ) from error
-
-
-def _decode_all(
-    samples: Sequence[Sample], images: np.ndarray, masks: np.ndarray | None, config: DataConfig
-) -> tuple[list[int], list[tuple[int, str]], list[int], dict[str, str], list[str]]:
-    """Decodes every sample into its row of `images` and `masks`.
-
-    Returns:
-        The checksums of all images; (index, reason) of every image that could not be read, and the index of
-        every image with values outside the range, in any order; the SHA-256 of every file that was read, by
-        name; and that of every image without a file, else "".
-
-    Raises:
-        UserError: see `load_decoded`.
-    """
-    checksums, sample_digests = [0] * len(samples), [""] * len(samples)
-    skipped: list[tuple[int, str]] = []
-    clipped: list[int] = []
-    digests: dict[str, str] = {}
-
-    def decode_one(index: int) -> int:
-        """Decodes one image, and returns the number of pixels it has in its file."""
-        sample = samples[index]
-        try:
-            picture, digest = sample.load()
-            mask, mask_digests = sample.load_mask() if sample.load_mask else (None, {})
-        except UserError as error:
-            if config.on_bad_image == "stop":
-                raise UserError(f"{error}, or set config.data.on_bad_image = 'skip'") from error
-            skipped.append((index, str(error)))
-            checksums[index] = integrity.checksum(images[index])
-            return 0
-        digests.update(mask_digests | ({sample.file: digest} if sample.file else {}))
-        sample_digests[index] = "" if sample.file else digest
-        prepared = prepare(picture, config, sample.name)
-        images[index], checksums[index] = prepared, integrity.checksum(prepared)
-        if exceeds_range(picture, config):
-            clipped.append(index)
-        if masks is not None and mask is not None:
-            _require_same_size(mask, picture, sample)
-            masks[index] = fit_mask(mask, config, sample.name)
-        rows, columns = picture_size(picture)
-        return rows * columns
-
-    def decode_task(start: int) -> int:
-        """Decodes the images of one task, and returns their number."""
-        indices = range(start, min(start + IMAGES_PER_TASK, len(samples)))
-        for index in indices:
-            decode_one(index)
-        return len(indices)
-
-    with tqdm(total=len(samples), desc="decoding", unit="image", disable=not sys.stderr.isatty()) as bar:
-        # The first image decides whether threads pay off: Pillow releases the interpreter's lock only
-        # while it decodes and scales.
-        first = min(1, len(samples))
-        are_small = bool(first) and decode_one(0) < MIN_PIXELS_FOR_THREADS
-        bar.update(first)
-        starts = range(first, len(samples), IMAGES_PER_TASK)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for count in (map if are_small else pool.map)(decode_task, starts):
-                bar.update(count)
-    return checksums, skipped, clipped, digests, sample_digests
-
-
-def _require_same_size(mask: np.ndarray, picture: Picture, sample: Sample) -> None:
-    """Raises UserError if a mask `[h, w]` has another size than its image."""
-    rows, columns = picture_size(picture)
-    if mask.shape != (rows, columns):
-        raise UserError(
-            f"{sample.name}: the mask has {mask.shape[0]} x {mask.shape[1]} pixels, but the image has "
-            f"{rows} x {columns}; give a mask of the image's size"
-        )

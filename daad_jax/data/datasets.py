@@ -17,6 +17,7 @@ from daad_jax.data.decoded_images import (
     make_account,
     make_split,
     note_clipped,
+    note_size,
     note_unreadable,
 )
 from daad_jax.data.folder_source import open_folder
@@ -74,6 +75,11 @@ def load_from_memory(given: Any, config: Config, history: History | None = None)
         UserError: see `check_splits`, `collect_images`, `protocol` and `History.cut`.
     """
     if isinstance(given, Splits):
+        if config.data.tiles:
+            raise UserError(
+                f"config.data.tiles = {config.data.tiles}: splits have images at the size of the model, so "
+                "there is nothing to cut; give train a list of images as data, or set config.data.tiles = 0"
+            )
         data = _data_of_splits(given, config.data)
         normal = check_splits(given, data)
         # Which images are held out is part of what is given.
@@ -190,10 +196,9 @@ def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
             f"No good image of {data.path} is for testing, so {moved} of the normal images are tested "
             f"instead and do not train (config.data.test_fraction = {data.test_fraction})."
         )
-    notes += note_unreadable(decoded) + note_clipped(decoded, data)
-    if data.fit != "exact":
-        notes.append(
-            f"Images of other sizes are brought to {data.height} x {data.width} pixels "
-            f"(config.data.fit = {data.fit!r})."
-        )
-    return notes
+    return (
+        notes
+        + note_unreadable(decoded)
+        + note_clipped(decoded, data)
+        + note_size(decoded, data, roles.normal)
+    )

@@ -12,19 +12,22 @@ from daad_jax.data.cache import Decoded
 from daad_jax.data.protocol import Roles
 from daad_jax.data.samples import Account, NormalImage, Rows, Split
 
+MAX_SHRINKING = 3  # a note says so if the shorter sides of images shrink by more than this factor
 MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images, and counts the others
 
 
 def make_split(
     decoded: Decoded, labels: np.ndarray, indices: np.ndarray, groups: np.ndarray | None, with_masks: bool
 ) -> Split:
+    rows = decoded.tiling.rows_of(indices) if decoded.tiling else indices
     return Split(
-        images=Rows(decoded.images, indices),
+        images=Rows(decoded.images, rows),
         labels=labels[indices],
         kinds=[decoded.kinds[i] for i in indices],
         names=[decoded.names[i] for i in indices],
-        masks=np.asarray(decoded.masks[indices]) if with_masks and decoded.masks is not None else None,
+        masks=np.asarray(decoded.masks[rows]) if with_masks and decoded.masks is not None else None,
         groups=None if groups is None else groups[indices],
+        tiling=decoded.tiling.take(indices) if decoded.tiling else None,
     )
 
 
@@ -66,6 +69,36 @@ def make_account(
     return account.of_files(
         decoded.files, skipped, used_files, {files[i]: text for i, text in reasons.items()}
     )
+
+
+def note_size(decoded: Decoded, data: DataConfig, normal: np.ndarray) -> list[str]:
+    """What becomes of the size of the images, and whether small defects may be lost by that.
+
+    Args:
+        decoded: all images.
+        data: the configuration.
+        normal: indices of the normal training images.
+    """
+    size = f"{data.height} x {data.width} pixels"
+    if decoded.tiling:
+        tiles = sum(decoded.tiling.grids[i].count for i in normal)
+        return [
+            f"The {len(normal)} normal training images are cut into {tiles} overlapping tiles of "
+            f"{data.tiles} x {data.tiles} pixels (config.data.tiles), and each tile is brought to {size}."
+        ]
+    if data.fit == "exact":
+        return []
+    notes = [f"Images of other sizes are brought to {size} (config.data.fit = {data.fit!r})."]
+    shorter = [min(decoded.sizes[i]) for i in normal] if decoded.sizes else []
+    side = min(data.height, data.width)
+    if shorter and (median := float(np.median(shorter))) > MAX_SHRINKING * side:
+        fit = "" if data.fit == "resize" else " with config.data.fit='resize'"
+        notes.append(
+            f"The shorter side of the training images is shrunk from {median:.0f} to {side} pixels (median), "
+            f"so small defects may vanish. To keep them, set config.data.tiles, for instance to {2 * side}"
+            f"{fit}: images are then cut into tiles."
+        )
+    return notes
 
 
 def note_unreadable(decoded: Decoded) -> list[str]:

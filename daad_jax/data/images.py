@@ -1,11 +1,14 @@
 """The one way from a picture to the pixels of the model, and from its maps back to the picture's size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import GREY_MODES, Picture, picture_size
 from daad_jax.data.pixel_range import find_limits, to_levels, to_unit
+from daad_jax.data.tiles import TileGrid
 from daad_jax.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to grey
@@ -36,6 +39,24 @@ def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
             image = image.resize(inner[::-1], Image.Resampling.BILINEAR)
         pixels = np.asarray(image).reshape(*inner, config.channels)
     return pad(pixels, config.height, config.width)
+
+
+def prepare_tiles(picture: Picture, config: DataConfig, name: str) -> Iterator[np.ndarray]:
+    """Cuts a picture into tiles, and prepares each as an image: yields `[H, W, C]`, see `prepare`.
+
+    A tile is cut when it is asked for, so that the tiles of a large image are never all in memory.
+
+    Args:
+        picture: as `decode` returns it.
+        config: with `tiles` above 0.
+        name: what an error calls the image.
+    """
+    for box in TileGrid.of(picture_size(picture), config).boxes():
+        if isinstance(picture, np.ndarray):
+            part: Picture = picture[box.top : box.bottom, box.left : box.right]
+        else:
+            part = picture.crop((box.left, box.top, box.right, box.bottom))
+        yield prepare(part, config, name)
 
 
 def to_pixels(picture: Picture, channels: int) -> np.ndarray:
@@ -115,6 +136,16 @@ def fit_mask(mask: np.ndarray, config: DataConfig, name: str) -> np.ndarray:
     if inner != mask.shape:
         mask = np.asarray(Image.fromarray(mask).resize(inner[::-1], Image.Resampling.NEAREST))
     return pad(mask, config.height, config.width)
+
+
+def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
+    """The tiles of a mask, uint8 `[h, w]` -> `[count, H, W]`; no new values appear.
+
+    The mask is scaled as a whole, to the size of the joined map, so that its tiles paste to one mask again.
+    """
+    grid = TileGrid.of((mask.shape[0], mask.shape[1]), config)
+    rows, columns = grid.joined_size
+    return grid.cut(np.asarray(Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST)))
 
 
 def find_inner_size(size: tuple[int, ...], target: tuple[int, int], mode: str, name: str) -> tuple[int, int]:

@@ -14,10 +14,11 @@ from daad_jax.data import account, aspect, pixel_range
 from daad_jax.data.cache import Decoded
 from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.history import CALIBRATED, TRAINED
-from daad_jax.data.images import prepare
+from daad_jax.data.images import prepare, prepare_tiles
 from daad_jax.data.inputs import is_array, open_image, several
 from daad_jax.data.integrity import checksum
 from daad_jax.data.samples import GOOD, TRAIN, FileRecord, NormalImage, Split, Splits
+from daad_jax.data.tiles import TileGrid, Tiling
 from daad_jax.errors import UserError
 
 FIRST_IMAGES = 16
@@ -42,7 +43,8 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     """
     if is_array(given) and np.ndim(given) == 3:  # one image could not train anything
         given = list(np.asarray(given))
-    prepared: dict[int, np.ndarray] = {}
+    prepared: dict[int, np.ndarray] = {}  # [1, H, W, C] each, or the image's tiles
+    sizes: dict[int, tuple[int, int]] = {}
     waiting: dict[int, Picture] = {}
     records: list[FileRecord] = []
     skipped: list[tuple[int, str]] = []
@@ -61,8 +63,9 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
             skipped.append((number, str(error)))
         else:
             found.add(picture)
+            sizes[number] = picture_size(picture)
             if plain and not config.bits and not isinstance(picture, np.ndarray):
-                prepared[number] = prepare(picture, plain, name)
+                prepared[number] = _prepare_rows(picture, plain, name)
             else:
                 waiting[number] = picture
         records.append(FileRecord(name, account.TRAINING, sha256=sha256))
@@ -73,21 +76,25 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
         prepared = {number: pixels * np.uint16(257) for number, pixels in prepared.items()}
     clipped = [number for number, p in waiting.items() if pixel_range.exceeds_range(p, resolved)]
     for number in sorted(waiting):
-        prepared[number] = prepare(waiting.pop(number), resolved, _name(number))
-    shape = (len(records), config.height, config.width, config.channels)
-    pixels_of_all = np.zeros(shape, resolved.prepared_type)
-    for number, pixels in prepared.items():
-        pixels_of_all[number] = pixels
+        prepared[number] = _prepare_rows(waiting.pop(number), resolved, _name(number))
+    # An image that cannot be read has a row of zeros, or no tile.
+    shape = (config.height, config.width, config.channels)
+    missing = np.zeros((0 if config.tiles else 1, *shape), resolved.prepared_type)
+    rows = [prepared.pop(number, missing) for number in range(len(records))]
+    checksums = [checksum(of_image) for of_image in rows]
+    in_order = [sizes.get(number, (0, 0)) for number in range(len(records))]
     decoded = Decoded(
-        images=pixels_of_all,
+        images=np.concatenate(rows),
         masks=None,
         parts=[TRAIN] * len(records),
         kinds=[GOOD] * len(records),
         names=[record.name for record in records],
-        checksums=[checksum(pixels) for pixels in pixels_of_all],
+        checksums=checksums,
         skipped=skipped,
         clipped=clipped,
         files=records,
+        sizes=in_order,
+        tiling=Tiling.in_order([TileGrid.of(size, config) for size in in_order]) if config.tiles else None,
     )
     return decoded, resolved, size_notes + pixel_range.describe(resolved, found)
 
@@ -96,6 +103,8 @@ def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, I
     """The configuration with the size that the first images tell; all images; sentences about the size."""
     if config.fit != "aspect":
         return config, images, []
+    if config.tiles:
+        return replace(config, fit="resize"), images, []
     rest = iter(images)
     first = list(itertools.islice(rest, FIRST_IMAGES))
     sizes = []
@@ -104,6 +113,13 @@ def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, I
             sizes.append(picture_size(open_image(image, _name(number), config.max_pixels)[0]))
     found, notes = aspect.decide(sizes, config)
     return found, itertools.chain(first, rest), notes
+
+
+def _prepare_rows(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
+    """The prepared image as `[1, H, W, C]`, or its tiles `[count, H, W, C]`."""
+    if config.tiles:
+        return np.stack(list(prepare_tiles(picture, config, name)))
+    return prepare(picture, config, name)[None]
 
 
 def _name(number: int) -> str:

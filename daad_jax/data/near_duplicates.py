@@ -13,6 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from daad_jax.data.integrity import row_checksums
+from daad_jax.data.overviews import overviews
 from daad_jax.data.samples import Splits
 
 THUMBNAIL_SIDE = 16
@@ -55,7 +56,7 @@ def warn(splits: Splits, group: str) -> list[str]:
         group: `config.data.group`.
     """
     train, held_out = splits.train, splits.calibration
-    found = find(held_out.images, train.images)
+    found = find(overviews(held_out), overviews(train))
     if not found.pairs:
         return []
     examples = "; ".join(f"{held_out.names[i]} and {train.names[j]}" for i, j in found.pairs[:EXAMPLES])

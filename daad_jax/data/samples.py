@@ -1,6 +1,6 @@
 """What a source of images offers, and the splits that a run makes of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import Picture
+from daad_jax.data.tiles import TileGrid, Tiling
 
 GOOD = "good"  # the kind of normal images, in sources that mark defects
 # The parts of a source. Normal images of "train" train, or are held out by seed; those of "held_out" are held
@@ -97,6 +98,10 @@ class Rows:
     def __getitem__(self, key: Any) -> np.ndarray:
         return np.asarray(self._array[self._indices[key]])
 
+    def take(self, indices: np.ndarray) -> "Rows":
+        """Some of the rows, which are not read yet."""
+        return Rows(self._array, self._indices[indices])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
@@ -109,6 +114,9 @@ class Split:
     `[N]` are 0 (normal) or 1 (anomalous). `kinds` and `names` have N entries. `masks` uint8 `[N, H, W]` are 1
     where a defect is; None if the source has no masks. `groups` `[N]` are equal integers for images that
     belong together; None if each image is for itself.
+
+    If `tiling` is set, `images` `[T, H, W, C]` and `masks` `[T, H, W]` have a row for each tile, image after
+    image. Everything else is about the N images.
     """
 
     images: Any
@@ -117,6 +125,7 @@ class Split:
     names: list[str]
     masks: np.ndarray | None = None
     groups: np.ndarray | None = None
+    tiling: Tiling | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,15 +150,53 @@ class Split:
         """How many groups the images are in; N if each image is for itself."""
         return len(self) if self.groups is None else len(np.unique(self.groups))
 
+    @property
+    def grids(self) -> Sequence[TileGrid] | None:
+        """The tiles of each image; None if the images are not cut into tiles."""
+        return self.tiling.grids if self.tiling else None
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The image of each row of `images`: int `[T]`, or 0, 1, ... without tiles."""
+        return self.tiling.owners if self.tiling else np.arange(len(self))
+
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """The largest value of each image, from one value for each row of `images`: `[T]` -> `[N]`."""
+        return np.maximum.reduceat(values, self.tiling.first_rows) if self.tiling else values
+
+    def is_marked(self) -> np.ndarray:
+        """Which images have a mask that marks something: bool `[N]`."""
+        if self.masks is None:
+            return np.zeros(len(self), bool)
+        return self.largest(np.asarray(self.masks.any(axis=(1, 2))))
+
+    def picture(self, index: int) -> np.ndarray:
+        """A whole image `[H, W, C]`; with tiles `[*joined_size, C]`, see `TileGrid`."""
+        return self._join(self.images, index)
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask of a whole image, uint8 of the size of its picture; the split must have masks."""
+        return self._join(self.masks, index)
+
+    def _join(self, rows: Any, index: int) -> np.ndarray:
+        if not self.tiling:
+            return np.asarray(rows[index])
+        joiner = self.tiling.grids[index].paste()
+        for tile in rows[self.tiling.rows_of([index])]:
+            joiner.add(tile)
+        return joiner.finish()
+
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
         """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
+        rows = self.tiling.rows_of(indices) if self.tiling else indices
         return Split(
-            self.images[indices],
+            self.images.take(rows) if isinstance(self.images, Rows) else self.images[rows],
             self.labels[indices] if labels is None else labels,
             [self.kinds[i] for i in indices],
             [self.names[i] for i in indices],
-            None if self.masks is None else self.masks[indices],
+            None if self.masks is None else self.masks[rows],
             None if self.groups is None else self.groups[indices],
+            self.tiling.take(indices) if self.tiling else None,
         )
 
 

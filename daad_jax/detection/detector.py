@@ -4,70 +4,35 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image as pillow
 
 from daad_jax.config import Config
-from daad_jax.data.image_files import ImageFile, digest_of_file
-from daad_jax.data.images import prepare
+from daad_jax.data.decoding import Picture, picture_size
+from daad_jax.data.image_files import ImageFile
+from daad_jax.data.images import prepare, prepare_tiles
 from daad_jax.data.inputs import open_image, several
 from daad_jax.data.pixel_range import exceeds_range
+from daad_jax.data.samples import Split
+from daad_jax.data.tiles import TileGrid
+from daad_jax.detection.decoding_ahead import Entry, decode_ahead
+from daad_jax.detection.detections import Detections, join_detections
 from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Distances
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.scoring.tile_results import TiledImage, join_tiles
 from daad_jax.training import checkpoint
 
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
-Prepared = tuple[np.ndarray, bool]  # the pixels for the model, and whether values were clipped
-
-
-class Entry(NamedTuple):
-    """An image that was scored (or not: its error says why), and the SHA-256 of its file."""
-
-    file: ImageFile
-    error: UserError | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The results of N images, in the order of the images.
-
-    Attributes:
-        scores: the anomaly score A(x), `[N]`; 1 is the average normal image, 0 a perfect reconstruction.
-        anomalous: the verdict, `score > threshold`, bool `[N]`.
-        p_values: how often a normal image scores as high or higher, in (0, 1], `[N]`.
-        reconstruction: the reconstruction distance R, `[N]`.
-        alignment: the alignment distance L, `[N]`; 0 without a discriminator.
-        heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
-        images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
-        reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
-            model reads features, which are no picture.
-        clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
-    """
-
-    scores: np.ndarray
-    anomalous: np.ndarray
-    p_values: np.ndarray
-    reconstruction: np.ndarray
-    alignment: np.ndarray
-    heat: np.ndarray
-    images: np.ndarray
-    reconstructions: np.ndarray | None
-    clipped: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
+PICTURES_AHEAD = 2  # decoded in advance in a run with tiles, where images are large
 
 
 class Detector:
@@ -140,21 +105,23 @@ class Detector:
             name: the image's name in errors; a path names itself.
 
         Returns:
-            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`.
+            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`; with `config.data.tiles` the k tiles of the
+            image, `[k, H, W, C]`.
 
         Raises:
             UserError: the image cannot be read, is of another type, or has another size than the model while
                 `config.data.fit` is "exact".
         """
-        return self._prepare(image, name)[0]
-
-    def _prepare(self, image: Image, name: str = "image") -> Prepared:
-        """The result of `prepare`, and whether values outside the range of the run were clipped."""
         data = self.config.data
-        picture, _ = open_image(image, name, data.max_pixels)
-        if isinstance(image, (str, os.PathLike)):
-            name = str(image)
-        return prepare(picture, data, name), exceeds_range(picture, data)
+        picture, name = self._open(image, name)
+        return (
+            np.stack(list(prepare_tiles(picture, data, name))) if data.tiles else prepare(picture, data, name)
+        )
+
+    def _open(self, image: Image, name: str) -> tuple[Picture, str]:
+        """The picture of an image, and its name in errors."""
+        picture, _ = open_image(image, name, self.config.data.max_pixels)
+        return picture, str(image) if isinstance(image, (str, os.PathLike)) else name
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
         """Scores images. All results are in memory; for very many files there is `stream`.
@@ -169,21 +136,26 @@ class Detector:
         """
         clipped: list[bool] = []
         names: list[str] = []
+        data = self.config.data
 
-        def prepared() -> Iterator[np.ndarray]:
+        def pictures() -> Iterator[tuple[Picture, str]]:
             for i, image in enumerate(several(images)):
-                names.append(str(image) if isinstance(image, (str, os.PathLike)) else f"image {i}")
-                pixels, is_clipped = self._prepare(image, names[i])
-                clipped.append(is_clipped)
-                yield pixels
+                picture, name = self._open(image, f"image {i}")
+                names.append(name)
+                clipped.append(exceeds_range(picture, data))
+                yield picture, name
 
-        parts = list(self.judge(_batches(prepared(), self._scorer.batch_size), names.__getitem__))
+        if data.tiles:
+            parts = list(self._judge_pictures(pictures()))
+        else:
+            prepared = (prepare(picture, data, name) for picture, name in pictures())
+            parts = list(self.judge(_batches(prepared, self.batch_size), names.__getitem__))
         if not parts:
             raise UserError("no images were given to score")
         return replace(join_detections(parts), clipped=np.array(clipped))
 
     def score_prepared(self, images: Any, names: Sequence[str] | None = None) -> Iterator[Detections]:
-        """Scores images as `prepare` returns them.
+        """Scores images as `prepare` returns them. Each row counts as an image, also in a run with tiles.
 
         Args:
             images: `[N, H, W, C]`, anything that slices into arrays.
@@ -194,8 +166,16 @@ class Detector:
         """
         return self.judge(self._scorer.split(images), names.__getitem__ if names else "image {}".format)
 
+    def score_split(self, split: Split) -> Iterator[Detections]:
+        """Scores the images of a split, in batches of some images; with tiles, one image at a time."""
+        if split.grids is None:
+            return self.score_prepared(split.images, split.names)
+        return self._judge_tiles(self._scorer.split(split.images), split.grids, split.names.__getitem__)
+
     def stream(self, files: Iterable[ImageFile]) -> Iterator[tuple[list[Entry], Detections | None]]:
         """Scores any number of images in constant memory (plus the names of unreadable ones), decoding ahead.
+
+        With tiles, the memory also holds the pictures and the heat maps of a few images.
 
         Yields:
             For each batch: the images in their order, and the detections of those without an error (None if
@@ -205,12 +185,26 @@ class Detector:
             UserError: a score is not finite; the message names the image.
         """
         waiting: deque[tuple[list[Entry], list[bool]]] = deque()
+        found = self._stream_tiled(files, waiting) if self.config.data.tiles else self._stream(files, waiting)
+        for detections in found:
+            entries, clipped = waiting.popleft()
+            yield entries, replace(detections, clipped=np.array(clipped))
+        for entries, _ in waiting:
+            yield entries, None
+
+    def _stream(
+        self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
+    ) -> Iterator[Detections]:
+        """Scores images batch by batch. What a batch consists of goes into `waiting` before."""
+        data = self.config.data
 
         def batches() -> Iterator[np.ndarray]:
             entries: list[Entry] = []
             images: list[np.ndarray] = []
             clipped: list[bool] = []
-            for entry, image in self._decoded(files):
+            for entry, image in decode_ahead(
+                files, data, lambda picture, name: prepare(picture, data, name), 2 * self.batch_size
+            ):
                 entries.append(entry)
                 if image is None:
                     continue
@@ -232,11 +226,52 @@ class Detector:
             return [entry.file.name for entry in entries if not entry.error][number - scored]
 
         for detections in self.judge(batches(), name_of):
-            entries, clipped = waiting.popleft()
             scored += len(detections)
-            yield entries, replace(detections, clipped=np.array(clipped))
-        for entries, _ in waiting:
-            yield entries, None
+            yield detections
+
+    def _stream_tiled(
+        self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
+    ) -> Iterator[Detections]:
+        """Scores images one by one. What goes with an image goes into `waiting` before."""
+
+        def pictures() -> Iterator[tuple[Picture, str]]:
+            entries: list[Entry] = []
+            for entry, image in decode_ahead(
+                files, self.config.data, lambda picture, _: picture, PICTURES_AHEAD
+            ):
+                entries.append(entry)
+                if image is not None:
+                    waiting.append((entries, [image[1]]))
+                    yield image[0], entry.file.name
+                    entries = []
+            if entries:
+                waiting.append((entries, []))
+
+        return self._judge_pictures(pictures())
+
+    def _judge_pictures(self, pictures: Iterable[tuple[Picture, str]]) -> Iterator[Detections]:
+        """Yields the detections of each picture, by its tiles. Pictures come with their names in errors."""
+        data, grids, names = self.config.data, deque[TileGrid](), deque[str]()
+
+        def tiles() -> Iterator[np.ndarray]:
+            for picture, name in pictures:
+                grids.append(TileGrid.of(picture_size(picture), data))
+                names.append(name)
+                yield from prepare_tiles(picture, data, name)
+
+        # The grid of an image is there before its first tile is scored.
+        batches = _batches(tiles(), self.batch_size)
+        return self._judge_tiles(batches, iter(grids.popleft, None), lambda _: names.popleft())
+
+    def _judge_tiles(
+        self, batches: Iterable[np.ndarray], grids: Iterable[TileGrid], name_of: Callable[[int], str]
+    ) -> Iterator[Detections]:
+        """Yields the detections of each image, from batches of prepared tiles `[b, H, W, C]`."""
+        images = join_tiles(self._scorer.distances(self._variables, batches), grids)
+        for number, image in enumerate(images):
+            detections, name = self._detections_of_tiles(image), name_of(number)
+            self._require_finite(detections, [name].__getitem__)
+            yield detections
 
     def judge(
         self, batches: Iterable[np.ndarray], name_of: Callable[[int], str] = "image {}".format
@@ -253,14 +288,21 @@ class Detector:
         count = 0
         for images, distances in self._scorer.distances(self._variables, batches):
             detections = self._detections(images, distances)
-            if (index := _find_non_finite(detections)) is not None:
-                raise UserError(
-                    f"{name_of(count + index)}: its score ({detections.scores[index]:g}) or its heat map is "
-                    f"not finite, so there is no verdict; the model of step {self.step} is of no use: train "
-                    "in a new --workdir, with a smaller config.train.learning_rate if it has networks"
-                )
+            self._require_finite(detections, name_of, count)
             count += len(images)
             yield detections
+
+    def _require_finite(self, detections: Detections, name_of: Callable[[int], str], first: int = 0) -> None:
+        """Raises UserError if a number is not finite. `name_of(first)` is the name of the first image."""
+        for index, heat in enumerate(detections.heat):
+            numbers = (detections.scores, detections.reconstruction, detections.alignment)
+            if np.isfinite(heat).all() and all(np.isfinite(values[index]) for values in numbers):
+                continue
+            raise UserError(
+                f"{name_of(first + index)}: its score ({detections.scores[index]:g}) or its heat map is not "
+                f"finite, so there is no verdict; the model of step {self.step} is of no use: train in a new "
+                "--workdir, with a smaller config.train.learning_rate if it has networks"
+            )
 
     def _detections(self, images: np.ndarray, distances: Distances) -> Detections:
         r, alignment = (np.asarray(v, np.float64) for v in distances[:2])
@@ -277,48 +319,22 @@ class Detector:
             clipped=np.zeros(len(images), bool),
         )
 
-    def _decoded(self, files: Iterable[ImageFile]) -> Iterator[tuple[Entry, Prepared | None]]:
-        data = self.config.data
-
-        def read(file: ImageFile) -> tuple[Entry, Prepared | None]:
-            try:
-                picture, digest = file.load(data.max_pixels)
-                prepared = prepare(picture, data, file.name), exceeds_range(picture, data)
-                return Entry(file, None, digest), prepared
-            except UserError as error:
-                digest = ""
-                with suppress(UserError):  # a file that cannot be opened has no digest
-                    digest = digest_of_file(file.path)
-                # Without its traceback, which holds the image.
-                return Entry(file, UserError(str(error)), digest), None
-
-        ahead: deque[Future[tuple[Entry, Prepared | None]]] = deque()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for file in files:
-                ahead.append(pool.submit(read, file))
-                if len(ahead) > 2 * self._scorer.batch_size:
-                    yield ahead.popleft().result()
-            for future in ahead:
-                yield future.result()
-
-
-def _find_non_finite(detections: Detections) -> int | None:
-    """The index of the first image with a score or a place of the heat map that is not finite, or None."""
-    numbers = (detections.scores, detections.reconstruction, detections.alignment, detections.heat)
-    is_finite = [np.isfinite(values).reshape(len(detections), -1).all(axis=1) for values in numbers]
-    bad = np.flatnonzero(~np.logical_and.reduce(is_finite))
-    return int(bad[0]) if len(bad) else None
-
-
-def join_detections(parts: Iterable[Detections]) -> Detections:
-    """The detections of several batches as those of one, in their order; there must be at least one."""
-    batches = list(parts)
-
-    def join(name: str) -> Any:
-        values = [getattr(batch, name) for batch in batches]
-        return None if values[0] is None else np.concatenate(values)
-
-    return Detections(**{name: join(name) for name in Detections.__dataclass_fields__})
+    def _detections_of_tiles(self, image: TiledImage) -> Detections:
+        """The detections of one image: of its least normal tile, with the heat map of the whole image."""
+        of_tiles = self.calibration.score(image.reconstruction, image.alignment)
+        worst = int(np.argmax(of_tiles))
+        scores = of_tiles[[worst]]
+        return Detections(
+            scores=scores,
+            anomalous=scores > self.threshold,
+            p_values=self.calibration.p_value(scores),
+            reconstruction=image.reconstruction[[worst]],
+            alignment=image.alignment[[worst]],
+            heat=[self.calibration.heat(image.reconstruction_map, image.alignment_map)],
+            images=[image.image],
+            reconstructions=None if image.reconstructed is None else [image.reconstructed],
+            clipped=np.zeros(1, bool),
+        )
 
 
 def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -19,7 +19,9 @@ from daad_jax.data.account import format_table
 from daad_jax.data.image_files import ImageFile
 from daad_jax.data.images import resize, show_pixels, shrink_to_fit, undo_fit
 from daad_jax.data.pixel_range import clipping_note
-from daad_jax.detection.detector import Detections, Detector, Entry
+from daad_jax.detection.decoding_ahead import Entry
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError

@@ -16,7 +16,7 @@ from sklearn import metrics
 
 from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split
-from daad_jax.detection.detector import Detections
+from daad_jax.detection.detections import Detections
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.files import replacing
 
@@ -122,9 +122,9 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
         columns: indices of the images to draw, one column each.
     """
     count = len(columns)
-    reconstructions, masks = detections.reconstructions, split.masks
+    reconstructions, has_masks = detections.reconstructions, split.masks is not None
     rows = ["input", *["reconstruction"] * (reconstructions is not None), "heat map"]
-    rows += ["mask"] * (masks is not None)
+    rows += ["mask"] * has_masks
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
@@ -132,8 +132,8 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
         pictures = [image, draw_overlay(image, detections.heat[i])]
         if reconstructions is not None:
             pictures.insert(1, to_uint8(reconstructions[i]))
-        if masks is not None:
-            pictures.append(255 * masks[i])
+        if has_masks:
+            pictures.append(255 * split.mask(int(i)))
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
         kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name may not be valid text

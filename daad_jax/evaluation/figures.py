@@ -1,20 +1,25 @@
 """A labelled test split scored by a detector: figures and arrays. Nothing here writes or prints."""
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from daad_jax.data.images import resize, shrink_to_fit, to_uint8, undo_fit
 from daad_jax.data.samples import Split
-from daad_jax.detection.detector import Detections, Detector, join_detections
+from daad_jax.detection.detections import Detections, join_detections
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
 # The gallery's images are in memory with their reconstructions and heat maps, so their number is limited:
 MAX_GALLERY_IMAGES, MAX_GALLERY_IMAGES_PER_KIND = 60, 12
 MAX_GALLERY_PIXELS = 2**26  # over all images of the gallery
+MAX_GALLERY_SIDE = 512  # pixels of an image in tiles
+MAX_FIGURE_PIXELS = 2**25  # of all heat maps together, if images are in tiles
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,11 @@ class Evaluation:
 
     `scores` A(x), `p_values`, `reconstruction` R and `alignment` L are `[N]`, in the order of `test`.
     `kinds` has the normal kinds first, then the anomalous ones from the hardest to the easiest.
-    `image_metrics` and `pixel_metrics` are the figures; `pixel_metrics` is None if no defect has a mask.
+    `image_metrics` and `pixel_metrics` are the figures; `pixel_metrics` is None if no defect has a mask. They
+    use every `pixel_stride`-th row and column of the heat maps.
     `gallery_indices` are the images with the lowest and the highest scores of every kind (of the first
-    kinds, if there are many), and `gallery_detections` are their detections, in the same order.
+    kinds, if there are many), and `gallery_detections` are their detections, in the same order. Heat maps and
+    pictures of images in tiles are shrunk there.
     """
 
     detector: Detector
@@ -54,6 +61,7 @@ class Evaluation:
     images_per_s: float
     gallery_indices: np.ndarray
     gallery_detections: Detections
+    pixel_stride: int = 1
 
     @property
     def promised_rate(self) -> float:
@@ -80,24 +88,26 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         )
     has_known_pixels = find_known_pixels(test)
 
+    stride = _find_stride(test)
+
     # Score all images. The first batch is scored twice, since its first time includes compiling.
     next(detector.score_prepared(test.images[: detector.batch_size], test.names))
-    batches, heat, start = [], [], time.perf_counter()
-    for detections in detector.score_prepared(test.images, test.names):
+    batches, heat, start = [], list[np.ndarray](), time.perf_counter()
+    for detections in detector.score_split(test):
         batches.append(
             (detections.scores, detections.p_values, detections.reconstruction, detections.alignment)
         )
         if has_known_pixels is not None:
-            heat.append(detections.heat)
+            heat.extend(values[::stride, ::stride] for values in detections.heat)
     seconds = time.perf_counter() - start
     scores, p_values, reconstruction, alignment = (np.concatenate(values) for values in zip(*batches))
 
     # Figures of the images, of their pixels, and of every kind.
     pixel_metrics = None
-    if test.masks is not None and has_known_pixels is not None:
-        pixel_metrics = compute_pixel_metrics(
-            test.masks[has_known_pixels], np.concatenate(heat)[has_known_pixels]
-        )
+    if has_known_pixels is not None:
+        known = np.flatnonzero(has_known_pixels).tolist()
+        masks = [test.mask(i)[::stride, ::stride] for i in known]
+        pixel_metrics = compute_pixel_metrics(masks, [heat[i] for i in known])
     kinds = _group_by_kind(test, scores)
     gallery_indices = _select_gallery(kinds, test.images.shape[1] * test.images.shape[2])
     return Evaluation(
@@ -112,7 +122,36 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         pixel_metrics=pixel_metrics,
         images_per_s=len(test) / seconds,
         gallery_indices=gallery_indices,
-        gallery_detections=join_detections(detector.score_prepared(test.images[gallery_indices])),
+        gallery_detections=join_detections(map(_shrink, detector.score_split(test.take(gallery_indices)))),
+        pixel_stride=stride,
+    )
+
+
+def _find_stride(test: Split) -> int:
+    """Of how many rows and columns of the heat maps one is used in pixel figures: 1 without tiles."""
+    if test.grids is None:
+        return 1
+    pixels = sum(rows * columns for rows, columns in (grid.joined_size for grid in test.grids))
+    return max(1, math.ceil(math.sqrt(pixels / MAX_FIGURE_PIXELS)))
+
+
+def _shrink(detections: Detections) -> Detections:
+    """The detections of images in tiles, with smaller maps, and with smaller pictures of 8 bits."""
+    heat, images, reconstructions = detections.heat, detections.images, detections.reconstructions
+    if not isinstance(heat, list):
+        return detections
+    sizes = [
+        shrink_to_fit(len(values), values.shape[1], MAX_GALLERY_SIDE, MAX_GALLERY_SIDE) for values in heat
+    ]
+
+    def shrink(pictures: Any) -> list[np.ndarray]:
+        return [resize(to_uint8(picture), *size) for picture, size in zip(pictures, sizes)]
+
+    return replace(
+        detections,
+        heat=[undo_fit(values, *size, "resize") for values, size in zip(heat, sizes)],
+        images=shrink(images),
+        reconstructions=None if reconstructions is None else shrink(reconstructions),
     )
 
 
@@ -126,7 +165,7 @@ def find_known_pixels(test: Split) -> np.ndarray | None:
     """
     if test.masks is None:
         return None
-    is_known = (test.labels == 0) | test.masks.any(axis=(1, 2))
+    is_known = (test.labels == 0) | test.is_marked()
     return is_known if bool((is_known & (test.labels == 1)).any()) else None
 
 

@@ -1,5 +1,6 @@
 """Figures of a labelled test split: of whole images, and of their pixels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ def compute_image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: flo
     }
 
 
-def compute_pixel_metrics(masks: np.ndarray, heat: np.ndarray) -> dict[str, float]:
+def compute_pixel_metrics(
+    masks: Sequence[np.ndarray] | np.ndarray, heat: Sequence[np.ndarray] | np.ndarray
+) -> dict[str, float]:
     """Computes pixel AUROC and AUPRO of heat maps.
 
     AUPRO plots the per-region overlap against the share of sound pixels flagged, over all thresholds. The
@@ -41,19 +44,24 @@ def compute_pixel_metrics(masks: np.ndarray, heat: np.ndarray) -> dict[str, floa
     then an ROC curve with weights.
 
     Args:
-        masks: `[N, H, W]` of 0 (sound) and 1 (defect), both present.
-        heat: `[N, H, W]`.
+        masks: N masks `[H, W]` of 0 (sound) and 1 (defect), both present.
+        heat: N heat maps of the sizes of the masks.
     """
     # Weigh the pixels: 1 if sound, 1 / size of its region if defective.
-    weights = np.ones(masks.shape)
-    for mask, weight in zip(masks, weights):
+    weights = []
+    for mask in masks:
         regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
         sizes = np.bincount(regions.ravel())
+        weight = np.ones(mask.shape)
         weight[mask > 0] = 1 / sizes[regions[mask > 0]]
+        weights.append(weight)
 
     # Cut the curve at the limit, between two of its points.
-    labels, scores = masks.ravel() > 0, heat.ravel()
-    fpr, overlap, _ = metrics.roc_curve(labels, scores, sample_weight=weights.ravel())
+    labels, scores, of_pixels = (
+        np.concatenate([np.ravel(v) for v in each]) for each in (masks, heat, weights)
+    )
+    labels = labels > 0
+    fpr, overlap, _ = metrics.roc_curve(labels, scores, sample_weight=of_pixels)
     at_limit = np.interp(FPR_LIMIT, fpr, overlap)
     is_inside = fpr < FPR_LIMIT
     x, y = np.append(fpr[is_inside], FPR_LIMIT), np.append(overlap[is_inside], at_limit)

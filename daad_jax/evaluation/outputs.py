@@ -131,12 +131,12 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
 
 
 def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:
-    """The least normal training images with their pixels `[H, W, C]`, as far as the report shows them."""
+    """The least normal training images with their pixels `[h, w, C]`, as far as the report shows them."""
     if train is None:
         return []
     rows = {name: row for row, name in enumerate(train.names)}
     shown = [s for s in read_suspects(workdir) if s.name in rows][: report.SHOWN_SUSPECTS]
-    return [(suspect, np.asarray(train.images[rows[suspect.name]])) for suspect in shown]
+    return [(suspect, train.picture(rows[suspect.name])) for suspect in shown]
 
 
 def _summarise(evaluation: Evaluation) -> list[str]:
@@ -155,6 +155,11 @@ def _summarise(evaluation: Evaluation) -> list[str]:
     else:
         lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}")
         lines.append(f"AUPRO {evaluation.pixel_metrics['aupro']:.4f}")
+        if evaluation.pixel_stride > 1:
+            lines.append(
+                f"The heat maps are large: the pixel figures use one of {evaluation.pixel_stride} of their "
+                "rows and columns."
+            )
     lines += [
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
         f"{calibration.describe_promise(rate)}.",

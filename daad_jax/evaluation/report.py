@@ -168,8 +168,8 @@ def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
     if detections.reconstructions is not None:
         pictures["reconstruction"] = to_uint8(detections.reconstructions[row])
     pictures["heat map"] = draw_overlay(image, detections.heat[row])
-    if evaluation.test.masks is not None and evaluation.test.masks[index].any():
-        pictures["mask"] = 255 * (evaluation.test.masks[index] > 0).astype(np.uint8)
+    if evaluation.test.masks is not None and (mask := evaluation.test.mask(index)).any():
+        pictures["mask"] = 255 * (mask > 0).astype(np.uint8)
     return {
         "name": evaluation.test.names[index],
         "score": evaluation.scores[index],

@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
@@ -54,7 +56,8 @@ def export(
     state, config, calibration = checkpoint.load(workdir)
     folder = output or workdir / "export"
     with _staged(folder) as staging:
-        detector = Detector(state, config, calibration)
+        # An exported file scores one tile.
+        detector = Detector(state, replace(config, data=replace(config.data, tiles=0)), calibration)
         for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
             images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
@@ -67,6 +70,11 @@ def export(
                     f"{path.name}: differs from the run by more than {MAX_DIFFERENCE:g}, and was not "
                     f"written; try other versions of {name}'s packages (see locks/ in the repository)"
                 )
+    if config.data.tiles:
+        print(
+            f"Such a file scores one tile (config.data.tiles = {config.data.tiles}): the program that uses "
+            "it cuts large images, and takes the largest score of an image's tiles; see docs/deploy.md."
+        )
     return {name: folder / f"model.{name}" for name in formats}
 
 

@@ -88,6 +88,7 @@ def metadata(step: int, config: Config, calibration: Calibration, size: Size | N
         "input_type": taken.pixel_type,
         "stored_type": taken.stored_type,
         "range": taken.limits,
+        "tiles": config.data.tiles,
         "fit": "resize" if config.data.fit == "resize" and size is None else "exact",
         "daad_jax": daad_jax.__version__,
         "jax": jax.__version__,

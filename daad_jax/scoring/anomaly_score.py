@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -230,30 +231,45 @@ def shortage(held_out: int, rate: float, are_groups: bool = False) -> str:
 def calibrate(
     reconstruction: np.ndarray,
     alignment: np.ndarray,
-    reconstruction_maps: np.ndarray,
-    alignment_maps: np.ndarray,
+    reconstruction_maps: Sequence[np.ndarray] | np.ndarray,
+    alignment_maps: Sequence[np.ndarray] | np.ndarray,
     gamma: float,
     false_alarm_rate: float,
     groups: np.ndarray | None = None,
+    first_tiles: np.ndarray | None = None,
 ) -> Calibration:
-    """The calibration from R and L `[N]` of held-out normal images and the maps `[M, H, W]` of some.
+    """The calibration from R and L of held-out normal images, and from the maps of some of them.
 
-    `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
+    Args:
+        reconstruction: R of N images, `[N]`; or of their T tiles, image after image, `[T]`.
+        alignment: L, likewise.
+        reconstruction_maps: the maps of R of M images, `[h, w]` each.
+        alignment_maps: the maps of L, likewise.
+        gamma: see `anomaly_score`.
+        false_alarm_rate: of the threshold and of the heat map.
+        groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
+        first_tiles: where the tiles of each image begin, `[N]`; None if images are not cut into tiles. The
+            score of an image is the largest of its tiles' scores, and R and L of the average image are means
+            of the images' largest ones.
     """
+
+    def of_images(values: np.ndarray) -> np.ndarray:
+        return values if first_tiles is None else np.maximum.reduceat(values, first_tiles)
+
     with np.errstate(all="ignore"):  # `find_fault` says what is not finite
         raw = Calibration(
-            reconstruction=Unit.measure(reconstruction),
-            alignment=Unit.measure(alignment),
-            reconstruction_map=Unit.measure(reconstruction_maps),
-            alignment_map=Unit.measure(alignment_maps),
+            reconstruction=Unit.measure(of_images(reconstruction)),
+            alignment=Unit.measure(of_images(alignment)),
+            reconstruction_map=Unit.measure(np.concatenate([np.ravel(m) for m in reconstruction_maps])),
+            alignment_map=Unit.measure(np.concatenate([np.ravel(m) for m in alignment_maps])),
             heat_peak=1.0,
             gamma=gamma,
             false_alarm_rate=false_alarm_rate,
             scores=(0.0,),
         )
-        peaks = raw.heat(reconstruction_maps, alignment_maps).max(axis=(1, 2))
+        peaks = [raw.heat(*maps).max() for maps in zip(reconstruction_maps, alignment_maps)]
         peak = max(float(np.quantile(peaks, 1 - false_alarm_rate)), SMALLEST_SPREAD)
-        scores = raw.score(reconstruction, alignment)
+        scores = of_images(raw.score(reconstruction, alignment))
     order, sizes = np.argsort(scores, kind="stable"), ()
     if groups is not None:
         _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)

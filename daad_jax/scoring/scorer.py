@@ -1,7 +1,7 @@
 """Scores images of 8 or 16 bits on all devices of this process, in batches of one size."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from daad_jax.models.memory import with_inverse_lengths
 from daad_jax.runtime.devices import ParallelFunction
 from daad_jax.scoring.anomaly_score import Calibration, calibrate
 from daad_jax.scoring.distances import Distances, Variables, make_distances
+from daad_jax.scoring.tile_results import Grid, join_tiles
 
 CALIBRATION_MAP_PIXELS = 2**24  # pixels of the held-out maps that calibrate the heat map, all together
 MIN_CALIBRATION_MAPS = 16
@@ -128,13 +129,25 @@ class Scorer:
         ]
         return np.concatenate(parts).astype(np.float64)
 
-    def calibrate(self, variables: Variables, held_out: Any, groups: np.ndarray | None = None) -> Calibration:
-        """The calibration from held-out normal images, uint8 or uint16 `[N, H, W, C]`.
+    def calibrate(
+        self,
+        variables: Variables,
+        held_out: Any,
+        groups: np.ndarray | None = None,
+        grids: Sequence[Grid] | None = None,
+    ) -> Calibration:
+        """The calibration from held-out normal images.
 
-        `groups` `[N]` are equal integers for images that belong together; None if each image is for itself.
+        Args:
+            variables: of the state.
+            held_out: the images, uint8 or uint16 `[N, H, W, C]`; or their tiles, image after image,
+                `[T, H, W, C]`.
+            groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
+            grids: the tiles of each of the N images; None if the images are not cut into tiles.
         """
-        pixels = self._config.data.height * self._config.data.width
-        stride = -(-len(held_out) // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))
+        if grids is not None:
+            return self._calibrate_tiled(variables, held_out, groups, grids)
+        stride = self._map_stride(len(held_out), self._config.data.height * self._config.data.width)
         r, alignment, r_maps, l_maps = [], [], [], []
         first = 0
         for batch, distances in self.distances(self.place(variables), self.split(held_out)):
@@ -153,3 +166,35 @@ class Scorer:
             self._config.score.false_alarm_rate,
             groups,
         )
+
+    def _calibrate_tiled(
+        self, variables: Variables, tiles: Any, groups: np.ndarray | None, grids: Sequence[Grid]
+    ) -> Calibration:
+        r, alignment, r_maps, l_maps = [], [], [], []
+        images = join_tiles(self.distances(self.place(variables), self.split(tiles)), grids)
+        stride = 1
+        for number, image in enumerate(images):
+            r.append(image.reconstruction)
+            alignment.append(image.alignment)
+            if not number:
+                stride = self._map_stride(len(grids), image.reconstruction_map.size)
+            if number % stride == 0:
+                r_maps.append(image.reconstruction_map)
+                # At gamma 1 this map counts nothing, and maps of large images take memory.
+                l_maps.append(image.alignment_map if self._config.score.gamma < 1 else np.zeros((1, 1)))
+        counts = [len(of_image) for of_image in r]
+        return calibrate(
+            np.concatenate(r),
+            np.concatenate(alignment),
+            r_maps,
+            l_maps,
+            self._config.score.gamma,
+            self._config.score.false_alarm_rate,
+            groups,
+            first_tiles=np.cumsum([0, *counts])[:-1],
+        )
+
+    @staticmethod
+    def _map_stride(count: int, pixels: int) -> int:
+        """Of `count` maps, each of so many pixels, one of so many sets the scale of the heat map."""
+        return -(-count // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))

@@ -35,7 +35,7 @@ def device_batches(config: Config, group: DeviceGroup, split: Split, first_step:
     if group.fits_resident(int(np.prod(split.images.shape)) * split.images.dtype.itemsize):
         gather = functools.partial(gather_batch, config=data)
         put = group.put_resident(np.asarray(split.images[:]), gather, batch_axis)
-        batches = batch_plans(len(split), data, seed, batch_size, first_step)
+        batches = batch_plans(len(split.images), data, seed, batch_size, first_step)
     else:
         put = functools.partial(group.put, batch_axis=batch_axis)
         batches = train_batches(split, data, seed, batch_size, first_step, process)

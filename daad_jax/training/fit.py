@@ -31,7 +31,7 @@ class Fitted(NamedTuple):
         config: the configuration with what was found: how many items the memories have (there may be fewer
             blocks than `model.memory_items` asks for), how many are read, and `model.place_weight`.
         distances: R of every training image, `[N]`, as if the image had not trained: it is not compared with
-            items of its own.
+            items of its own. R of an image in tiles is that of its least normal tile.
     """
 
     state: TrainState
@@ -59,13 +59,17 @@ def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progres
     samples = reader.sample(splits.train.images, "reading")
     # Choose the items.
     scalings = [measure_scaling(sample.blocks, config.model.feature_scaling) for sample in samples]
-    if config.model.place_weight < 0:
+    if config.model.place_weight < 0 and config.data.tiles:
+        # A memory knows the place in a tile, which says little about the place in the image.
+        say("a block may be anywhere: the place of a block does not count in tiles (config.data.tiles)")
+        config = replace(config, model=replace(config.model, place_weight=0.0))
+    elif config.model.place_weight < 0:
         separations = choose_place_weight(config, reader, samples, scalings, splits.train.images)
         chosen = max(separations, key=lambda weight: separations[weight]) if separations else 0.0
         say(describe_choice(separations))
         config = replace(config, model=replace(config.model, place_weight=chosen))
     pairs = [_fill(config, i, sample, scaling) for i, (sample, scaling) in enumerate(zip(samples, scalings))]
-    memories, owners = [memory for memory, _ in pairs], [owners for _, owners in pairs]
+    memories, item_rows = [memory for memory, _ in pairs], [rows for _, rows in pairs]
     items = tuple(len(memory["items"]) for memory in memories)
     nearest = min(config.model.nearest, *items)
     config = replace(config, model=replace(config.model, memory_items=items, nearest=nearest))
@@ -73,7 +77,7 @@ def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progres
     # Measure the held-out images and the training images.
     units = _measure_units(config, {"extractor": params, "memories": tuple(memories)}, splits.calibration)
     memories = [memory | {"unit": unit} for memory, unit in zip(memories, units)]
-    distances = _leave_one_out(config, reader, splits.train.images, memories, owners)
+    distances = _leave_one_out(config, reader, splits.train, memories, item_rows)
     frozen = {"extractor": params, "memories": tuple(memories)}
     return Fitted(TrainState(np.int32(1), None, None, frozen), config, distances)  # type: ignore[arg-type]
 
@@ -91,7 +95,7 @@ def prepare_features(config: Config, split: Split, show_progress: bool) -> Any:
 
 
 def _fill(config: Config, index: int, sample: BlockSample, scaling: Memory) -> tuple[Memory, np.ndarray]:
-    """The scaling and the items of a memory, and the number of each item's image."""
+    """The scaling and the items of a memory, and the row of the training images that each item is from."""
     model, memory = config.model, scaling
     if model.place_weight:
         memory = memory | {"place": sample.place_length(scaling, model.place_weight)}
@@ -116,15 +120,21 @@ def _measure_units(config: Config, frozen: Any, held_out: Split) -> list[np.ndar
 
 
 def _leave_one_out(
-    config: Config, reader: ImageReader, images: Any, memories: list[Memory], item_owners: list[np.ndarray]
+    config: Config, reader: ImageReader, train: Split, memories: list[Memory], item_rows: list[np.ndarray]
 ) -> np.ndarray:
-    """R of every training image, compared with the items of other images only: `[N]`."""
+    """R of every training image, compared with the items of other images only: `[N]`.
+
+    `item_rows` are the rows of `train.images` that the items of each memory came from. The tiles of an image
+    overlap, so a tile is not compared with items of other tiles of its image.
+    """
     weights = config.score.weights or (1.0,) * len(memories)
-    distances = np.zeros(len(images))
-    for rows, batch in reader.read(images, "comparing"):
-        for weight, blocks, memory, owners in zip(weights, batch, memories, item_owners):
+    owners = train.owners
+    distances = np.zeros(len(train.images))
+    for rows, batch in reader.read(train.images, "comparing"):
+        for weight, blocks, memory, from_rows in zip(weights, batch, memories, item_rows):
             if weight:
-                numbers = np.arange(rows.start, rows.stop)
-                of_images = image_distances(blocks, numbers, memory, owners, config.score.pooling)
-                distances[rows] += weight * of_images / memory["unit"]
-    return distances / sum(weights)
+                of_rows = image_distances(
+                    blocks, owners[rows], memory, owners[from_rows], config.score.pooling
+                )
+                distances[rows] += weight * of_rows / memory["unit"]
+    return train.largest(distances / sum(weights))

@@ -15,11 +15,11 @@ from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.data import near_duplicates
 from daad_jax.data.account import format_table
-from daad_jax.data.samples import Splits
+from daad_jax.data.samples import Split, Splits
 from daad_jax.method.state import TrainState, abstract_state, init_state
 from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
-from daad_jax.scoring.anomaly_score import shortage
+from daad_jax.scoring.anomaly_score import Calibration, shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import fit, run_data, suspects
 from daad_jax.training.checkpoint import SMALLER_RATE, Checkpoints
@@ -186,12 +186,14 @@ def _fit(run: _Run, checkpoints: Checkpoints, fitted_step: int) -> int:
         return fitted_step
     with processes.errors_end_all():
         fitted = fit.fit(run.config, run.splits, _print, processes.is_first())
-        held_out = run.splits.calibration
-        scorer = Scorer(fitted.config)
-        calibration = scorer.calibrate(variables_of(fitted.state), held_out.images, held_out.groups)
+        calibration = _calibrate(Scorer(fitted.config), fitted.state, run.splits.calibration)
     checkpoints.save(fitted.state, fitted.config, calibration)
     _name_suspects(run, fitted.distances)
     return int(fitted.state.step)
+
+
+def _calibrate(scorer: Scorer, state: TrainState, held_out: Split) -> Calibration:
+    return scorer.calibrate(variables_of(state), held_out.images, held_out.groups, held_out.grids)
 
 
 def _name_suspects(run: _Run, distances: np.ndarray) -> None:
@@ -234,12 +236,12 @@ def _loop(
                 # Calibrate on held-out images, and save.
                 log.pause()
                 host = run.group.fetch(state)
-                held_out = run.splits.calibration
-                calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
+                calibration = _calibrate(scorer, host, run.splits.calibration)
                 checkpoints.save(host, config, calibration)
                 if step == config.train.steps and processes.is_first():
-                    scores = scorer.scores(variables_of(host), calibration, run.splits.train.images)
-                    _name_suspects(run, scores)
+                    trained = run.splits.train
+                    scores = scorer.scores(variables_of(host), calibration, trained.images)
+                    _name_suspects(run, trained.largest(scores))
                 log.resume()
             if stop:
                 checkpoints.wait()

@@ -81,6 +81,17 @@ def test_images_in_memory_tell_their_size_and_none_is_lost(tmp_path):
     assert len(splits.train) + len(splits.calibration) == 20
 
 
+def test_tiles_are_squares_whatever_the_shape_of_the_images(tmp_path):
+    (tmp_path / "set").mkdir()
+    for number in range(4):
+        Image.fromarray(random_image(100, 400)).save(tmp_path / f"set/{number}.png")
+    splits = datasets.load(configure(tmp_path / "set", cache_dir=str(tmp_path / "cache"), tiles=100))
+    of_arrays = datasets.load_from_memory([random_image(100, 400)] * 4, configure(source="memory", tiles=100))
+    for found in (splits, of_arrays):
+        assert (found.data.fit, found.train.images.shape[1:]) == ("resize", (64, 64, 1))
+        assert len(found.train.images) == 5 * len(found.train)
+
+
 def test_prepared_images_keep_their_size():
     def split(count):
         return Split(

@@ -8,7 +8,8 @@ from PIL import Image
 from daad_jax.config import Config
 from daad_jax.data.image_files import ImageFile
 from daad_jax.data.samples import Split
-from daad_jax.detection.detector import Detections, Detector
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.evaluation.figures import evaluate_split
 from daad_jax.method import state

@@ -193,6 +193,27 @@ def test_a_defect_among_the_good_images_is_the_first_suspect(images, tmp_path, c
     assert first.score > 1
 
 
+def test_a_tile_is_not_compared_with_tiles_of_its_own_image(tmp_path, capsys):
+    """Tiles overlap, so a defect in one tile of an image is often in another one, too."""
+    images = [np.concatenate(list(make_images(2)), 1)[:, :112] for _ in range(12)]
+    images[5] = images[5].copy()
+    images[5][:, 44:68] = with_square(images[5][None, :, 28:92])[0, :, 16:40]  # in the overlap of both tiles
+    config = tiny_feature_config(
+        model__memory_items=(4000, 4000), model__place_weight=-1.0, data__tiles=64, data__fit="resize",
+    )  # fmt: skip
+    train(config, tmp_path, data=images)
+    state, found, _ = checkpoint.load(tmp_path)
+    assert found.model.memory_items == (22 * 16, 22)  # of two tiles of each of the eleven training images
+    assert "the place of a block does not count in tiles" in capsys.readouterr().out
+    assert found.model.place_weight == 0
+    assert "place" not in state.features["memories"][0]
+    suspects = read_suspects(tmp_path)
+    assert len(suspects) == 11
+    assert suspects[0].name == "image 5"
+    assert suspects[0].score > 1.5 * suspects[1].score
+    assert min(suspect.score for suspect in suspects) > 0.1
+
+
 def test_networks_learn_to_reconstruct_features(images, tmp_path, capsys, one_device):
     config = tiny_feature_config(
         model__items="learned", model__blocks=(8,), model__feature_layers=((1,),), model__levels=2,

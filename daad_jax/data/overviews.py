@@ -1,0 +1,45 @@
+"""Small whole images, also if a split has them in tiles."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from daad_jax.data.images import scale_floats
+from daad_jax.data.samples import Split
+
+MAX_SIDE = 128  # of images in tiles
+MAX_REMEMBERED = 1024  # images
+
+
+def overviews(split: Split) -> Any:
+    """The N images of a split, each as a whole: `[N, h, w, C]` (anything that slices into arrays).
+
+    All of them have one size: that of the model, or less if the split has tiles.
+    """
+    return _Overviews(split) if split.tiling else split.images
+
+
+class _Overviews:
+    """Images in tiles, joined and scaled when they are asked for: slices into `[n, h, w, C]`."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        height, width, channels = split.images.shape[1:]
+        self.shape = (len(split), min(height, MAX_SIDE), min(width, MAX_SIDE), channels)
+        self.dtype = split.images.dtype
+        # The tiles of a large image take long to read.
+        self._scale = functools.lru_cache(MAX_REMEMBERED)(self._join_and_scale)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        chosen = np.arange(len(self))[key]
+        if chosen.ndim == 0:
+            return self._scale(int(chosen))
+        return np.stack([self._scale(index) for index in chosen.tolist()])
+
+    def _join_and_scale(self, index: int) -> np.ndarray:
+        scaled = scale_floats(self._split.picture(index).astype(np.float32), *self.shape[1:3])
+        return np.rint(scaled).astype(self.dtype)

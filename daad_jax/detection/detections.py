@@ -1,0 +1,57 @@
+"""The results of scoring images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Arrays = np.ndarray | list[np.ndarray]  # of N images; a list if their sizes differ
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The results of N images, in the order of the images.
+
+    Attributes:
+        scores: the anomaly score A(x), `[N]`; 1 is the average normal image, 0 a perfect reconstruction.
+        anomalous: the verdict, `score > threshold`, bool `[N]`.
+        p_values: how often a normal image scores as high or higher, in (0, 1], `[N]`.
+        reconstruction: the reconstruction distance R, `[N]`.
+        alignment: the alignment distance L, `[N]`; 0 without a discriminator.
+        heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
+        images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
+        reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
+            model reads features, which are no picture.
+        clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
+
+    In a run with `config.data.tiles`, an image has the score, R and L of its least normal tile. `heat`,
+    `images` and `reconstructions` are then lists of N arrays that cover whole images, `[h, w]` and
+    `[h, w, C]`. They have the resolution of the tiles: they are smaller than the file if tiles are shrunk.
+    """
+
+    scores: np.ndarray
+    anomalous: np.ndarray
+    p_values: np.ndarray
+    reconstruction: np.ndarray
+    alignment: np.ndarray
+    heat: Arrays
+    images: Arrays
+    reconstructions: Arrays | None
+    clipped: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def join_detections(parts: Iterable[Detections]) -> Detections:
+    """The detections of several batches as those of one, in their order; there must be at least one."""
+    batches = list(parts)
+
+    def join(name: str) -> Any:
+        values = [getattr(batch, name) for batch in batches]
+        if isinstance(values[0], list):
+            return [array for batch in values for array in batch]
+        return None if values[0] is None else np.concatenate(values)
+
+    return Detections(**{name: join(name) for name in Detections.__dataclass_fields__})
