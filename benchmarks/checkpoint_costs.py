@@ -1,89 +1,85 @@
-"""Measures how long a checkpoint takes to be saved and loaded, with its checksums.
+"""Measures how long a checkpoint takes to be saved and loaded, and how much of it the checksums take.
 
-    python -m benchmarks.checkpoint_costs [OTHER_CHECKOUT]
+    python -m benchmarks.checkpoint_costs
 
-With another checkout of this repository, both take turns, each in processes of its own, and the benchmark
-prints the ratio of the medians.
+It prints the least of several times, which other processes disturb the least.
 """
 
-import json
-import statistics
-import subprocess
-import sys
-from pathlib import Path
-
-ROUNDS, REPEATS = 3, 5
-
-# It runs in either checkout, so it uses only names that both have.
-MEASURE = """
-import json, statistics, sys, tempfile, time
+import tempfile
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-import jax, numpy as np
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.workload import time_call
 from daad_jax.config import Config
 from daad_jax.method.features import abstract_features
 from daad_jax.method.state import TrainState, create_state
 from daad_jax.scoring.anomaly_score import Calibration, Unit
 from daad_jax.training import checkpoint
+from daad_jax.training.checksums import describe_leaves, find_non_finite, name_leaves
 
-kind, repeats, rng = sys.argv[1], int(sys.argv[2]), np.random.default_rng(0)
-config = Config(name="benchmark")
-config.data.height = config.data.width = 128
-config.data.range, config.data.bits = "type", 8
-if kind == "networks":
-    config.model.base_width = config.model.discriminator_width = 32
-    config.model.levels, config.model.skips = 4, (True, True, True)
-    config.model.memory_items, config.model.division = (100,) * 4, ((4, 4, 1),) * 4
+REPEATS = 12
+
+
+def make_networks() -> tuple[Config, TrainState]:
+    """Networks of 16 channels for images of 128 x 128, with random numbers."""
+    config = Config(name="networks")
+    config.data.height = config.data.width = 128
+    config.model.base_width = config.model.discriminator_width = 16
+    config.model.memory_items = (100,) * 4
+    rng = np.random.default_rng(0)
     state = create_state(config)
-    draw = lambda leaf: rng.random(leaf.shape, np.float32) if leaf.dtype == np.float32 else leaf
-    state = jax.tree.map(draw, state)
-else:
+    return config, jax.tree.map(lambda x: rng.random(x.shape, np.float32) if x.ndim else x, state)
+
+
+def make_memories(items: int) -> tuple[Config, TrainState]:
+    """Memories of so many items, with the frozen extractor; random numbers."""
+    config = Config(name=f"memories of {items} items")
+    config.data.height = config.data.width = 128
     config.model.features, config.model.items = "efficientnet_lite0", "coreset"
-    config.model.blocks, config.model.memory_items = (8, 0), (int(kind), 200)
+    config.model.blocks, config.model.memory_items = (8, 0), (items, 200)
     config.score.distance, config.score.gamma = "squared", 1.0
-    features = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract_features(config))
-    state = TrainState(np.int32(1), None, None, features)
-calibration = Calibration(*[Unit(1.0, 0.5)] * 4, 2.0, config.score.gamma, 0.05, tuple(np.linspace(1, 2, 500)))
-saves, loads = [], []
-with tempfile.TemporaryDirectory(dir=sys.argv[3]) as folder:
-    with closing(checkpoint.Checkpoints(Path(folder), 1, create=True)) as checkpoints:
-        for step in range(1, repeats + 2):
-            state = state.replace(step=np.int32(step))
-            start = time.perf_counter()
-            checkpoints.save(state, config, calibration)
-            checkpoints.wait()
-            saves.append(1000 * (time.perf_counter() - start))
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        checkpoint.load(Path(folder))
-        loads.append(1000 * (time.perf_counter() - start))
-size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)) / 1e6
-print(json.dumps([size, len(jax.tree.leaves(state)), min(saves[1:]), min(loads[1:])]))
-"""
+    rng = np.random.default_rng(0)
+    features = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract_features(config))
+    return config, TrainState(np.int32(1), None, None, features)  # type: ignore[arg-type]
 
 
-def measure(checkout: Path, kind: str) -> list[float]:
-    """MB and leaves of a state, and the least ms of saving and of loading it."""
-    command = [sys.executable, "-c", MEASURE, kind, str(REPEATS), "."]
-    child = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
-    found: list[float] = json.loads(child.stdout.splitlines()[-1])
-    return found
+def least_ms(function: Callable[[], object]) -> float:
+    return 1000 * min(time_call(function) for _ in range(REPEATS))
 
 
-def main(arguments: list[str]) -> None:
-    checkouts = [Path.cwd(), *map(Path, arguments)]
-    for kind in ("networks", "20000", "60000"):
-        rounds = [[measure(checkout, kind) for checkout in checkouts] for _ in range(ROUNDS)]
-        size, leaves = rounds[0][0][:2]
-        print(
-            f"{'networks' if kind == 'networks' else 'features'}, {size:.1f} MB in {leaves:.0f} arrays:",
-            end=" ",
-        )
-        for place, name in ((2, "save"), (3, "load")):
-            medians = [statistics.median(each[i][place] for each in rounds) for i in range(len(checkouts))]
-            ratio = f" ({medians[0] / medians[1]:.3f} of the other's)" if len(medians) > 1 else ""
-            print(f"{name} {medians[0]:.0f} ms{ratio}", end="; " if name == "save" else "\n", flush=True)
+def measure(config: Config, state: TrainState) -> str:
+    """A line about one checkpoint."""
+    config.data.range, config.data.bits = "type", 8
+    scores = tuple(np.linspace(1, 2, 500).tolist())
+    unit = Unit(1.0, 0.5)
+    calibration = Calibration(unit, unit, unit, unit, 2.0, config.score.gamma, 0.05, scores)
+    steps = iter(range(1, 10**6))
+    with tempfile.TemporaryDirectory() as folder:
+        with closing(checkpoint.Checkpoints(Path(folder), 1, create=True)) as checkpoints:
+
+            def save() -> None:
+                step: Any = np.int32(next(steps))
+                checkpoints.save(replace(state, step=step), config, calibration)
+                checkpoints.wait()
+
+            save_ms = least_ms(save)
+        load_ms = least_ms(lambda: checkpoint.load(Path(folder)))
+    leaves = name_leaves(state)
+    sums_ms, finite_ms = least_ms(lambda: describe_leaves(leaves)), least_ms(lambda: find_non_finite(leaves))
+    size = sum(leaf.nbytes for leaf in leaves.values()) / 1e6
+    return (
+        f"{config.name} ({size:.0f} MB in {len(leaves)} arrays): save {save_ms:.0f} ms, of which checksums "
+        f"{sums_ms:.1f} and the check for finite values {finite_ms:.1f}; load {load_ms:.0f} ms, of which "
+        f"checksums {sums_ms:.1f}"
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    for made in (make_networks(), make_memories(20000), make_memories(60000)):
+        print(measure(*made), flush=True)

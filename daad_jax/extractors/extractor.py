@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.extractors.convolutions import Implementation, Params
@@ -89,9 +90,17 @@ class Extractor:
                 the network's own package, if it has one.
 
         Raises:
-            UserError: the weights are missing, damaged or of another network.
+            UserError: the weights are missing, damaged or of another network, or not finite.
         """
-        return self.network.load(tuple(layers), weights)
+        params = self.network.load(tuple(layers), weights)
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise UserError(
+                    f"{weights or self.name}: {name} of these weights is not finite; give other weights with "
+                    "config.model.feature_weights"
+                )
+        return params
 
     def apply(
         self,

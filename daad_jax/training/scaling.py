@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from daad_jax.errors import UserError
+
 EPSILON = 1e-6
 SMALLEST_SPREAD = 1e-3  # of a channel, in units of the average channel's
 
@@ -14,8 +16,16 @@ def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         blocks: of the training images.
         kind: `config.model.feature_scaling`. "whitened" shrinks the correlations by the amount of Ledoit and
             Wolf (2004), which needs no choice and suits few blocks as well as many.
+
+    Raises:
+        UserError: a feature is not finite.
     """
     mean = blocks.mean(0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        raise UserError(
+            "the features of the training images are not finite; give other weights with "
+            "config.model.feature_weights, or another config.model.features"
+        )
     spread = blocks.std(0, dtype=np.float64)
     # A channel that hardly varies would drown all others as soon as it does.
     smallest = SMALLEST_SPREAD * float(spread.mean()) or 1.0

@@ -23,6 +23,15 @@ def random_params(extractor, layers):
     return jax.tree.map(draw, extractor.abstract_params(layers))
 
 
+def test_weights_that_are_not_finite_are_refused(monkeypatch):
+    extractor = find_extractor("efficientnet_lite0")
+    params = {"stem": {"bias": np.zeros(3), "kernel": np.full((3, 3), np.inf)}}
+    monkeypatch.setattr(type(extractor.network), "load", lambda self, layers, weights: params)
+    for weights, named in (("", "efficientnet_lite0"), ("a.pt", r"a\.pt")):
+        with pytest.raises(UserError, match=rf"^{named}: stem/kernel of these weights is not finite; give"):
+            extractor.load([1], weights)
+
+
 def test_names():
     assert all(find_extractor(name) is extractor for name, extractor in EXTRACTORS.items())
     assert all(name == extractor.name for name, extractor in EXTRACTORS.items())

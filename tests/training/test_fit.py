@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
 from daad_jax.detection.detector import Detector
+from daad_jax.errors import UserError
 from daad_jax.extractors.extractor import Extractor
 from daad_jax.method.features import abstract_features
 from daad_jax.training import checkpoint
@@ -148,6 +149,22 @@ def test_scores_do_not_depend_on_the_batch(workdir, detector):
     found = small.score(pictures)
     np.testing.assert_allclose(found.scores, together.scores, rtol=1e-4)
     np.testing.assert_allclose(found.heat, together.heat, rtol=1e-3, atol=1e-3)
+
+
+def test_features_that_are_not_finite_are_refused(images, tmp_path, monkeypatch):
+    says = "the features of the training images are not finite; give other weights"
+    monkeypatch.setattr(Extractor, "load", lambda self, layers, _: broken_params(self, layers))
+    with pytest.raises(UserError, match=says):
+        train(tiny_feature_config(), tmp_path / "run", data=images)
+    blocks = np.ones((4, 3), np.float32)
+    blocks[2, 1] = np.inf
+    for kind in ("raw", "standardised", "whitened"):
+        with pytest.raises(UserError, match=says):
+            measure_scaling(blocks, kind)
+
+
+def broken_params(extractor, layers):
+    return jax.tree.map(lambda leaf: leaf * np.float32(np.nan), random_params(extractor, layers))
 
 
 def test_one_device_chooses_the_items_of_eight(workdir, images, tmp_path, one_device):
