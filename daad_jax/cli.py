@@ -20,6 +20,7 @@ from daad_jax import config as config_lib
 from daad_jax import recipes
 from daad_jax.config import Config
 from daad_jax.errors import Stopped, UserError, nearest
+from daad_jax.escaping import for_terminal
 from daad_jax.runtime import startup
 
 HELP = ("-h", "--help")
@@ -238,7 +239,7 @@ def errors_in_one_line(program: str) -> Iterator[None]:
 
     def end(line: str, status: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: only the exit status arrives
-            print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
+            print(for_terminal(f"{program}: {' '.join(line.split())}"), file=sys.stderr)
         sys.exit(status)
 
     try:

@@ -15,6 +15,7 @@ from daad_jax import cli
 from daad_jax.cli import Command, Invocation, define_config, define_workdir
 from daad_jax.config import Config
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.terminal import say, warn
 
 OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
 
@@ -70,7 +71,7 @@ def _train(call: Invocation) -> None:
     result = train(config, workdir, fresh_hold_out=options.fresh_hold_out, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
-        print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
+        say(" ".join(["next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."])]))
 
 
 def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -159,7 +160,7 @@ def _predict(call: Invocation) -> None:
         rate = calibration.false_alarm_rate if rate is None else rate
         detector.threshold = calibration.threshold_at(rate)
         if warning := calibration.shortage(rate):
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
     predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
 
 
@@ -189,9 +190,9 @@ def _export(call: Invocation) -> None:
     files = export(workdir, options.formats, size, Path(options.output) if options.output else None)
     for name, file in files.items():
         if call.is_script:
-            print(f"next: python examples/score_{name}.py {file} IMAGE...")
+            say(f"next: python examples/score_{name}.py {file} IMAGE...")
         else:
-            print(f"next: run {file} as examples/score_{name}.py of the repository does")
+            say(f"next: run {file} as examples/score_{name}.py of the repository does")
 
 
 def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -16,6 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # `__main__` and `commands` put everything together.
 MAY_IMPORT = {
     "errors": set(),
+    "escaping": set(),
+    "terminal": {"escaping"},
     "config": {"errors"},
     "files": {"errors"},
     "variants": {"config", "errors"},
@@ -26,7 +28,7 @@ MAY_IMPORT = {
     "runtime": {"config", "errors"},
     "scoring": {"extractors", "method", "models", "runtime", "config", "errors"},
     "validation": {"extractors", "method", "scoring", "config", "errors"},
-    "data": {"config", "errors", "files"},
+    "data": {"config", "errors", "escaping", "files", "terminal"},
     "training": {
         "data",
         "extractors",
@@ -36,11 +38,33 @@ MAY_IMPORT = {
         "validation",
         "config",
         "errors",
+        "escaping",
         "files",
+        "terminal",
     },
-    "detection": {"data", "method", "scoring", "training", "config", "errors", "files"},
-    "evaluation": {"data", "detection", "scoring", "training", "config", "errors", "files"},
-    "selection": {"data", "method", "scoring", "training", "config", "errors"},
+    "detection": {
+        "data",
+        "method",
+        "scoring",
+        "training",
+        "config",
+        "errors",
+        "escaping",
+        "files",
+        "terminal",
+    },
+    "evaluation": {
+        "data",
+        "detection",
+        "scoring",
+        "training",
+        "config",
+        "errors",
+        "escaping",
+        "files",
+        "terminal",
+    },
+    "selection": {"data", "method", "scoring", "training", "config", "errors", "terminal"},
     "export": {
         "data",
         "detection",
@@ -52,8 +76,9 @@ MAY_IMPORT = {
         "config",
         "errors",
         "files",
+        "terminal",
     },
-    "cli": {"recipes", "runtime", "config", "errors"},
+    "cli": {"recipes", "runtime", "config", "errors", "escaping"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}
 NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "tests"}

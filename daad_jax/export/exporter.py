@@ -21,6 +21,7 @@ from daad_jax.files import explain_write_errors
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.terminal import say
 from daad_jax.training import checkpoint
 
 FORMATS = ("stablehlo", "onnx")
@@ -56,7 +57,7 @@ def export(
         for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
             images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
-            print(
+            say(
                 f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {TEST_IMAGES} random images, "
                 f"scores differ from the run's by at most {score:.1e} (relative), heat maps by {heat:.1e}."
             )
@@ -107,7 +108,7 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
     remedy = "ONNX needs the extra export: pip install '.[export]' in a checkout of the repository"
     if formats is None:
         if missing:
-            print(f"writing StableHLO only; {remedy}")
+            say(f"writing StableHLO only; {remedy}")
         return [name for name in FORMATS if name != "onnx" or not missing]
     for name in formats:
         if name not in FORMATS:

@@ -1,6 +1,5 @@
 """Orbax checkpoints: state, configuration and calibration. No other file imports orbax."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free
 from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.terminal import warn
 from daad_jax.training.workdir import CHECKPOINTS
 from daad_jax.validation import validate
 
@@ -63,10 +63,7 @@ class Checkpoints:
                 return self._restore(step)
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
                 problem = " ".join(str(error).split())[:300]
-                print(
-                    f"warning: checkpoint {self.folder / str(step)} cannot be read ({problem})",
-                    file=sys.stderr,
-                )
+                warn(f"checkpoint {self.folder / str(step)} cannot be read ({problem})")
         raise UserError(f"{self.folder}: no checkpoint can be read; the oldest says: {problem}")
 
     def set_aside_after(self, step: int) -> None:
@@ -80,7 +77,7 @@ class Checkpoints:
             aside = first_free(path.with_name(f"{damaged}.damaged"))
             with explain_write_errors(path, "mend its rights, or remove it"):
                 path.rename(aside)
-            print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
+            warn(f"{path} is {aside.name} from now on")
 
     def reload(self) -> None:
         """Reads the list of checkpoints again."""

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from daad_jax import files
+from daad_jax.terminal import say
 
 
 class RunLog(Protocol):
@@ -82,10 +83,7 @@ class FileLog:
         shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
         if self._bar.disable:
             text = "  ".join(f"{n} {v}" for n, v in shown.items())
-            print(
-                f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left",
-                flush=True,
-            )
+            say(f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left")
         else:
             self._bar.set_postfix({**shown, "images/s": f"{rate:.0f}"}, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -103,7 +101,7 @@ class FileLog:
         self._since += time.perf_counter() - self._paused
 
     def say(self, text: str) -> None:
-        tqdm.write(text) if not self._bar.disable else print(text, flush=True)
+        say(text)
 
     def close(self) -> None:
         self._bar.close()

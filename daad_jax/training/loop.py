@@ -22,6 +22,7 @@ from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.terminal import say
 from daad_jax.training import fit, run_data, suspects
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
@@ -107,7 +108,7 @@ def train(
         digest = hashlib.sha256(names).hexdigest()[:12]
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")
         # Say what is trained on what.
-        _print(format_table(splits.account.rows))
+        _print(*format_table(splits.account.rows).splitlines())
         notes = [*splits.notes, about_new_images]
         if processes.is_first():
             notes += near_duplicates.warn(splits, config.data.group)
@@ -285,6 +286,6 @@ def _describe(state: TrainState) -> str:
     return text + (f", {size(state.discriminator)} in the discriminator" if state.discriminator else "")
 
 
-def _print(line: str) -> None:
+def _print(*lines: str) -> None:
     if processes.is_first():
-        print(line, flush=True)
+        say(*lines)

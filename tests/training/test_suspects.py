@@ -5,6 +5,7 @@ import pytest
 
 import daad_jax
 from daad_jax.errors import UserError
+from daad_jax.escaping import for_table
 from daad_jax.training.suspects import SUSPECTS_FILE, Suspect, rank_suspects, read_suspects, write_suspects
 from tests.tiny import tiny_config
 
@@ -19,10 +20,12 @@ def test_the_least_normal_come_first_in_units_of_the_average():
     assert len(rank_suspects(["a", "b"], np.zeros(2))) == 2
 
 
-def test_names_survive_the_file(tmp_path):
-    suspects = [Suspect('a,"b".png', 2.5), Suspect("line\nbreak.png", 1.25), Suspect("\udcff.png", 1.0)]
-    write_suspects(tmp_path, suspects)
-    assert read_suspects(tmp_path) == suspects
+def test_any_name_is_a_row_of_the_file(tmp_path):
+    names = ['a,"b".png', "line\nbreak.png", "\udcff.png", "=1+1.png"]
+    write_suspects(tmp_path, [Suspect(name, 2.5) for name in names])
+    read = read_suspects(tmp_path)
+    assert read == [Suspect(for_table(name), 2.5) for name in names]
+    assert [s.name for s in read] == ['a,"b".png', r"line\nbreak.png", r"\xff.png", "'=1+1.png"]
     assert read_suspects(tmp_path / "elsewhere") == []
 
 
