@@ -3,8 +3,6 @@
 import sys
 from typing import TextIO
 
-from tqdm import tqdm
-
 from daad_jax.escaping import for_terminal
 
 
@@ -19,6 +17,8 @@ def warn(line: str) -> None:
 
 
 def _write(lines: list[str] | tuple[str, ...], stream: TextIO) -> None:
+    from tqdm import tqdm  # --help needs no bars
+
     with tqdm.external_write_mode(file=stream):
         for line in lines:
             print(for_terminal(line), file=stream, flush=True)

@@ -78,7 +78,8 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "cli": {"recipes", "runtime", "config", "errors", "escaping"},
+    "endings": {"errors", "escaping"},
+    "cli": {"recipes", "runtime", "config", "endings", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}
 NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "tests"}

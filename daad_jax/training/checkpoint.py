@@ -1,5 +1,6 @@
 """Orbax checkpoints: state, configuration and calibration. No other file imports orbax."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from daad_jax.files import explain_write_errors, first_free
 from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.terminal import warn
+from daad_jax.training.saving import explain_save_errors
 from daad_jax.training.workdir import CHECKPOINTS
 from daad_jax.validation import validate
 
@@ -24,9 +26,11 @@ class Checkpoints:
     """The checkpoints of a workdir. Saving happens in the background; `close` waits for it."""
 
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
+        self._workdir = workdir
         self.folder = (workdir / CHECKPOINTS).resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with explain_save_errors(workdir) if create else nullcontext():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
     def steps(self) -> list[int]:
@@ -40,12 +44,11 @@ class Checkpoints:
             "config": config_lib.to_json(config),
             "calibration": calibration.to_json(),
         }
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_tree(state)), about=ocp.args.JsonSave(about)
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_to_tree(state)), about=ocp.args.JsonSave(about)
         )
+        with explain_save_errors(self._workdir):
+            saved = self._manager.save(step, args=args)
         if not saved:  # Orbax passes over steps below its newest one
             raise RuntimeError(f"step {step} was not saved; {self.folder} has {self.steps}")
 
@@ -102,11 +105,17 @@ class Checkpoints:
         return state, config, Calibration.from_json(about["calibration"])
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Waits until everything is saved. Raises UserError if something cannot be saved."""
+        with explain_save_errors(self._workdir):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits like `wait`, and frees what Orbax holds."""
+        try:
+            self.wait()
+        finally:
+            with explain_save_errors(self._workdir):
+                self._manager.close()
 
 
 def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:

@@ -20,6 +20,7 @@ from daad_jax.errors import UserError
 from daad_jax.method.state import TrainState, abstract_state, init_state
 from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
+from daad_jax.runtime.memory_limit import require_memory
 from daad_jax.scoring.anomaly_score import shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.terminal import say
@@ -27,7 +28,7 @@ from daad_jax.training import fit, run_data, suspects
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
-from daad_jax.training.workdir import claim_workdir, require_claim
+from daad_jax.training.workdir import claim_workdir, find_claim, require_claim
 from daad_jax.validation import validate
 
 
@@ -40,6 +41,7 @@ class _Run:
     group: DeviceGroup
     abstract: TrainState  # shapes and types of the state
     splits: Splits
+    claim: tuple[int, int]  # of the workdir
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def train(
         # Claim the workdir, and open the data.
         with processes.errors_end_all():
             group = devices.choose(config.train.devices, config.train.batch_size)
+            _require_memory(config, group)
             abstract = abstract_state(config)
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
@@ -99,7 +102,7 @@ def train(
             splits = run_data.load_splits(workdir, config, data, typed_now=True, check=check)
         about_new_images = ""
         with processes.errors_end_all():
-            require_claim(workdir)
+            claim = find_claim(workdir)
             if processes.is_first():
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
         # The range that was found belongs to the run; `config.json` has what the user wrote.
@@ -123,10 +126,19 @@ def train(
         held_out, are_groups = splits.calibration.group_count, splits.calibration.groups is not None
         if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
-        step = _train_rest(_Run(config, workdir, group, abstract, splits))
+        step = _train_rest(_Run(config, workdir, group, abstract, splits, claim))
     if not config.uses_coreset:
         _print(f"trained to step {step}")
     return TrainingResult(step, len(splits.train), len(splits.calibration), len(splits.test))
+
+
+def _require_memory(config: Config, group: DeviceGroup) -> None:
+    """Raises UserError if the batches of training, or of scoring at the first save, cannot fit the memory."""
+    Scorer(config)
+    if not config.uses_coreset:
+        size = config.train.batch_size
+        count = len(group.devices) * jax.process_count()
+        require_memory(f"config.train.batch_size = {size}", size // count, config)
 
 
 def _train_rest(run: _Run) -> int:
@@ -188,6 +200,7 @@ def _fit(run: _Run, checkpoints: Checkpoints, fitted_step: int) -> int:
         held_out = run.splits.calibration
         scorer = Scorer(fitted.config)
         calibration = scorer.calibrate(variables_of(fitted.state), held_out.images, held_out.groups)
+        require_claim(run.workdir, run.claim)
     checkpoints.save(fitted.state, fitted.config, calibration)
     _name_suspects(run, fitted.distances)
     return int(fitted.state.step)
@@ -234,7 +247,9 @@ def _loop(
                 log.pause()
                 host = run.group.fetch(state)
                 held_out = run.splits.calibration
-                calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
+                with processes.errors_end_all():
+                    require_claim(run.workdir, run.claim)
+                    calibration = scorer.calibrate(variables_of(host), held_out.images, held_out.groups)
                 checkpoints.save(host, config, calibration)
                 if step == config.train.steps and processes.is_first():
                     scores = scorer.scores(variables_of(host), calibration, run.splits.train.images)
