@@ -111,22 +111,25 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
     labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
-    with explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"):
-        files.write_text(folder / "scores.csv", _format_scores(evaluation))
-        files.write_text(folder / "evaluation.json", json.dumps(figures, indent=2))
+    with (
+        explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"),
+        files.replacing_together(folder, "evaluation") as new,
+    ):
+        files.write_text(new / "scores.csv", _format_scores(evaluation))
+        files.write_text(new / "evaluation.json", json.dumps(figures, indent=2))
         histogram = charts.draw_histogram(
             evaluation.scores, labels, detector.threshold, charts.PAPER, charts.WIDE
         )
-        charts.save_png(histogram, folder / "scores.png")
+        charts.save_png(histogram, new / "scores.png")
         columns = _select_extremes(labels[gallery_indices], evaluation.gallery_detections.scores)
         gallery = charts.draw_gallery(test.take(gallery_indices), evaluation.gallery_detections, columns)
-        charts.save_png(gallery, folder / "gallery.png")
+        charts.save_png(gallery, new / "gallery.png")
         suspects = _load_suspects(workdir, tested.train)
         page = report.render(evaluation, workdir, tested.place, tested.account.rows, suspects)
-        files.write_text(folder / "report.html", page)
+        files.write_text(new / "report.html", page)
         if folder != workdir:  # the workdir's own data.json is about the training
             stored = {"path": tested.place, "notes": tested.notes, **to_tree(tested.account)}
-            files.write_text(folder / run_data.DATA_FILE, json.dumps(stored, indent=1))
+            files.write_text(new / run_data.DATA_FILE, json.dumps(stored, indent=1))
 
 
 def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:

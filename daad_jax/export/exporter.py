@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +14,7 @@ from daad_jax.detection.detector import Detections, Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
-from daad_jax.files import explain_write_errors
+from daad_jax.files import explain_write_errors, replacing_together
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
@@ -154,10 +151,5 @@ def _staged(folder: Path) -> Iterator[Path]:
     """Yields a folder whose files move into `folder` if the block ends well."""
     with explain_write_errors(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
-        try:
+        with replacing_together(folder, "export") as staging:
             yield staging
-            for path in sorted(staging.iterdir()):
-                os.replace(path, folder / path.name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
