@@ -17,7 +17,7 @@ from daad_jax import recipes
 from daad_jax.config import Config
 from daad_jax.endings import errors_in_one_line, sigterm_raises
 from daad_jax.errors import UserError, nearest
-from daad_jax.runtime import startup
+from daad_jax.runtime import startup, supervision
 
 HELP = ("-h", "--help")
 LINE_WIDTH = 100  # characters of the help text
@@ -114,6 +114,8 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     is_debugged = f"--{DEBUG_OPTION}" in arguments
     if not is_debugged:
         startup.quiet_libraries()
+        if supervision.is_child():
+            startup.quiet_compiled_code()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all

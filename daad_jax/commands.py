@@ -6,6 +6,7 @@ Each command imports JAX only after its options are known to be good.
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +17,8 @@ from daad_jax.cli import Command, Invocation, define_config, define_folder, defi
 from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.runtime import supervision
+from daad_jax.runtime.meeting import Cluster
 from daad_jax.terminal import say, warn
 
 OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
@@ -57,18 +60,30 @@ def _train(call: Invocation) -> None:
         raise UserError(
             "--config is missing; for instance --config cifar10 or --config folder:path/to/images"
         )
-    cluster = (options.coordinator, options.num_processes, options.process_id)
-    given = [value is not None for value in cluster]
+    address = (options.coordinator, options.num_processes, options.process_id)
+    given = [value is not None for value in address]
     if any(given) and not (options.distributed and all(given)):
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
     workdir = Path(options.workdir) if options.workdir else _default_workdir(config)
+    with ExitStack() as stack:
+        if all(given):
+            cluster = Cluster.parse(*address)
+            if not supervision.is_child():
+                sys.exit(supervision.supervise(cluster))
+            stack.enter_context(supervision.following_watcher(cluster.index))
+        _train_here(call, config, workdir)
+
+
+def _train_here(call: Invocation, config: Config, workdir: Path) -> None:
+    """Trains in this process, alone or as one of several."""
+    options = call.options
     from daad_jax.runtime import processes
     from daad_jax.training.loop import train
     from daad_jax.validation import validate
 
     validate(config)  # before the processes meet
     if options.distributed:
-        processes.start(*cluster)
+        processes.start(options.coordinator, options.num_processes, options.process_id)
     result = train(config, workdir, fresh_hold_out=options.fresh_hold_out, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]

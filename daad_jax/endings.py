@@ -14,6 +14,7 @@ from daad_jax.escaping import for_terminal
 
 RETRY_SIGNAL_S = 0.05
 MAX_MESSAGE = 300  # characters of an error that a library words
+before_exit: list[Callable[[int], None]] = []  # called with the exit status, after the line
 Hook = Callable[["sys.UnraisableHookArgs"], object]
 
 
@@ -38,12 +39,14 @@ def errors_in_one_line(program: str, debug: bool = False) -> Iterator[None]:
             if debug and line.startswith("error"):
                 traceback.print_exc()
             print(for_terminal(f"{program}: {' '.join(line.split())}"), file=sys.stderr)
+        for call in before_exit:
+            call(status)
         sys.exit(status)
 
     try:
         yield
     except UserError as error:
-        end(f"error: {error}", 2)
+        end(f"error: {error}", error.status)
     except BrokenPipeError:
         # For output that is still to be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,12 @@ REMEDIES = {
 
 
 class UserError(Exception):
-    """Bad input or an unusable environment; its message is one line that names the remedy."""
+    """Bad input or an unusable environment; its message is one line that names the remedy.
+
+    `status` is the exit status of a command that ends with it.
+    """
+
+    status = 2
 
 
 class Stopped(BaseException):

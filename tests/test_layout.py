@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"config", "errors"},
     "extractors": {"config", "errors", "files"},
     "method": {"extractors", "models", "config", "errors"},
-    "runtime": {"config", "errors"},
+    "runtime": {"config", "endings", "errors", "terminal"},
     "scoring": {"extractors", "method", "models", "runtime", "config", "errors"},
     "validation": {"extractors", "method", "scoring", "config", "errors"},
     "data": {"config", "errors", "escaping", "files", "terminal"},

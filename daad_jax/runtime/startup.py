@@ -130,6 +130,22 @@ def quiet_libraries() -> None:
     sys.unraisablehook = lambda _: None
 
 
+def quiet_compiled_code() -> None:
+    """Sends what compiled libraries print nowhere; Python's own output stays.
+
+    It is for one of several processes: when another one ends, these libraries print their stacks.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # closed
+            continue
+        stream.flush()
+        own = os.dup(number)
+        setattr(sys, name, os.fdopen(own, "w", 1, encoding=stream.encoding, errors=stream.errors))
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), number)
+
+
 def trace_quickly() -> None:
     """Lets Python search for garbage less often: tracing makes many objects, and hardly any is garbage."""
     gc.set_threshold(50_000)
