@@ -26,6 +26,7 @@ CHILD = "DAAD_JAX_WATCHER"  # the environment variable of a child: the end of a 
 HEARTBEAT_S = 5.0
 SILENCE_S = 30.0  # a machine that says nothing for so long is lost
 AGREED_END_S = 30.0  # after one process has ended with an error or a signal, the others end in this time
+DOUBT_S = 0.5  # an error that is explained may have such a cause, too
 BLAME_S = 3.0  # an aborted process may have been aborted because of another, of which we hear in this time
 LAST_S = 1.0  # so much later than the others process 0 ends
 POLL_S = 0.1
@@ -91,12 +92,11 @@ def following_watcher(index: int) -> Iterator[None]:
     threading.Thread(target=_end_with_watcher, args=(int(os.environ[CHILD]),), daemon=True).start()
     try:
         yield
-    except UserError:
-        raise
     except SystemExit as error:
         _leave(index, int(error.code or 0))
-    except Exception:
-        time.sleep(BLAME_S)  # the watcher may know the cause, and then ends this process
+    except Exception as error:
+        # The cause may be the end of another process. The watcher hears of it, and then ends this process.
+        time.sleep(DOUBT_S if isinstance(error, UserError) else BLAME_S)
         raise
 
 
