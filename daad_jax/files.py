@@ -92,9 +92,9 @@ def _commit(staging: Path, complete: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole. Names of files that are not UTF-8 come out as the bytes they are."""
+    """Replaces a file as a whole, in UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def first_free(path: Path) -> Path:
