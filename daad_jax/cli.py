@@ -1,15 +1,11 @@
-"""Runs a command of the terminal. A mistake that the user can mend is one line and exit status 2."""
+"""Runs a command of the terminal: its options, its help, its start."""
 
-import contextlib
 import io
-import os
 import re
-import signal
 import sys
 import textwrap
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +15,13 @@ from ml_collections import config_flags
 from daad_jax import config as config_lib
 from daad_jax import recipes
 from daad_jax.config import Config
-from daad_jax.errors import Stopped, UserError, nearest
-from daad_jax.runtime import startup
+from daad_jax.endings import errors_in_one_line, sigterm_raises
+from daad_jax.errors import UserError, nearest
+from daad_jax.runtime import startup, supervision
 
 HELP = ("-h", "--help")
 LINE_WIDTH = 100  # characters of the help text
-RETRY_SIGNAL_S = 0.05
+DEBUG_OPTION = "debug"  # every command has it
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,14 @@ class Command:
 
 
 def define_workdir(options: flags.FlagValues, help_text: str) -> None:
-    flags.DEFINE_string("workdir", None, help_text, flag_values=options)
+    define_folder(options, "workdir", help_text)
+
+
+def define_folder(options: flags.FlagValues, name: str, help_text: str) -> None:
+    """Defines an option that names a folder to write into; None if it is not given."""
+    flags.DEFINE_string(name, None, help_text, flag_values=options)
     flags.register_validator(
-        "workdir",
+        name,
         lambda value: "://" not in (value or ""),
         "must be a folder of a mounted file system, not a URL",
         flag_values=options,
@@ -94,10 +96,7 @@ def define_config(options: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def run(command: Command, program: str | None = None, arguments: Sequence[str] | None = None) -> None:
-    """Runs a command.
-
-    Input that the user can mend ends in one line and exit status 2. SIGTERM, Ctrl-C and a closed pipe
-    (`| head`) end in one line and 128 + the signal's number, after every `finally` on the way.
+    """Runs a command. Whatever goes wrong ends it in one line, see `endings.errors_in_one_line`.
 
     Args:
         command: the command.
@@ -112,17 +111,27 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     startup.restart_with_large_pages()
     startup.trace_quickly()
     startup.compile_quickly(command.trains)
-    startup.enable_compilation_cache()
+    is_debugged = f"--{DEBUG_OPTION}" in arguments
+    if not is_debugged:
+        startup.quiet_libraries()
+        if supervision.is_child():
+            startup.quiet_compiled_code()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    with _sigterm_raises(), errors_in_one_line(program):
+    with sigterm_raises(), errors_in_one_line(program, is_debugged):
+        startup.enable_compilation_cache()
         if any(word in HELP for word in arguments):
             print(_help(command, program))
         else:
             command.main(_parse(command, program, arguments))
         if sys.stdout:
             sys.stdout.flush()
+
+
+def _define_debug(options: flags.FlagValues) -> None:
+    help_text = "show the messages of the libraries, and where in the code an error arose"
+    flags.DEFINE_bool(DEBUG_OPTION, False, help_text, flag_values=options)
 
 
 def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocation:
@@ -134,7 +143,9 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
     options = flags.FlagValues()
     try:
         command.define(options, arguments)
+        _define_debug(options)
         words = options([program, *arguments])[1:]
+        _refuse_repeated(options, arguments)
     except flags.UnrecognizedFlagError as error:
         raise UserError(_explain_unknown_option(error, options)) from error
     except flags.Error as error:
@@ -145,6 +156,17 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
     if words and not command.takes_words:
         raise UserError(f"unexpected argument {words[0]!r}; options begin with --")
     return Invocation(options, tuple(words), program)
+
+
+def _refuse_repeated(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Raises UserError if a tuple of the recipe is given twice: absl would join both.
+
+    Of other options, the last one counts.
+    """
+    given = Counter(word.partition("=")[0].lstrip("-") for word in arguments if word.startswith("-"))
+    for name, count in given.items():
+        if count > 1 and name in options and options[name].flag_type().endswith("tuple"):
+            raise UserError(f"--{name} is given {count} times; give it once, with all values")
 
 
 def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.FlagValues) -> str:
@@ -188,6 +210,7 @@ def _help(command: Command, program: str) -> str:
     """The help text: usage, what the command does, its options in the order of their definition."""
     options = flags.FlagValues()
     command.define(options, [])
+    _define_debug(options)
     shown = f"python {program}" if program.endswith(".py") else program
     lines = [f"{shown} {command.usage}", "", *textwrap.wrap(command.summary, LINE_WIDTH), ""]
     for name in options:
@@ -199,81 +222,3 @@ def _help(command: Command, program: str) -> str:
         lines += textwrap.wrap(text, LINE_WIDTH, initial_indent=spelled, subsequent_indent=" " * 6)
     lines.append("  -h, --help: show this help")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises `Stopped` for the block; outside the main thread, signals stay as they are."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler, hook = signal.signal(signal.SIGTERM, _stop), sys.unraisablehook
-    sys.unraisablehook = _send_again
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        sys.unraisablehook = hook
-
-
-def _stop(number: int, _: object) -> None:
-    raise Stopped(number)
-
-
-def _send_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Sends a signal once more if Python ignored its exception.
-
-    Handlers run between any two lines of the main thread, also in a callback of the garbage collector
-    or a `__del__`. An exception that is raised there is printed and lost.
-    """
-    if not isinstance(lost.exc_value, KeyboardInterrupt | Stopped):
-        return sys.__unraisablehook__(lost)
-    number = getattr(lost.exc_value, "number", signal.SIGINT)
-    threading.Timer(RETRY_SIGNAL_S, os.kill, (os.getpid(), number)).start()
-
-
-@contextlib.contextmanager
-def errors_in_one_line(program: str) -> Iterator[None]:
-    """Errors of users, devices and memory, and signals, as one line on standard error and an exit status."""
-
-    def end(line: str, status: int) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: only the exit status arrives
-            print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
-        sys.exit(status)
-
-    try:
-        yield
-    except UserError as error:
-        end(f"error: {error}", 2)
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for output that is still to be flushed
-        end("stopped: nobody reads the output any more", 128 + signal.SIGPIPE)
-    except (AssertionError, RuntimeError) as error:
-        explanation = _explain_jax_error(error)
-        if not explanation:
-            raise
-        end(f"error: {explanation}", 2)
-    except KeyboardInterrupt:
-        end("interrupted", 128 + signal.SIGINT)
-    except Stopped as stopped:
-        end(f"stopped by {signal.Signals(stopped.number).name}", 128 + stopped.number)
-
-
-def _explain_jax_error(error: Exception) -> str:
-    """One line if JAX ran out of memory or found no device, "" for every other error."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
-            "a smaller --batch_size of evaluate or predict, a smaller config.data.height and width, or a "
-            "smaller config.model.base_width"
-        )
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals.get("__name__") != "jax._src.xla_bridge":
-        return ""
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    return (
-        f"JAX finds no device (JAX_PLATFORMS={wanted!r}): {str(error) or 'its plug-in is missing'}; unset "
-        "JAX_PLATFORMS, or install the packages of the device (jax[cuda13], jax[tpu])"
-    )

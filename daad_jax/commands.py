@@ -6,15 +6,20 @@ Each command imports JAX only after its options are known to be good.
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from absl import flags
 
 import daad_jax
 from daad_jax import cli
-from daad_jax.cli import Command, Invocation, define_config, define_workdir
-from daad_jax.config import Config
+from daad_jax.cli import Command, Invocation, define_config, define_folder, define_workdir
+from daad_jax.config import MAX_BATCH, Config
+from daad_jax.endings import errors_in_one_line
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.runtime import supervision
+from daad_jax.runtime.meeting import Cluster
+from daad_jax.terminal import say, warn
 
 OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
 
@@ -55,22 +60,48 @@ def _train(call: Invocation) -> None:
         raise UserError(
             "--config is missing; for instance --config cifar10 or --config folder:path/to/images"
         )
-    cluster = (options.coordinator, options.num_processes, options.process_id)
-    given = [value is not None for value in cluster]
+    address = (options.coordinator, options.num_processes, options.process_id)
+    given = [value is not None for value in address]
     if any(given) and not (options.distributed and all(given)):
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
+    workdir = Path(options.workdir) if options.workdir else _default_workdir(config)
+    with ExitStack() as stack:
+        if all(given):
+            cluster = Cluster.parse(*address)
+            if not supervision.is_child():
+                sys.exit(supervision.supervise(cluster))
+            stack.enter_context(supervision.following_watcher(cluster.index))
+        _train_here(call, config, workdir)
+
+
+def _train_here(call: Invocation, config: Config, workdir: Path) -> None:
+    """Trains in this process, alone or as one of several."""
+    options = call.options
     from daad_jax.runtime import processes
     from daad_jax.training.loop import train
     from daad_jax.validation import validate
 
     validate(config)  # before the processes meet
     if options.distributed:
-        processes.start(*cluster)
-    workdir = Path(options.workdir or f"runs/{config.name}")
+        processes.start(options.coordinator, options.num_processes, options.process_id)
     result = train(config, workdir, fresh_hold_out=options.fresh_hold_out, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
-        print("next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."]))
+        say(" ".join(["next:", *words, *([] if result.test_images else ["IMAGE_OR_FOLDER..."])]))
+
+
+def _default_workdir(config: Config) -> Path:
+    """The folder of the run's name below `runs`.
+
+    Raises:
+        UserError: the name leads elsewhere.
+    """
+    if config.name in (".", "..") or not {"/", "\\"}.isdisjoint(config.name):
+        raise UserError(
+            f"config.name = {config.name!r}: names the folder of the run below runs/, so it must be a plain "
+            "name; give another one, or --workdir"
+        )
+    return Path("runs") / config.name
 
 
 def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -84,12 +115,11 @@ def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> Non
     flags.DEFINE_string(
         "data_dir", None, "the TFDS directory in which the data set of the run is now", flag_values=options
     )
-    flags.DEFINE_string(
+    define_folder(
+        options,
         "out",
-        None,
         "the folder for the results, new or empty (default: WORKDIR; with --data or --data_dir, "
         "WORKDIR/evaluations/NAME)",
-        flag_values=options,
     )
     _define_check(options)
     _define_batch_size(options)
@@ -110,11 +140,10 @@ def _evaluate(call: Invocation) -> None:
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
-    flags.DEFINE_string(
+    define_folder(
+        options,
         "out",
-        None,
         "the folder for the results, new or empty (default: WORKDIR/predictions, then predictions-2, ...)",
-        flag_values=options,
     )
     flags.DEFINE_enum(
         "overlays",
@@ -159,7 +188,7 @@ def _predict(call: Invocation) -> None:
         rate = calibration.false_alarm_rate if rate is None else rate
         detector.threshold = calibration.threshold_at(rate)
         if warning := calibration.shortage(rate):
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
     predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
 
 
@@ -171,9 +200,7 @@ def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         "the formats to write: stablehlo, onnx or both (default: both; without the extra export, stablehlo)",
         flag_values=options,
     )
-    flags.DEFINE_string(
-        "output", None, "the folder for the files (default: WORKDIR/export)", flag_values=options
-    )
+    define_folder(options, "output", "the folder for the files (default: WORKDIR/export)")
     for name in ("height", "width"):
         help_text = f"the {name} of the images that the exported model will get; give both or neither"
         flags.DEFINE_integer(name, None, help_text, 1, 2**16, flag_values=options)
@@ -189,9 +216,9 @@ def _export(call: Invocation) -> None:
     files = export(workdir, options.formats, size, Path(options.output) if options.output else None)
     for name, file in files.items():
         if call.is_script:
-            print(f"next: python examples/score_{name}.py {file} IMAGE...")
+            say(f"next: python examples/score_{name}.py {file} IMAGE...")
         else:
-            print(f"next: run {file} as examples/score_{name}.py of the repository does")
+            say(f"next: run {file} as examples/score_{name}.py of the repository does")
 
 
 def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -217,7 +244,7 @@ def _define_check(options: flags.FlagValues) -> None:
 
 def _define_batch_size(options: flags.FlagValues) -> None:
     flags.DEFINE_integer(
-        "batch_size", None, "how many images a device scores at once", 1, flag_values=options
+        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
     )
 
 
@@ -280,7 +307,7 @@ def main(program: str = "daad-jax") -> None:
     if name in COMMANDS:
         cli.run(COMMANDS[name], f"{program} {name}", arguments)
         return
-    with cli.errors_in_one_line(program):
+    with errors_in_one_line(program):
         if name in cli.HELP:
             print(_help(program), flush=True)
         elif name == "--version":

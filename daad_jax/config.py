@@ -16,6 +16,7 @@ from typing import Any
 from daad_jax.errors import UserError, nearest
 
 MAX_PIXELS = 2**27  # 134 million: bounds the memory that one untrusted file can take
+MAX_BATCH = 2**20  # images; more are a mistake
 PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 
 
@@ -110,8 +111,17 @@ class DataConfig:
 
     @property
     def cache_directory(self) -> Path:
-        """The folder of the cache, which may not exist yet and is safe to delete."""
+        """The folder of the cache, which may not exist yet and is safe to delete.
+
+        Raises:
+            UserError: a URL was given.
+        """
         chosen = self.cache_dir or os.environ.get("DAAD_CACHE_DIR") or "~/.cache/daad_jax"
+        if "://" in chosen:
+            raise UserError(
+                f"{chosen}: config.data.cache_dir and DAAD_CACHE_DIR must name a folder of a mounted file "
+                "system, not a URL"
+            )
         return Path(chosen).expanduser()
 
 
@@ -252,7 +262,7 @@ def from_json(text: str) -> Config:
     """
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the stored configuration is not JSON: {error}") from error
     config: Config = _build(Config, tree, "config")
     check_types(config)

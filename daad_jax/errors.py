@@ -1,13 +1,31 @@
 """What ends a command on purpose, and the hint that an error about a name gives."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 MAX_NAMES = 40  # an error lists so many known names
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EACCES: "correct its permissions",
+    errno.EPERM: "correct its permissions",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "it is not there any more; bring it back",
+    errno.ENOMEM: "close other programs, or choose smaller batches",
+}
 
 
 class UserError(Exception):
-    """Bad input or an unusable environment; its message is one line that names the remedy."""
+    """Bad input or an unusable environment; its message is one line that names the remedy.
+
+    `status` is the exit status of a command that ends with it.
+    """
+
+    status = 2
 
 
 class Stopped(BaseException):
@@ -31,3 +49,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean {match!r}?"
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return f"known: {', '.join(names[:MAX_NAMES])}{more}"
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line about what the system refused: the file, the reason and what helps."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno or 0, "look at this file or device, then try again")
+    return f"{place}{error.strerror or error}; {remedy}"

@@ -1,22 +1,35 @@
 """Files and folders: written whole or not at all, used by one process at a time, refused in a clear line."""
 
+import glob
 import hashlib
 import itertools
 import os
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daad_jax.errors import UserError
+
+LOCK_FILE = ".lock"  # in a folder that a process fills
+LEFT_AFTER_S = 60  # a temporary file that nobody has written for so long was left by a killed command
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path`, which takes the place of `path` when the block ends well.
 
-    Readers see the old file or the whole new one. After an error the old one is still there.
+    Readers see the old file or the whole new one. After an error the old one is still there. Temporary files
+    that killed commands have left for this path are removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if other.suffix[1:].isdecimal() and other != temporary:
+            with suppress(OSError):  # another command may do the same
+                if time.time() - other.stat().st_mtime > LEFT_AFTER_S:
+                    other.unlink()
     try:
         yield temporary
         os.replace(temporary, path)
@@ -24,10 +37,65 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_together(folder: Path, name: str) -> Iterator[Path]:
+    """Yields a new folder whose files move into `folder` when the block ends well: all of them or none.
+
+    A command that is killed while they move leaves the whole folder `.NAME.complete`. The next command moves
+    the rest before it does anything else, see `finish_replacing`. After an error nothing has changed. What
+    killed commands have left is removed.
+
+    Args:
+        folder: an existing folder.
+        name: what the files are, for the names of hidden folders.
+    """
+    finish_replacing(folder, name)
+    staging = folder / f".{name}.partial-{secrets.token_hex(8)}"
+    staging.mkdir()
+    try:
+        with exclusive(staging / LOCK_FILE, f"{staging}: another process removes this folder; try again"):
+            yield staging
+        (staging / LOCK_FILE).unlink(missing_ok=True)
+        _commit(staging, folder / f".{name}.complete")
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    finish_replacing(folder, name)
+
+
+def finish_replacing(folder: Path, name: str) -> None:
+    """Ends what a killed `replacing_together` began: moves files that were complete, removes others."""
+    complete = folder / f".{name}.complete"
+    if complete.is_dir():
+        for file in sorted(complete.iterdir()):
+            with suppress(FileNotFoundError):  # another command does the same
+                os.replace(file, folder / file.name)
+        with suppress(FileNotFoundError):
+            complete.rmdir()
+    for staging in folder.glob(f".{name}.partial-*"):
+        lock = staging / LOCK_FILE
+        with suppress(OSError, UserError):  # the folder has gone, or a process fills it
+            if time.time() - (lock if lock.exists() else staging).stat().st_mtime > LEFT_AFTER_S:
+                with exclusive(lock, "busy") as is_locked:
+                    if is_locked:
+                        shutil.rmtree(staging)
+
+
+def _commit(staging: Path, complete: Path) -> None:
+    """Gives a whole folder its final name. If another command's folder has it, that one is moved first."""
+    while True:
+        try:
+            os.replace(staging, complete)
+            return
+        except OSError:
+            if not complete.is_dir():
+                raise
+            finish_replacing(complete.parent, complete.name.removeprefix(".").removesuffix(".complete"))
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole. Names of files that are not UTF-8 come out as the bytes they are."""
+    """Replaces a file as a whole, in UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_checksums(file: Path, *files: Path) -> None:

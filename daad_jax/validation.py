@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from daad_jax.config import Config, check_types
+from daad_jax.config import MAX_BATCH, Config, check_types
 from daad_jax.errors import UserError, nearest
 
 SOURCES = ("tfds", "folder", "memory")
@@ -75,7 +75,8 @@ def _check_data(config: Config, need: Need) -> None:
     _check_tiles(config, need)
     need(0 < data.test_fraction <= 0.5, "data.test_fraction", "must be in (0, 0.5]")
     need(0 < data.calibration_fraction <= 0.5, "data.calibration_fraction", "must be in (0, 0.5]")
-    need(data.shift >= 0, "data.shift", "must be 0 or more pixels")
+    side = max(data.height, data.width)
+    need(0 <= data.shift <= side, "data.shift", f"must be between 0 and {side} pixels, the longer side")
     need(data.limit_train >= 0, "data.limit_train", "must be 0 (all) or more")
     need(data.limit_test >= 0, "data.limit_test", "must be 0 (all) or more")
 
@@ -234,6 +235,7 @@ def _check_training(config: Config, need: Need) -> None:
     train = config.train
     for key in ("steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every", "max_to_keep"):
         need(getattr(train, key) >= 1, f"train.{key}", "must be at least 1")
+    need(train.batch_size <= MAX_BATCH, "train.batch_size", f"must be at most {MAX_BATCH}")
     need(train.learning_rate > 0, "train.learning_rate", "must be above 0")
     need(0 <= train.beta1 < 1, "train.beta1", "must be in [0, 1)")
     need(0 <= train.beta2 < 1, "train.beta2", "must be in [0, 1)")
@@ -265,7 +267,11 @@ def _check_score(config: Config, need: Need) -> None:
     need(1 <= score.pooling <= 64, "score.pooling", "must be between 1 (the mean) and 64")
     need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
-    need(score.batch_size >= 0, "score.batch_size", "must be 0 (chosen by size) or more")
+    need(
+        0 <= score.batch_size <= MAX_BATCH,
+        "score.batch_size",
+        f"must be between 0 (chosen by size) and {MAX_BATCH}",
+    )
 
 
 def _check_names(config: Config, need: Need) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from daad_jax.data import samples
 from daad_jax.data.samples import Account, AccountRow, FileRecord
+from daad_jax.escaping import for_terminal
 
 # What a file is taken for. The first four hold images.
 TRAINING, HELD_OUT, TEST_GOOD, TEST_ANOMALOUS = "training", "held out", "test, good", "test, anomalous"
@@ -180,6 +181,6 @@ def format_table(rows: Sequence[AccountRow]) -> str:
 
 def _fit_folder(cells: tuple[str, ...]) -> tuple[str, ...]:
     """Cuts the beginning of a long path."""
-    role, folder, *others = cells
+    role, folder, *others = map(for_terminal, cells)
     is_long = len(folder) > MAX_FOLDER_WIDTH
     return role, "..." + folder[3 - MAX_FOLDER_WIDTH :] if is_long else folder, *others

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from daad_jax.data.samples import FileRecord, Source
 from daad_jax.data.tiles import TileGrid, Tiling
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive
+from daad_jax.terminal import warn
 
 FORMAT = 7  # of the files in an entry; entries of another format are not used
 _verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has compared, or made
@@ -81,7 +81,7 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
     if decoded and check:
         sha256_of_files = {file.name: file.sha256 for file in decoded.files}
         if changed := integrity.find_changed(source, sha256_of_files, decoded.digests):
-            _warn(
+            warn(
                 f"{changed} has changed, but its name, size and times have not; all images are decoded again"
             )
             decoded, rejected = None, identify(entry)
@@ -110,7 +110,7 @@ def _open_sound(entry: Path) -> tuple[Decoded | None, tuple[int, ...]]:
     try:
         return (_open_entry(entry) if identity else None), ()
     except Damaged as damage:
-        _warn(f"{entry}: this part of the image cache is damaged ({damage}); its images are decoded again")
+        warn(f"{entry}: this part of the image cache is damaged ({damage}); its images are decoded again")
         return None, identity
 
 
@@ -165,10 +165,6 @@ def _verification_key(entry: Path, digest: str) -> tuple[str, ...]:
     files = [file for name in (IMAGES_FILE, MASKS_FILE) if (file := entry / name).exists()]
     stamps = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(Path.stat, files)]
     return str(entry), digest, str(stamps)
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _fill_entry(entry: Path, source: Source, config: DataConfig, rejected: tuple[int, ...]) -> None:

@@ -20,6 +20,7 @@ from daad_jax.data.images import to_pixels
 from daad_jax.data.locations import tfds_directory
 from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.terminal import say
 
 EXAMPLES_PER_READ = 64  # encoded examples that are in memory at once while a data set is listed
 # Encoded images up to this size stay in memory, because reading them again takes longer than decoding.
@@ -288,7 +289,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     if data_set and data_set.folder_variable:
         originals = _find_originals(data_set, config.path, directory)
         settings["download_config"] = tfds.download.DownloadConfig(manual_dir=str(originals))
-    print(f"Preparing {builder.info.full_name} in {directory} for this and all later runs.", flush=True)
+    say(f"Preparing {builder.info.full_name} in {directory} for this and all later runs.")
     try:
         builder.download_and_prepare(**settings)
     except UserError:

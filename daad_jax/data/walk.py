@@ -121,7 +121,7 @@ class _Walk:
                 if reason:
                     yield WalkedFile(self._folder / place, place, reason)
                     continue
-                raise _unlistable(error) from error
+                raise unlistable(error) from error
             folders = []
             for entry in entries:
                 name = f"{place}/{entry.name}" if place else entry.name
@@ -182,7 +182,8 @@ def _find_reason_in_name(entry: os.DirEntry[str]) -> str:
     return IN_SYSTEM_FOLDER if is_folder else ""
 
 
-def _unlistable(error: OSError) -> UserError:
+def unlistable(error: OSError) -> UserError:
+    """The error about a folder that the system does not let us list."""
     return UserError(
         f"{error.filename}: this folder cannot be listed ({error.strerror}); correct its permissions, or "
         "move the folder elsewhere"

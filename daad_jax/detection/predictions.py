@@ -1,6 +1,5 @@
 """Scores any number of unlabelled images: files, folders and patterns."""
 
-import csv
 import json
 import os
 import sys
@@ -25,11 +24,14 @@ from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError
+from daad_jax.escaping import for_file_name, table_row
 from daad_jax.files import explain_write_errors, new_folder, replacing
+from daad_jax.terminal import say, warn
 
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 REMEDY = "give another --out"
 MAX_OVERLAY_SIDE = 1024  # pixels of the longer side
+MAX_OVERLAY_NAME = 200  # bytes; a file's name has at most 255, also the temporary one
 PROGRESS_INTERVAL_S = 5.0
 MAX_PRINTED_IMAGES = 20  # up to so many images, each gets a line on the terminal
 Row = dict[str, Any]  # the results of one image, by column
@@ -54,7 +56,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     """
     account = Account(sources, out)
     count = account.count
-    print(format_table(account.rows), flush=True)
+    say(*format_table(account.rows).splitlines())
     start, report_progress = time.perf_counter(), _Progress(count)
     tally, clipped = {"anomalous": 0, "normal": 0, "unreadable": 0}, list[str]()
     with ExitStack() as stack:
@@ -81,7 +83,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                     account.write(entry.file, str(entry.error or ""), entry.sha256)
             # What the user sees.
             for row in rows if count <= MAX_PRINTED_IMAGES else []:
-                tqdm.write(_sentence(row), file=sys.stdout)
+                say(_sentence(row))
             bar.update(len(entries))
             if bar.disable:
                 report_progress(sum(tally.values()))
@@ -89,9 +91,9 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
     if clipped:
-        print(clipping_note(len(clipped), clipped[0], detector.config.data))
+        say(clipping_note(len(clipped), clipped[0], detector.config.data))
     if account.left_out:
-        print(describe_left_out(account.left_out))
+        say(describe_left_out(account.left_out))
 
 
 def output_folder(workdir: Path, chosen: str | None) -> Path:
@@ -111,16 +113,15 @@ class _Table:
         self._partial = out / ".scores.csv.partial"
         (out / "overlays" if with_overlays else out).mkdir(parents=True, exist_ok=True)
         self._jsonl = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
-        self._file = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        self._csv = csv.DictWriter(self._file, COLUMNS, restval="", lineterminator="\n")
-        self._csv.writeheader()
+        self._file = self._partial.open("w", encoding="utf-8", newline="")
+        self._file.write(table_row(COLUMNS))
 
     def __enter__(self) -> "_Table":
         return self
 
     def write(self, row: Row) -> None:
         self._jsonl.write(json.dumps(row) + "\n")
-        self._csv.writerow(row | {k: f"{v:.8g}" for k, v in row.items() if isinstance(v, float)})
+        self._file.write(table_row(row.get(column, "") for column in COLUMNS))
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         with explain_write_errors(self._out, REMEDY):
@@ -139,7 +140,7 @@ def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[
     for file, error, _ in entries:
         if error or not detections:
             rows.append({"name": file.name, "verdict": "unreadable", "error": str(error)})
-            tqdm.write(f"warning: {error}", file=sys.stderr)
+            warn(str(error))
             continue
         rows.append(
             {
@@ -184,7 +185,8 @@ class _Overlays:
             if "score" not in row or not detections:
                 continue
             if self._which == "all" or (self._which == "anomalous" and row["verdict"] == "anomalous"):
-                row["overlay"] = f"overlays/{number:07d}-{entry.file.path.stem[:80]}.png"
+                stem = for_file_name(entry.file.path.stem[:80], MAX_OVERLAY_NAME)
+                row["overlay"] = f"overlays/{number:07d}-{stem}.png"
                 file, heat = self._out / row["overlay"], detections.heat[index]
                 drawings.append((row, self._pool.submit(_draw, entry.file, heat, self._detector, file)))
             index += 1
@@ -211,7 +213,7 @@ def _finish(drawings: list[Drawing]) -> None:
             drawing.result()
         except UserError as error:
             del row["overlay"]
-            tqdm.write(f"warning: no overlay: {error}", file=sys.stderr)
+            warn(f"no overlay: {error}")
 
 
 class _Progress:
@@ -227,15 +229,15 @@ class _Progress:
             self._due = now + PROGRESS_INTERVAL_S
             pace = done / (now - self._start)
             left = tqdm.format_interval((self._total - done) / pace)
-            print(f"{done}/{self._total} images  {pace:.0f} images/s  {left} left", flush=True)
+            say(f"{done}/{self._total} images  {pace:.0f} images/s  {left} left")
 
 
 def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: float) -> None:
     scored = tally["anomalous"] + tally["normal"]
-    print(
+    say(
         f"{scored} image(s) scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous (score "
         f"above the threshold {detector.threshold:.4f}), {tally['normal']} normal"
     )
     if tally["unreadable"]:
-        print(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
-    print(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json, overlays/")
+        say(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
+    say(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json, overlays/")

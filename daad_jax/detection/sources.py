@@ -1,8 +1,9 @@
 """The files that are to be scored: what the user named, and the account of all of it."""
 
-import glob
+import errno
 import json
 import os
+import stat
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
 from daad_jax.data.image_files import ImageFile, find_pages, list_pages
 from daad_jax.data.samples import AccountRow, FileRecord
 from daad_jax.data.walk import NOT_REGULAR, WalkedFile, classify, walk
+from daad_jax.detection.patterns import expand
 from daad_jax.errors import UserError
 from daad_jax.training.workdir import DATA_FILE
 
@@ -41,10 +43,11 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
         if not source:
             raise UserError("an image or folder has an empty name; give '.' for the current folder")
         path, reasons = Path(source), Counter[str]()
-        if path.is_dir():
+        mode = _mode_of(path)
+        if stat.S_ISDIR(mode):
             group, files = source, walk(path, leave_out)
-        elif path.exists():
-            if not path.is_file():
+        elif mode:
+            if not stat.S_ISREG(mode):
                 raise UserError(f"{source}: {NOT_REGULAR}; give files, folders or a pattern in quotes")
             group, files = str(path.parent), iter([WalkedFile(path, source)])
         else:
@@ -59,19 +62,35 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
             what = f" ({describe_left_out(reasons)})" if reasons else ""
             raise UserError(
                 f"{source}: this folder has no images{what}"
-                if path.is_dir()
+                if stat.S_ISDIR(mode)
                 else f"{source}: there is no such file or folder, and no file matches this pattern{what}"
             )
 
 
+def _mode_of(path: Path) -> int:
+    """The type of a file, as `os.stat` tells it; 0 if there is no such file.
+
+    Raises:
+        UserError: the system does not let us look.
+    """
+    try:
+        return path.stat().st_mode
+    except ValueError:  # no name of a file on any system
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return 0
+        raise UserError(f"{path}: {error.strerror}; correct its permissions, or give another file") from error
+
+
 def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
-    excluded = leave_out and leave_out.resolve()
+    excluded = leave_out and Path(os.path.realpath(leave_out))
     walked: set[Path] = set()
-    for match in map(Path, sorted(glob.iglob(pattern, recursive=True))):
-        if excluded and match.resolve().is_relative_to(excluded):
+    for match in map(Path, expand(pattern)):
+        if excluded and Path(os.path.realpath(match)).is_relative_to(excluded):
             continue
         if not walked.isdisjoint(match.parents):
-            continue  # "**" also matches what is inside a folder that it matches
+            continue  # another match is a folder that it is in
         if match.is_dir():
             walked.add(match)
             yield from walk(match, leave_out)

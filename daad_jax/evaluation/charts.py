@@ -18,6 +18,7 @@ from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split
 from daad_jax.detection.detections import Detections
 from daad_jax.detection.overlay import draw_overlay
+from daad_jax.escaping import for_terminal
 from daad_jax.files import replacing
 
 mpl.use("Agg")
@@ -136,8 +137,7 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
             pictures.append(255 * split.mask(int(i)))
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-        kind = split.kinds[i].encode("utf-8", "replace").decode()  # a folder's name may not be valid text
-        title = f"{kind}\nA = {detections.scores[i]:.1f}"
+        title = f"{for_terminal(split.kinds[i])}\nA = {detections.scores[i]:.1f}"
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

@@ -1,7 +1,5 @@
 """Evaluates a run on its labelled test split, prints the figures and writes the files of the evaluation."""
 
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,9 +14,11 @@ from daad_jax.data.samples import Account, Split
 from daad_jax.data.test_sets import load_test
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.escaping import for_table, table_row
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
+from daad_jax.terminal import say
 from daad_jax.training import run_data
 from daad_jax.training.suspects import Suspect, read_suspects
 
@@ -52,16 +52,15 @@ def evaluate(
     """
     detector = Detector.load(workdir, batch_size)
     tested = _load_test(workdir, detector.config, data, data_dir, check)
-    print(format_table(tested.account.rows))
-    for note in tested.notes:
-        print(note)
+    say(*format_table(tested.account.rows).splitlines())
+    say(*tested.notes)
     evaluation = evaluate_split(detector, tested.test)
-    print("\n".join(_summarise(evaluation)))
+    say(*_summarise(evaluation))
     folder = workdir
     if out or tested.name:
         folder = files.new_folder(out, workdir / "evaluations" / (tested.name or "own"), "give another --out")
     _write_files(evaluation, workdir, folder, tested)
-    print(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {folder / 'report.html'}.")
+    say(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {folder / 'report.html'}.")
     return evaluation
 
 
@@ -112,29 +111,32 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
     labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
     figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
-    with explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"):
-        files.write_text(folder / "scores.csv", _format_scores(evaluation))
-        files.write_text(folder / "evaluation.json", json.dumps(figures, indent=2))
+    with (
+        explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"),
+        files.replacing_together(folder, "evaluation") as new,
+    ):
+        files.write_text(new / "scores.csv", _format_scores(evaluation))
+        files.write_text(new / "evaluation.json", json.dumps(figures, indent=2))
         histogram = charts.draw_histogram(
             evaluation.scores, labels, detector.threshold, charts.PAPER, charts.WIDE
         )
-        charts.save_png(histogram, folder / "scores.png")
+        charts.save_png(histogram, new / "scores.png")
         columns = _select_extremes(labels[gallery_indices], evaluation.gallery_detections.scores)
         gallery = charts.draw_gallery(test.take(gallery_indices), evaluation.gallery_detections, columns)
-        charts.save_png(gallery, folder / "gallery.png")
+        charts.save_png(gallery, new / "gallery.png")
         suspects = _load_suspects(workdir, tested.train)
         page = report.render(evaluation, workdir, tested.place, tested.account.rows, suspects)
-        files.write_text(folder / "report.html", page)
+        files.write_text(new / "report.html", page)
         if folder != workdir:  # the workdir's own data.json is about the training
             stored = {"path": tested.place, "notes": tested.notes, **to_tree(tested.account)}
-            files.write_text(folder / run_data.DATA_FILE, json.dumps(stored, indent=1))
+            files.write_text(new / run_data.DATA_FILE, json.dumps(stored, indent=1))
 
 
 def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:
     """The least normal training images with their pixels `[h, w, C]`, as far as the report shows them."""
     if train is None:
         return []
-    rows = {name: row for row, name in enumerate(train.names)}
+    rows = {for_table(name): row for row, name in enumerate(train.names)}
     shown = [s for s in read_suspects(workdir) if s.name in rows][: report.SHOWN_SUSPECTS]
     return [(suspect, train.picture(rows[suspect.name])) for suspect in shown]
 
@@ -174,18 +176,16 @@ def _summarise(evaluation: Evaluation) -> list[str]:
 
 def _format_scores(evaluation: Evaluation) -> str:
     """The text of `scores.csv`: one row an image, in the order of the test split."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["name", "label", "defect_type", "R", "L", "A", "p_value", "verdict"])
+    lines = [table_row(["name", "label", "defect_type", "R", "L", "A", "p_value", "verdict"])]
     test, threshold = evaluation.test, evaluation.detector.threshold
     numbers = zip(evaluation.reconstruction, evaluation.alignment, evaluation.scores, evaluation.p_values)
     for name, label, kind, (r, alignment, score, p_value) in zip(
         test.names, test.labels, test.kinds, numbers
     ):
         verdict = "anomalous" if score > threshold else "normal"
-        values = (f"{value:.8g}" for value in (r, alignment, score, p_value))
-        rows.writerow([name, int(label), kind, *values, verdict])
-    return text.getvalue()
+        values = map(float, (r, alignment, score, p_value))
+        lines.append(table_row([name, int(label), kind, *values, verdict]))
+    return "".join(lines)
 
 
 def _select_extremes(labels: np.ndarray, scores: np.ndarray, count: int = 3) -> np.ndarray:

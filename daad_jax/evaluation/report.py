@@ -23,6 +23,7 @@ from daad_jax.data import account
 from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import AccountRow
 from daad_jax.detection.overlay import draw_overlay
+from daad_jax.escaping import for_page
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.scoring.anomaly_score import held_out_needed
@@ -66,7 +67,11 @@ def render(
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=for_page,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
     threshold = evaluation.detector.threshold
@@ -77,7 +82,7 @@ def render(
         "pr": charts.draw_precision_recall,
     }
     sections = _gallery_sections(evaluation)
-    text = environment.from_string(template).render(
+    return environment.from_string(template).render(
         evaluation=evaluation,
         detector=evaluation.detector,
         config=config,
@@ -100,8 +105,6 @@ def render(
         commands=_format_commands(workdir),
         stored=_stored_texts(workdir, config),
     )
-    # A file name may not be valid text: bytes that are no text are shown as "?".
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _draw_svg(figure: Figure, name: str) -> Markup:

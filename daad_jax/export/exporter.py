@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +16,11 @@ from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
-from daad_jax.files import explain_write_errors, write_checksums
+from daad_jax.files import explain_write_errors, replacing_together, write_checksums
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
+from daad_jax.terminal import say
 from daad_jax.training import checkpoint
 
 FORMATS = ("stablehlo", "onnx")
@@ -61,7 +59,7 @@ def export(
         for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
             images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
-            print(
+            say(
                 f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {TEST_IMAGES} random images, "
                 f"scores differ from the run's by at most {score:.1e} (relative), heat maps by {heat:.1e}."
             )
@@ -117,7 +115,7 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
     remedy = "ONNX needs the extra export: pip install '.[export]' in a checkout of the repository"
     if formats is None:
         if missing:
-            print(f"writing StableHLO only; {remedy}")
+            say(f"writing StableHLO only; {remedy}")
         return [name for name in FORMATS if name != "onnx" or not missing]
     for name in formats:
         if name not in FORMATS:
@@ -165,10 +163,5 @@ def _staged(folder: Path) -> Iterator[Path]:
     """Yields a folder whose files move into `folder` if the block ends well."""
     with explain_write_errors(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
-        try:
+        with replacing_together(folder, "export") as staging:
             yield staging
-            for path in sorted(staging.iterdir()):
-                os.replace(path, folder / path.name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)

@@ -7,11 +7,15 @@ import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import sys
 import threading
+import warnings
 from pathlib import Path
+
+from absl import logging as absl_logging
 
 from daad_jax.config import DataConfig
 
@@ -26,6 +30,7 @@ FAST_COMPILATION = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 FAST_COMPILATION_OF_STEP = f"{FAST_COMPILATION},-disable-lsr"
 # LLVM aborts the process on an option that it does not know, so later versions do not get these options.
 FIRST_UNTESTED_JAXLIB = (0, 13)
+NOISY_LOGGERS = ("absl", "asyncio", "etils", "matplotlib", "orbax", "PIL", "tensorflow", "tifffile")
 # Interpreter options that take the next word as their value.
 OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 
@@ -105,6 +110,40 @@ def compile_quickly(trains: bool = False) -> None:
     if "xla_backend_extra_options" not in flags and not others and version < FIRST_UNTESTED_JAXLIB:
         option = FAST_COMPILATION_OF_STEP if trains else FAST_COMPILATION
         os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
+
+
+def quiet_libraries() -> None:
+    """Silences what libraries print about errors that our own lines report, and about their own future.
+
+    What reaches Python's hooks for unhandled errors comes from threads and callbacks of libraries: commands
+    end by `SystemExit`, and our threads hand their errors over. Messages of JAX about its devices stay. Call
+    it before JAX is imported.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only what aborts the process
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    sys.excepthook = lambda *_: None
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
+
+
+def quiet_compiled_code() -> None:
+    """Sends what compiled libraries print nowhere; Python's own output stays.
+
+    It is for one of several processes: when another one ends, these libraries print their stacks.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # closed
+            continue
+        stream.flush()
+        own = os.dup(number)
+        setattr(sys, name, os.fdopen(own, "w", 1, encoding=stream.encoding, errors=stream.errors))
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), number)
 
 
 def trace_quickly() -> None:

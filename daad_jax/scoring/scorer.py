@@ -12,6 +12,7 @@ from daad_jax.method import restoration
 from daad_jax.method.state import TrainState
 from daad_jax.models.memory import with_inverse_lengths
 from daad_jax.runtime.devices import ParallelFunction
+from daad_jax.runtime.memory_limit import require_memory
 from daad_jax.scoring.anomaly_score import Calibration, calibrate
 from daad_jax.scoring.distances import Distances, Variables, make_distances
 from daad_jax.scoring.tile_results import Grid, join_tiles
@@ -96,12 +97,17 @@ class Scorer:
     Args:
         config: of the run.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`.
+
+    Raises:
+        UserError: so many images cannot fit the memory.
     """
 
     def __init__(self, config: Config, batch_size: int | None = None) -> None:
         self._config = config
         pixels = config.data.height * config.data.width * restoration.copy_count(config.train.restore)
         per_device = batch_size or config.score.batch_size or images_at_once(pixels, jax.default_backend())
+        key = "the batch size" if batch_size else f"config.score.batch_size = {per_device}"
+        require_memory(key, per_device, config)
         self._distances = BatchedFunction(make_distances(config), per_device)
 
     @property

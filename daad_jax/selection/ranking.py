@@ -28,6 +28,7 @@ from daad_jax.scoring.distances import (
 )
 from daad_jax.scoring.scorer import BatchedFunction, variables_of
 from daad_jax.scoring.separation import separation
+from daad_jax.terminal import say
 from daad_jax.training import checkpoint, run_data
 
 RANKED_DISTANCES = tuple(name for name in DISTANCES if name != "l2")  # "l2" ranks as "squared" does
@@ -94,12 +95,12 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
         ranked += [(run, choice) for choice in rank_choices(state, config, held_out)]
     ranked.sort(key=lambda pair: -pair[1].separation)
     kinds = list(ranked[0][1].separations)
-    print(f"separation of held-out normal images from corrupted copies of them ({', '.join(kinds)})")
+    say(f"separation of held-out normal images from corrupted copies of them ({', '.join(kinds)})")
     by_run = dict.fromkeys(run for run, _ in ranked)
     best = [next(pair for pair in ranked if pair[0] == run) for run in by_run]
     further = [pair for pair in ranked if pair not in best][:FURTHER_LINES]
-    print("\n".join(["the best way to score of every run:", *(_line(*pair) for pair in best)]))
-    print("\n".join(["further ways, the best first:", *(_line(*pair) for pair in further)]))
+    say("the best way to score of every run:", *(_line(*pair) for pair in best))
+    say("further ways, the best first:", *(_line(*pair) for pair in further))
     return ranked
 
 

@@ -3,7 +3,7 @@
 docs/checkpoints.md describes the format.
 """
 
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, first_free
 from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.terminal import warn
 from daad_jax.training.checksums import (
     describe_leaves,
     digest,
@@ -26,6 +27,7 @@ from daad_jax.training.checksums import (
     name_leaves,
     nest,
 )
+from daad_jax.training.saving import explain_save_errors
 from daad_jax.training.workdir import CHECKPOINTS
 from daad_jax.validation import validate
 
@@ -46,9 +48,11 @@ class Checkpoints:
     """The checkpoints of a workdir. Saving happens in the background; `close` waits for it."""
 
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
+        self._workdir = workdir
         self.folder = (workdir / CHECKPOINTS).resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with explain_save_errors(workdir) if create else nullcontext():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
     def steps(self) -> list[int]:
@@ -78,10 +82,9 @@ class Checkpoints:
         }
         about["sha256"] = digest(about)
         tree = jax.tree.map(np.asarray, nest(leaves))
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about)),
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+        with explain_save_errors(self._workdir):
+            saved = self._manager.save(step, args=args)
         if not saved:  # Orbax passes over steps below its newest one
             raise RuntimeError(f"step {step} was not saved; {self.folder} has {self.steps}")
 
@@ -107,10 +110,7 @@ class Checkpoints:
                 return self._restore(step)
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
                 problem = " ".join(f"{'damaged: ' * isinstance(error, Damaged)}{error}".split())[:300]
-                print(
-                    f"warning: checkpoint {self.folder / str(step)} cannot be read ({problem})",
-                    file=sys.stderr,
-                )
+                warn(f"checkpoint {self.folder / str(step)} cannot be read ({problem})")
         raise UserError(f"{self.folder}: no checkpoint can be read; the oldest says: {problem}")
 
     def set_aside_after(self, step: int) -> None:
@@ -124,7 +124,7 @@ class Checkpoints:
             aside = first_free(path.with_name(f"{damaged}.damaged"))
             with explain_write_errors(path, "mend its rights, or remove it"):
                 path.rename(aside)
-            print(f"warning: {path} is {aside.name} from now on", file=sys.stderr)
+            warn(f"{path} is {aside.name} from now on")
 
     def reload(self) -> None:
         """Reads the list of checkpoints again."""
@@ -163,20 +163,25 @@ class Checkpoints:
         elif name := find_non_finite(leaves):
             raise Damaged(f"{name} is not finite")
         if not has_checksums:
-            print(
-                f"warning: checkpoint {self.folder / str(step)} was saved by an older version of daad_jax "
-                "without checksums, so damage may go unnoticed",
-                file=sys.stderr,
+            warn(
+                f"checkpoint {self.folder / str(step)} was saved by an older version of daad_jax without "
+                "checksums, so damage may go unnoticed"
             )
         state = jax.tree.unflatten(jax.tree.structure(abstract), leaves.values())
         return state, config, calibration
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Waits until everything is saved. Raises UserError if something cannot be saved."""
+        with explain_save_errors(self._workdir):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits like `wait`, and frees what Orbax holds."""
+        try:
+            self.wait()
+        finally:
+            with explain_save_errors(self._workdir):
+                self._manager.close()
 
 
 def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:

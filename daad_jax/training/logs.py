@@ -1,15 +1,19 @@
 """The log of a run: progress on the terminal, metrics as JSON lines, TensorBoard events."""
 
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from daad_jax import files
+from daad_jax.terminal import say, warn
 
 
 class RunLog(Protocol):
@@ -57,11 +61,13 @@ class FileLog:
     def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
         self._path = workdir / "metrics.jsonl"
         self._steps, self._batch_size = steps, batch_size
-        if self._path.is_file():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
-            files.write_text(self._path, "".join(f"{line}\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._file: TextIO | None = None
+        self._events: SummaryWriter | None = None
+        self._has_failed = False
+        with self._no_matter_of_training():
+            _keep_lines(self._path, first_step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
@@ -73,19 +79,19 @@ class FileLog:
         steps, seconds = step - self._done, max(now - self._since, 1e-9)
         self._intervals.append((steps, seconds))
         rate = steps * self._batch_size / seconds
-        self._file.write(json.dumps({"step": step, **metrics, "images_per_s": rate}) + "\n")
-        self._file.flush()
-        for key, value in metrics.items():
-            self._events.add_scalar(key, value, step)
-        self._events.add_scalar("images_per_s", rate, step)
+        values = {**metrics, "images_per_s": rate}
+        with self._no_matter_of_training():
+            if self._file:
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
+            if self._events:
+                for key, value in values.items():
+                    self._events.add_scalar(key, value, step)
         names = ("reconstruction", "adversarial", "alignment", "discriminator")
         shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
         if self._bar.disable:
             text = "  ".join(f"{n} {v}" for n, v in shown.items())
-            print(
-                f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left",
-                flush=True,
-            )
+            say(f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left")
         else:
             self._bar.set_postfix({**shown, "images/s": f"{rate:.0f}"}, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -103,17 +109,47 @@ class FileLog:
         self._since += time.perf_counter() - self._paused
 
     def say(self, text: str) -> None:
-        tqdm.write(text) if not self._bar.disable else print(text, flush=True)
+        say(text)
 
     def close(self) -> None:
         self._bar.close()
-        self._file.close()
-        self._events.close()
+        for file in (self._file, self._events):
+            with self._no_matter_of_training():
+                if file:
+                    file.close()
+
+    @contextmanager
+    def _no_matter_of_training(self) -> Iterator[None]:
+        """For a block that writes the log. If the system refuses, a line says so, and the log ends."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                warn(f"{self._path}: the log ends here ({error.strerror or error}); the training goes on")
+            self._file, self._events, self._has_failed = None, None, True
 
 
-def _step(line: str) -> float:
-    """The step of a line; infinite for a line that a kill cut short, so that the line is dropped."""
+def _keep_lines(path: Path, first_step: int) -> None:
+    """Removes the lines of later steps from a log, and lines that are damaged; a line says how many.
+
+    A kill may cut the last line short, which is no damage.
+    """
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    lines = content.splitlines()
+    steps = [_step(line) for line in lines]
+    whole = steps if content.endswith(b"\n") else steps[:-1]
+    if damaged := whole.count(None):
+        warn(f"{path}: {damaged} line(s) of this log are damaged and were removed")
+    kept = [line for line, step in zip(lines, steps) if step is not None and step <= first_step]
+    files.write_text(path, "".join(f"{line.decode()}\n" for line in kept))
+
+
+def _step(line: bytes) -> float | None:
+    """The step of a line; None if the line is damaged."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        step = json.loads(line.decode())["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) in (int, float) and math.isfinite(step) else None

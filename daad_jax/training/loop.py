@@ -19,13 +19,15 @@ from daad_jax.data.samples import Split, Splits
 from daad_jax.method.state import TrainState, abstract_state, init_state
 from daad_jax.runtime import devices, processes
 from daad_jax.runtime.devices import DeviceGroup
+from daad_jax.runtime.memory_limit import require_memory
 from daad_jax.scoring.anomaly_score import Calibration, shortage
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.terminal import say
 from daad_jax.training import fit, run_data, suspects
 from daad_jax.training.checkpoint import SMALLER_RATE, Checkpoints
 from daad_jax.training.logs import FileLog, RunLog, SilentLog
 from daad_jax.training.program import StepProgram
-from daad_jax.training.workdir import claim_workdir, require_claim
+from daad_jax.training.workdir import claim_workdir, find_claim, require_claim
 from daad_jax.validation import validate
 
 
@@ -38,6 +40,7 @@ class _Run:
     group: DeviceGroup
     abstract: TrainState  # shapes and types of the state
     splits: Splits
+    claim: tuple[int, int]  # of the workdir
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,14 @@ def train(
         # Claim the workdir, and open the data.
         with processes.errors_end_all():
             group = devices.choose(config.train.devices, config.train.batch_size)
+            _require_memory(config, group)
             if processes.is_first():
                 stack.enter_context(claim_workdir(workdir, config))
             # Every process reads data.json here, before the first one writes it below.
             splits = run_data.load_splits(workdir, config, data, typed_now=True, check=check)
         about_new_images = ""
         with processes.errors_end_all():
-            require_claim(workdir)
+            claim = find_claim(workdir)
             if processes.is_first():
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
         # The size and the range that were found belong to the run; `config.json` has what the user wrote.
@@ -108,7 +112,7 @@ def train(
         digest = hashlib.sha256(names).hexdigest()[:12]
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")
         # Say what is trained on what.
-        _print(format_table(splits.account.rows))
+        _print(*format_table(splits.account.rows).splitlines())
         notes = [*splits.notes, about_new_images]
         if processes.is_first():
             notes += near_duplicates.warn(splits, config.data.group)
@@ -123,10 +127,19 @@ def train(
         held_out, are_groups = splits.calibration.group_count, splits.calibration.groups is not None
         if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
-        step = _train_rest(_Run(config, workdir, group, abstract, splits))
+        step = _train_rest(_Run(config, workdir, group, abstract, splits, claim))
     if not config.uses_coreset:
         _print(f"trained to step {step}")
     return TrainingResult(step, len(splits.train), len(splits.calibration), len(splits.test))
+
+
+def _require_memory(config: Config, group: DeviceGroup) -> None:
+    """Raises UserError if the batches of training, or of scoring at the first save, cannot fit the memory."""
+    Scorer(config)
+    if not config.uses_coreset:
+        size = config.train.batch_size
+        count = len(group.devices) * jax.process_count()
+        require_memory(f"config.train.batch_size = {size}", size // count, config)
 
 
 def _train_rest(run: _Run) -> int:
@@ -187,6 +200,7 @@ def _fit(run: _Run, checkpoints: Checkpoints, fitted_step: int) -> int:
     with processes.errors_end_all():
         fitted = fit.fit(run.config, run.splits, _print, processes.is_first())
         calibration = _calibrate(Scorer(fitted.config), fitted.state, run.splits.calibration)
+        require_claim(run.workdir, run.claim)
     checkpoints.save(fitted.state, fitted.config, calibration)
     _name_suspects(run, fitted.distances)
     return int(fitted.state.step)
@@ -236,7 +250,9 @@ def _loop(
                 # Calibrate on held-out images, and save.
                 log.pause()
                 host = run.group.fetch(state)
-                calibration = _calibrate(scorer, host, run.splits.calibration)
+                with processes.errors_end_all():
+                    require_claim(run.workdir, run.claim)
+                    calibration = _calibrate(scorer, host, run.splits.calibration)
                 checkpoints.save(host, config, calibration)
                 if step == config.train.steps and processes.is_first():
                     trained = run.splits.train
@@ -279,6 +295,6 @@ def _describe(state: TrainState) -> str:
     return text + (f", {size(state.discriminator)} in the discriminator" if state.discriminator else "")
 
 
-def _print(line: str) -> None:
+def _print(*lines: str) -> None:
     if processes.is_first():
-        print(line, flush=True)
+        say(*lines)

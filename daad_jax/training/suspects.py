@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daad_jax.errors import UserError
+from daad_jax.escaping import table_row
 from daad_jax.files import explain_write_errors, write_text
 
 SUSPECTS_FILE = "suspects.csv"  # in the workdir
@@ -54,18 +55,15 @@ def write_suspects(workdir: Path, suspects: Sequence[Suspect]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    for rank, suspect in enumerate(suspects, 1):
-        rows.writerow([rank, suspect.name, f"{suspect.score:.8g}"])
+    lines = [table_row(COLUMNS)]
+    lines += [table_row([rank, suspect.name, suspect.score]) for rank, suspect in enumerate(suspects, 1)]
     file = workdir / SUSPECTS_FILE
     with explain_write_errors(file, "make room there; the checkpoint is saved"):
-        write_text(file, text.getvalue())
+        write_text(file, "".join(lines))
 
 
 def read_suspects(workdir: Path) -> list[Suspect]:
-    """Reads `suspects.csv`; none if the run has no such file.
+    """Reads `suspects.csv`; none if the run has no such file. The names are as `for_table` shows them.
 
     Raises:
         UserError: the file is damaged.

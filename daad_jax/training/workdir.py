@@ -83,12 +83,36 @@ def _read_config(file: Path) -> Config:
         ) from error
 
 
-def require_claim(workdir: Path) -> None:
-    """Raises UserError if this process does not see the files that process 0 wrote in `claim_workdir`."""
-    if not (workdir / "config.json").is_file():
+def find_claim(workdir: Path) -> tuple[int, int]:
+    """What distinguishes this claim of a workdir from others, for `require_claim`.
+
+    Raises:
+        UserError: this process does not see the files that process 0 wrote in `claim_workdir`.
+    """
+    claim = _identify_claim(workdir)
+    if claim is None:
         raise UserError(
             f"{workdir}: process 0 writes another folder; give a --workdir that all processes share"
         )
+    return claim
+
+
+def require_claim(workdir: Path, claim: tuple[int, int]) -> None:
+    """Raises UserError if somebody has removed or replaced the workdir since `find_claim`."""
+    if _identify_claim(workdir) != claim:
+        raise UserError(
+            f"{workdir}: this folder was removed or replaced while the run trained, so the run ends here and "
+            "saves nothing more; the same command begins anew"
+        )
+
+
+def _identify_claim(workdir: Path) -> tuple[int, int] | None:
+    try:
+        (workdir / "config.json").stat()
+        lock = (workdir / LOCK).stat()
+    except OSError:
+        return None
+    return lock.st_dev, lock.st_ino
 
 
 def environment() -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_the_gallery_begins_with_likely_mistakes(evaluation, page):
 
 def test_nothing_from_data_is_markup(page):
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page
-    assert "a?.png" in page
+    assert r"a\xff.png" in page
     for evil in ("<script", "<img src=x", "<b>run", "<u>machine", "<i>", "http://", "https://", "//"):
         assert evil not in re.sub(r"base64,[^\"]+", "", page)
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -156,7 +156,7 @@ def test_the_account_is_shown_and_escaped(evaluation, workdir, page):
     text = text_of(report.render(evaluation, workdir, account_rows=rows))
     assert "Role Folder Files Images Masks Used Left out" in text
     assert "test, anomalous &#34;&gt;&lt;script&gt;alert(2)&lt;/script&gt; 12 13 9 8 5 unreadable" in text
-    assert "left out a? 4 - - 0 4 hidden" in text
+    assert r"left out a\xff 4 - - 0 4 hidden" in text
 
 
 @pytest.mark.parametrize("threshold", [0.5, 9.0])
@@ -206,7 +206,7 @@ def test_more_false_alarms_than_promised(evaluation, workdir, alarms, says):
 
 def test_a_gallery_of_names_that_are_no_text(evaluation, tmp_path):
     split = evaluation.test.take(evaluation.gallery_indices[:2])
-    split.kinds[:] = ["a\udcff", "$x_"]
+    split.kinds[:] = ["a\udcff\x1b[31m\r", "$x_"]
     charts.save_png(
         charts.draw_gallery(split, evaluation.gallery_detections, np.arange(2)), tmp_path / "gallery.png"
     )

@@ -2,7 +2,9 @@
 
 import json
 import struct
+from types import SimpleNamespace
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from daad_jax.training.logs import FileLog
@@ -48,3 +50,43 @@ def test_the_time_left_is_that_of_the_steps_not_of_compiling_them(tmp_path, caps
     run(tmp_path, 0, [2, 4, 6])
     left = [line.split()[-2] for line in capsys.readouterr().out.splitlines()]
     assert left == ["06:40", "00:12", "00:06"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff\xfe", b'{"step": null}', b'{"step": "4"}', b"[1]", b"[" * 10**5, b'{"step": NaN}', b"\0" * 9],
+)
+def test_a_damaged_line_is_removed_with_a_warning(tmp_path, capsys, damage):
+    run(tmp_path, 0, [2, 4, 6])
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(before[0] + damage + b"\n" + before[1] + damage + b"\n" + before[2])
+    capsys.readouterr()
+    run(tmp_path, 4, [6])
+    assert capsys.readouterr().err == f"warning: {path}: 2 line(s) of this log are damaged and were removed\n"
+    after = path.read_bytes().splitlines(keepends=True)
+    assert after[:2] == before[:2]
+    assert [json.loads(line)["step"] for line in after] == [2, 4, 6]
+
+
+def test_a_log_that_cannot_be_written_ends_and_the_training_goes_on(tmp_path, capsys):
+    log = FileLog(tmp_path, 0, 10, 4)
+    log.write(2, {"loss": 1.0})
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    log._file.close()
+    log._file = SimpleNamespace(write=refuse, close=refuse)
+    for step in (4, 6):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    printed = capsys.readouterr()
+    assert printed.err.count("the log ends here (No space left on device); the training goes on") == 1
+    assert [line.split()[1] for line in printed.out.splitlines()] == ["2/10", "4/10", "6/10"]
+
+
+def test_a_log_in_a_folder_that_cannot_be_used_is_one_warning(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").mkdir()
+    run(tmp_path, 0, [2, 4])
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -5,6 +5,7 @@ import pytest
 
 import daad_jax
 from daad_jax.errors import UserError
+from daad_jax.escaping import for_table
 from daad_jax.training.suspects import SUSPECTS_FILE, Suspect, rank_suspects, read_suspects, write_suspects
 from tests.tiny import tiny_config
 
@@ -27,10 +28,12 @@ def test_a_score_that_is_not_finite_names_its_image(value):
         rank_suspects(["a.png", "b.png", "c.png"], np.array([1.0, value, value]))
 
 
-def test_names_survive_the_file(tmp_path):
-    suspects = [Suspect('a,"b".png', 2.5), Suspect("line\nbreak.png", 1.25), Suspect("\udcff.png", 1.0)]
-    write_suspects(tmp_path, suspects)
-    assert read_suspects(tmp_path) == suspects
+def test_any_name_is_a_row_of_the_file(tmp_path):
+    names = ['a,"b".png', "line\nbreak.png", "\udcff.png", "=1+1.png"]
+    write_suspects(tmp_path, [Suspect(name, 2.5) for name in names])
+    read = read_suspects(tmp_path)
+    assert read == [Suspect(for_table(name), 2.5) for name in names]
+    assert [s.name for s in read] == ['a,"b".png', r"line\nbreak.png", r"\xff.png", "'=1+1.png"]
     assert read_suspects(tmp_path / "elsewhere") == []
 
 

@@ -1,0 +1,24 @@
+"""What our commands print: lines beside the progress bars, safe whatever names of files they hold."""
+
+import sys
+from typing import TextIO
+
+from daad_jax.escaping import for_terminal
+
+
+def say(*lines: str) -> None:
+    """Prints lines on standard output, at once. A line break inside of one does not begin a new line."""
+    _write(lines, sys.stdout)
+
+
+def warn(line: str) -> None:
+    """Prints "warning: " and the line on standard error."""
+    _write([f"warning: {line}"], sys.stderr)
+
+
+def _write(lines: list[str] | tuple[str, ...], stream: TextIO) -> None:
+    from tqdm import tqdm  # --help needs no bars
+
+    with tqdm.external_write_mode(file=stream):
+        for line in lines:
+            print(for_terminal(line), file=stream, flush=True)
