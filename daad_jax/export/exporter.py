@@ -69,7 +69,7 @@ def export(
                     f"written; try other versions of {name}'s packages (see locks/ in the repository)"
                 )
     if config.data.tiles:
-        print(
+        say(
             f"Such a file scores one tile (config.data.tiles = {config.data.tiles}): the program that uses "
             "it cuts large images, and takes the largest score of an image's tiles; see docs/deploy.md."
         )
