@@ -34,9 +34,7 @@ def test_a_workdir_that_is_removed_or_replaced_is_noticed(tmp_path):
         claim = find_claim(workdir)
         require_claim(workdir, claim)
         workdir.rename(other)
-        with pytest.raises(
-            UserError, match="run: this folder was removed or replaced"
-        ):
+        with pytest.raises(UserError, match="run: this folder was removed or replaced"):
             require_claim(workdir, claim)
         with claim_workdir(workdir, tiny_config()), pytest.raises(UserError, match="removed or replaced"):
             require_claim(workdir, claim)
