@@ -43,6 +43,7 @@ def test_files_are_replaced_together_or_not_at_all(tmp_path):
 KILLED_AT_A_CALL = """
 import os, sys
 from pathlib import Path
+from daad_jax import files
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 calls = 0
 def counting(function):

@@ -49,17 +49,15 @@ def folder(tmp_path_factory):
 
 def start(folder, *words, largest_file=None, cache="cache"):
     """A command as a child process; `largest_file` bytes is a disk that gives no more."""
-
-    def limit():
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"DAAD_CACHE_DIR": str(folder / cache), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, env=environment, text=True, preexec_fn=limit,
+    child = subprocess.Popen(
+        [sys.executable, *map(str, words)], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    if largest_file is not None:  # long before the child writes; a fork of JAX's threads is not safe
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    return child
 
 
 def call(folder, *words, **options):
