@@ -93,15 +93,18 @@ def meet(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> dict[int, socket.soc
 
 def _gather(cluster: Cluster, timeout_s: float) -> dict[int, socket.socket]:
     patience, links = _Patience(cluster, timeout_s), dict[int, socket.socket]()
+    came = set[int]()
     with _listen(cluster) as listener:
         try:
             while missing := [i for i in range(1, cluster.count) if i not in links]:
-                patience.wait_for(missing)
+                # A process that came has lost its patience because of those that never came.
+                patience.wait_for([i for i in missing if i not in came] or missing)
                 ready, _, _ = select.select([listener, *links.values()], [], [], RETRY_S)
                 for index in [i for i, link in links.items() if link in ready]:
                     links.pop(index).close()  # it said more than its greeting, or has ended
                 if listener in ready:
                     _admit(listener, cluster, links)
+                    came |= set(links)
         except BaseException:
             for link in links.values():
                 link.close()

@@ -118,6 +118,7 @@ def test_a_run_is_not_continued_with_images_of_another_shape(tmp_path):
         run_data.require_same_size(tmp_path, stored, now)
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_scores_in_the_shape_of_its_images(tmp_path):
     config = configure(source="memory", height=32, width=32)
     model, train = config.model, config.train

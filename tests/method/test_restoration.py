@@ -48,6 +48,7 @@ def small(restore: str) -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_the_score_is_the_mean_over_turns():
     """R(x) is the mean of the distances from x to what is restored of each turn of x."""
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)

@@ -51,6 +51,7 @@ def test_losses_are_the_papers():
     np.testing.assert_allclose(saturating, -np.mean(np.log(d_fake)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_have_the_gradients_lengths():
     """Adam's first moment after one step is the gradient times 1 - beta1."""
     config = small()
@@ -61,7 +62,9 @@ def test_metrics_have_the_gradients_lengths():
         np.testing.assert_allclose(metrics[f"{name}grad_norm"], length, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("devices", "restore"), [(2, ""), (8, "grey_turns")])
+@pytest.mark.parametrize(
+    ("devices", "restore"), [(2, ""), pytest.param(8, "grey_turns", marks=pytest.mark.slow)]
+)
 def test_many_devices_give_what_one_gives(devices, restore):
     config = small()
     config.train.restore = restore
@@ -97,7 +100,10 @@ def moment(network, config):
     return jax.tree.map(lambda leaf: leaf / (1 - config.train.beta1), network.opt_state[0].mu)
 
 
-@pytest.mark.parametrize(("distance", "kind"), [("squared", "non_saturating"), ("l2", "minimax")])
+@pytest.mark.parametrize(
+    ("distance", "kind"),
+    [("squared", "non_saturating"), pytest.param("l2", "minimax", marks=pytest.mark.slow)],
+)
 def test_gradients_are_those_of_the_losses_written_down(distance, kind):
     """The step pulls back by hand, once for all; here each loss is a function of one network's parameters."""
     config = small(reconstruction=3.0, adversarial=5.0, alignment=7.0, distance=distance, generator=kind)
@@ -143,6 +149,7 @@ def test_gradients_are_those_of_the_losses_written_down(distance, kind):
         jax.tree.map(close, moment(new, config), expected)
 
 
+@pytest.mark.slow
 def test_what_was_lost_is_what_must_come_back():
     config = small()
     config.train.restore = "grey_turns"
@@ -185,7 +192,7 @@ def test_training_descends():
     assert last["reconstruction"] < 0.5 * first["reconstruction"]
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_several_steps_of_one_call_are_the_same_steps(devices):
     config = small()
     one, one_metrics = run(config, devices)
@@ -216,6 +223,7 @@ def test_nothing_is_copied_to_be_updated_in_place():
     assert [name for name in copied if "kernel" in name or "items" in name] == []
 
 
+@pytest.mark.slow
 def test_bfloat16_is_of_the_convolutions_alone():
     config = small()
     exact, _ = run(config, 1)

@@ -37,7 +37,13 @@ def reconstruct(config, x):
 
 
 @pytest.mark.parametrize(
-    ("levels", "height", "width", "channels"), [(1, 2, 6, 1), (2, 8, 4, 3), (4, 32, 48, 3), (5, 32, 64, 1)]
+    ("levels", "height", "width", "channels"),
+    [
+        (1, 2, 6, 1),
+        pytest.param(2, 8, 4, 3, marks=pytest.mark.slow),
+        pytest.param(4, 32, 48, 3, marks=pytest.mark.slow),
+        pytest.param(5, 32, 64, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_any_depth_size_and_number_of_channels(levels, height, width, channels):
     x = images(height, width, channels)
@@ -57,6 +63,7 @@ def test_no_feature_bypasses_a_memory():
     assert float(jnp.abs(y - y[:1]).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_skips_add_their_memories_and_nothing_else():
     _, with_skips = reconstruct(model_config(3, 2), images(16, 16, 3))
     _, without = reconstruct(model_config(3, 2, skips=False), images(16, 16, 3))
@@ -93,6 +100,7 @@ def test_the_extractor_halves_the_map_down_to_four_pixels(height, width, layers)
     assert [m.shape[3] for m in maps] == [min(4 * 2**i, 16) for i in range(layers)]
 
 
+@pytest.mark.slow
 def test_with_running_statistics_an_image_does_not_depend_on_its_batch():
     x = images(16, 16, 3, count=4)
     (batch, _), _ = reconstruct(model_config(2, 3), x)

@@ -315,6 +315,7 @@ def test_a_reader_that_leaves_is_one_line(original, tmp_path, words):
     assert (code, err) == (128 + signal.SIGPIPE, "reproduce.py: stopped: nobody reads the output any more\n")
 
 
+@pytest.mark.slow
 def test_the_status_stays_where_nobody_reads_the_errors_either(original, tmp_path):
     for table, status in (("mnist", 128 + signal.SIGPIPE), ("mnits", 2)):
         child = start(original, tmp_path, f"--docs={tmp_path}", table, "--dry_run")

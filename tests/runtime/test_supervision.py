@@ -175,11 +175,11 @@ def test_a_signal_goes_on_to_the_child(tmp_path):
 
 
 def test_who_does_not_come_is_waited_for_and_named(tmp_path):
-    run = Run(tmp_path, 4, indices=[0, 2], timeout_s=1)
+    run = Run(tmp_path, 4, indices=[0, 2], timeout_s=4)
     ended = run.end()
     assert [status for status, _ in ended.values()] == [2, 2]
-    one_line(ended[0][1], f"process 1, 3 of 4 did not come to localhost:{run.port} in 1 s")
-    one_line(ended[2][1], f"process 0 of 4 did not come to localhost:{run.port} in 1 s")
+    one_line(ended[0][1], f"process 1, 3 of 4 did not come to localhost:{run.port} in 4 s")
+    one_line(ended[2][1], f"process 0 of 4 did not come to localhost:{run.port} in 4 s")
     run = Run(tmp_path, 2, indices=[0], timeout_s=3)
     run.end()
     lines = run.out.splitlines()

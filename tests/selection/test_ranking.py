@@ -58,7 +58,9 @@ def test_separation_is_the_auroc():
     assert separation(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.75
 
 
-@pytest.mark.parametrize(("alignment", "pooling"), [("l2", 1), ("layers", 4)])
+@pytest.mark.parametrize(
+    ("alignment", "pooling"), [pytest.param("l2", 1, marks=pytest.mark.slow), ("layers", 4)]
+)
 def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     config, held_out = small(), bars(20)
     trained = state.create_state(config)
@@ -83,6 +85,7 @@ def test_a_choice_is_what_scoring_with_it_gives(alignment, pooling):
     assert set(choice.separations) == set(kinds)
 
 
+@pytest.mark.slow
 def test_training_is_seen():
     config, images = small(adversarial=0.0), bars(160)
     config.train.learning_rate = 3e-3

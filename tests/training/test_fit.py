@@ -231,6 +231,7 @@ def test_a_tile_is_not_compared_with_tiles_of_its_own_image(tmp_path, capsys):
     assert min(suspect.score for suspect in suspects) > 0.1
 
 
+@pytest.mark.slow
 def test_networks_learn_to_reconstruct_features(images, tmp_path, capsys, one_device):
     config = tiny_feature_config(
         model__items="learned", model__blocks=(8,), model__feature_layers=((1,),), model__levels=2,

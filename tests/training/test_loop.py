@@ -319,6 +319,7 @@ def test_a_memory_that_says_one_thing_is_warned_of(config, tmp_path, capsys):
     assert "warning: memory1 has collapsed: 1 of its 3 items" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_memory_in_use_is_not_warned_of(config, tmp_path, capsys):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.model.division = ((4, 4, 1), (8, 8, 1))
@@ -326,6 +327,7 @@ def test_a_memory_in_use_is_not_warned_of(config, tmp_path, capsys):
     assert "collapsed" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_train_the_same_run(config, tmp_path):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.train.log_every = config.train.checkpoint_every = 2
@@ -343,7 +345,10 @@ def test_several_steps_a_call_train_the_same_run(config, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("devices", "at_once"), [(1, 1), (8, 1), (8, 2)])
+@pytest.mark.parametrize(
+    ("devices", "at_once"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(8, 1, marks=pytest.mark.slow), (8, 2)],
+)
 def test_images_that_lie_on_the_device_train_the_same_run(config, tmp_path, monkeypatch, devices, at_once):
     draw(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8))
     config.data.flip_horizontal, config.data.shift = True, 2

@@ -123,6 +123,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_kill_after_a_fresh_hold_out_changes_no_split(config, tmp_path):
     """By the command itself, which is killed before it saves."""
     run, folder = tmp_path / "run", tmp_path / "images"

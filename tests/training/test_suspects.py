@@ -44,6 +44,7 @@ def test_a_damaged_file_is_one_line(tmp_path, score):
         read_suspects(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_training_on_pixels_names_them(tmp_path):
     images = np.random.default_rng(0).integers(100, 120, (30, 8, 8, 1), np.uint8)
     images[7] = 255
