@@ -1,7 +1,7 @@
 """Makes names of files safe for where they are shown: on the terminal, in tables, on pages, in other names.
 
 A name on Linux may hold everything but "/" and a zero: line breaks, commands for the terminal, bytes that are
-no text. JSON needs no function: `json.dumps` escapes what is not ASCII, so JSON files have the exact names.
+no text. JSON needs no function: `json.dumps` escapes every other character than ASCII and keeps exact names.
 """
 
 import re

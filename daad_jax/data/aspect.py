@@ -18,7 +18,7 @@ UNIT = 32  # pixels: the frozen networks halve an image five times
 
 
 def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tuple[DataConfig, list[str]]:
-    """Finds the height and the width of the run, if `config.fit` leaves them open. Tiles are squares.
+    """Finds the height and the width of the run, if `config.fit` leaves them open.
 
     Args:
         source: of the images.
@@ -28,13 +28,16 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     Returns:
         The configuration whose height and width hold for the run, and sentences for the user.
     """
-    if config.fit != "aspect":
-        return config, []
-    if config.tiles:
-        return replace(config, fit="resize"), []
+    if not follows_images(config):
+        return decide([], config)
     samples = protocol.normal_samples(source.read().samples, classes, config)
     every = -(-len(samples) // SAMPLED_IMAGES) if samples else 1
     return decide(find_sizes(samples[::every]), config)
+
+
+def follows_images(config: DataConfig) -> bool:
+    """Whether the size of the run depends on the shape of its images. Tiles are squares."""
+    return config.fit == "aspect" and not config.tiles
 
 
 def find_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -58,12 +61,14 @@ def decide(sizes: Sequence[tuple[int, int]], config: DataConfig) -> tuple[DataCo
 
     Args:
         sizes: (height, width) of each image in pixels; without any, the size is a square.
-        config: with `fit` = "aspect"; its `height` and `width` are equal.
+        config: if its `fit` is "aspect", its `height` and `width` are equal; otherwise it stays as it is.
 
     Returns:
         The configuration with `fit` = "resize" and the size that was found, and a sentence about it if the
         size is no square.
     """
+    if config.fit != "aspect":
+        return config, []
     side = config.height
     ratio = float(np.median([width / height for height, width in sizes])) if sizes else 1.0
     longer = max(side, round(min(max(ratio, 1 / ratio), MAX_ASPECT) * side / UNIT) * UNIT)

@@ -101,12 +101,8 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
 
 def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, Iterable[Any], list[str]]:
     """The configuration with the size that the first images tell; all images; sentences about the size."""
-    if config.fit != "aspect":
-        return config, images, []
-    if config.tiles:
-        return replace(config, fit="resize"), images, []
     rest = iter(images)
-    first = list(itertools.islice(rest, FIRST_IMAGES))
+    first = list(itertools.islice(rest, FIRST_IMAGES if aspect.follows_images(config) else 0))
     sizes = []
     for number, image in enumerate(first):
         with contextlib.suppress(UserError):  # an image that cannot be read is reported when it is prepared

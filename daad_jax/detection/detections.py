@@ -45,7 +45,7 @@ class Detections:
 
 
 def join_detections(parts: Iterable[Detections]) -> Detections:
-    """The detections of several batches as those of one, in their order; there must be at least one."""
+    """Joins the detections of several batches, in their order; there must be at least one batch."""
     batches = list(parts)
 
     def join(name: str) -> Any:

@@ -256,7 +256,7 @@ def calibrate(
     def of_images(values: np.ndarray) -> np.ndarray:
         return values if first_tiles is None else np.maximum.reduceat(values, first_tiles)
 
-    with np.errstate(all="ignore"):  # `find_fault` says what is not finite
+    with np.errstate(all="ignore"):  # `find_fault` names a number that is not finite
         raw = Calibration(
             reconstruction=Unit.measure(of_images(reconstruction)),
             alignment=Unit.measure(of_images(alignment)),

@@ -1,4 +1,4 @@
-"""From the distances of tiles to those of the images that were cut into them (`config.data.tiles`)."""
+"""Joins the distances of tiles, so that every image that was cut has its own (`config.data.tiles`)."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -35,7 +35,7 @@ class Grid(Protocol):
 class TiledImage(NamedTuple):
     """The distances of one image of k tiles.
 
-    `reconstruction` R and `alignment` L are those of the tiles, `[k]`. `reconstruction_map` and
+    `reconstruction` and `alignment` have R and L of each tile, `[k]`. `reconstruction_map` and
     `alignment_map` `[h, w]` cover the whole image. `image` and `reconstructed` `[h, w, C]` are the image and
     its reconstruction, put together of tiles; `reconstructed` is None if the model reads features.
     """
