@@ -305,7 +305,7 @@ def describe_products(config: Config, platform: str) -> str:
         platform: of the devices: "cpu", "gpu" or "tpu".
     """
     of_device = devices.ROUNDING.get(platform, "float32")
-    set_by_user = jax.config.jax_default_matmul_precision
+    set_by_user = jax.config.values["jax_default_matmul_precision"]
     in_training = "bfloat16" if config.train.precision == "bfloat16" else set_by_user or of_device
     in_scoring = of_device if config.score.precision == "device" else "float32"
     if config.uses_coreset or {in_training, in_scoring} == {"float32"}:
