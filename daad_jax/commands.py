@@ -17,6 +17,7 @@ from daad_jax.cli import Command, Invocation, define_config, define_folder, defi
 from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.run_commands import RUN_COMMANDS
 from daad_jax.runtime import supervision
 from daad_jax.runtime.meeting import Cluster
 from daad_jax.terminal import say, warn
@@ -314,6 +315,7 @@ COMMANDS = {
         _select_recipe,
         takes_words=True,
     ),
+    **RUN_COMMANDS,
 }
 
 

@@ -22,12 +22,12 @@ from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detections import join_detections
 from daad_jax.detection.detector import Detector
+from daad_jax.evaluation.bootstrap import auroc_interval
 from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_pixels
 from daad_jax.evaluation.metrics import compute_pixel_metrics
 from daad_jax.training.loop import train
 from daad_jax.training.workdir import CHECKPOINTS, environment
 from reproduction import baselines, dirt, results
-from reproduction.bootstrap import auroc_interval
 from reproduction.cells import BASELINES, DIRT_PERCENTS, DIRTY, DIVISIONS, Cell, make_recipe
 from reproduction.results import Result, TableResults
 

@@ -78,6 +78,7 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
+    "run_commands": {"detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
     "endings": {"errors", "escaping"},
     "cli": {"recipes", "runtime", "config", "endings", "errors"},
 }

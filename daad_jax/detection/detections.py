@@ -24,6 +24,8 @@ class Detections:
         reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
             model reads features, which are no picture.
         clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
+        calibration: the id of the calibration that scores, verdicts and p-values are of, see
+            `Detector.calibration_label`.
 
     In a run with `config.data.tiles`, an image has the score, R and L of its least normal tile. `heat`,
     `images` and `reconstructions` are then lists of N arrays that cover whole images, `[h, w]` and
@@ -39,6 +41,7 @@ class Detections:
     images: Arrays
     reconstructions: Arrays | None
     clipped: np.ndarray
+    calibration: str
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -58,6 +61,8 @@ def join_detections(parts: Iterable[Detections]) -> Detections:
 
     def join(name: str) -> Any:
         values = [getattr(batch, name) for batch in batches]
+        if isinstance(values[0], str):
+            return values[0]
         if isinstance(values[0], list):
             return [array for batch in values for array in batch]
         return None if values[0] is None else np.concatenate(values)

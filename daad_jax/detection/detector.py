@@ -20,6 +20,7 @@ from daad_jax.data.inputs import open_image, several
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.data.samples import Split
 from daad_jax.data.tiles import TileGrid
+from daad_jax.detection.batching import batch_images
 from daad_jax.detection.decoding_ahead import Entry, decode_ahead
 from daad_jax.detection.detections import Detections, join_detections
 from daad_jax.errors import UserError
@@ -28,7 +29,8 @@ from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Distances
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.scoring.tile_results import TiledImage, join_tiles
-from daad_jax.training import checkpoint
+from daad_jax.training import calibrations
+from daad_jax.training.calibration_files import CalibrationLabel
 
 # What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
@@ -51,29 +53,37 @@ class Detector:
         calibration: the calibration of the run.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`. 1 is fastest
             for a single image. Another value may change the last digits of a score.
+        label: says which calibration it is; None: that of the training.
     """
 
     def __init__(
-        self, state: TrainState, config: Config, calibration: Calibration, batch_size: int | None = None
+        self,
+        state: TrainState,
+        config: Config,
+        calibration: Calibration,
+        batch_size: int | None = None,
+        label: CalibrationLabel | None = None,
     ) -> None:
         self.config, self.calibration = config, calibration
         self.step = int(state.step)
+        self.calibration_label = label or CalibrationLabel.of_training(calibration, self.step)
         self._threshold = calibration.threshold
         self._scorer = Scorer(config, batch_size)
         self._variables = self._scorer.place(variables_of(state))
 
     @classmethod
     def load(cls, workdir: str | Path, batch_size: int | None = None) -> "Detector":
-        """Loads the newest readable checkpoint of a run.
+        """Loads the newest readable checkpoint of a run, with the calibration that is in use.
 
         Args:
             workdir: the folder of the run.
             batch_size: see `Detector`.
 
         Raises:
-            UserError: no such workdir, or no readable checkpoint in it.
+            UserError: no such workdir, no readable checkpoint in it, or its calibration is damaged.
         """
-        return cls(*checkpoint.load(Path(workdir)), batch_size)
+        run = calibrations.load(Path(workdir))
+        return cls(run.state, run.config, run.calibration, batch_size, run.label)
 
     @property
     def threshold(self) -> float:
@@ -149,7 +159,7 @@ class Detector:
             parts = list(self._judge_pictures(pictures()))
         else:
             prepared = (prepare(picture, data, name) for picture, name in pictures())
-            parts = list(self.judge(_batches(prepared, self.batch_size), names.__getitem__))
+            parts = list(self.judge(batch_images(prepared, self.batch_size), names.__getitem__))
         if not parts:
             raise UserError("no images were given to score")
         return replace(join_detections(parts), clipped=np.array(clipped))
@@ -260,7 +270,7 @@ class Detector:
                 yield from prepare_tiles(picture, data, name)
 
         # The grid of an image is there before its first tile is scored.
-        batches = _batches(tiles(), self.batch_size)
+        batches = batch_images(tiles(), self.batch_size)
         return self._judge_tiles(batches, iter(grids.popleft, None), lambda _: names.popleft())
 
     def _judge_tiles(
@@ -317,6 +327,7 @@ class Detector:
             images=images,
             reconstructions=distances.reconstructed,  # type: ignore[arg-type]
             clipped=np.zeros(len(images), bool),
+            calibration=self.calibration_label.id,
         )
 
     def _detections_of_tiles(self, image: TiledImage) -> Detections:
@@ -334,15 +345,5 @@ class Detector:
             images=[image.image],
             reconstructions=None if image.reconstructed is None else [image.reconstructed],
             clipped=np.zeros(1, bool),
+            calibration=self.calibration_label.id,
         )
-
-
-def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    batch: list[np.ndarray] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield np.stack(batch)
-            batch = []
-    if batch:
-        yield np.stack(batch)

@@ -21,6 +21,7 @@ from daad_jax.data.pixel_range import clipping_note
 from daad_jax.detection.decoding_ahead import Entry
 from daad_jax.detection.detections import Detections
 from daad_jax.detection.detector import Detector
+from daad_jax.detection.drift_watch import DriftWatch
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError
@@ -28,7 +29,7 @@ from daad_jax.escaping import for_file_name, table_row
 from daad_jax.files import explain_write_errors, new_folder, replacing
 from daad_jax.terminal import say, warn
 
-COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
+COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "calibration", "overlay", "error")
 REMEDY = "give another --out"
 MAX_OVERLAY_SIDE = 1024  # pixels of the longer side
 MAX_OVERLAY_NAME = 200  # bytes; a file's name has at most 255, also the temporary one
@@ -59,6 +60,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     say(*format_table(account.rows).splitlines())
     start, report_progress = time.perf_counter(), _Progress(count)
     tally, clipped = {"anomalous": 0, "normal": 0, "unreadable": 0}, list[str]()
+    watch = DriftWatch(detector.calibration, detector.config.data)
     with ExitStack() as stack:
         with explain_write_errors(out, REMEDY):
             table = stack.enter_context(_Table(out, overlays != "none"))
@@ -76,6 +78,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
             if detections is not None:
                 scored = [entry.file.name for entry in entries if not entry.error]
                 clipped += [name for name, is_clipped in zip(scored, detections.clipped) if is_clipped]
+                watch.add(scored, detections.scores)
             with explain_write_errors(out, REMEDY):
                 _finish(drawings)
                 for row, entry in zip(rows, entries):
@@ -90,6 +93,8 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         if not tally["anomalous"] + tally["normal"]:
             raise UserError(f"none of the {count} image(s) could be read; see the warnings above")
     _summarise(tally, detector, out, time.perf_counter() - start)
+    if drift := watch.describe():
+        say(drift)
     if clipped:
         say(clipping_note(len(clipped), clipped[0], detector.config.data))
     if account.left_out:
@@ -150,6 +155,7 @@ def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[
                 "R": float(detections.reconstruction[index]),
                 "L": float(detections.alignment[index]),
                 "verdict": "anomalous" if detections.anomalous[index] else "normal",
+                "calibration": detections.calibration,
             }
         )
         index += 1
@@ -238,6 +244,7 @@ def _summarise(tally: dict[str, int], detector: Detector, out: Path, seconds: fl
         f"{scored} image(s) scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous (score "
         f"above the threshold {detector.threshold:.4f}), {tally['normal']} normal"
     )
+    say(f"scores and p-values are of calibration {detector.calibration_label.describe()}")
     if tally["unreadable"]:
         say(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
     say(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json, overlays/")

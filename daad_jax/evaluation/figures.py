@@ -13,6 +13,7 @@ from daad_jax.data.samples import Split
 from daad_jax.detection.detections import Detections, join_detections
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.evaluation.bootstrap import Interval, auroc_interval, pixel_auroc_interval
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
 # The gallery's images are in memory with their reconstructions and heat maps, so their number is limited:
@@ -27,13 +28,15 @@ class Kind:
     """The test images of one kind (a class, or a type of defect).
 
     `label` is 0 (normal) or 1 (anomalous). `indices` are the images in ascending order of their scores.
-    `auroc` compares an anomalous kind with all normal images; it is None for a normal kind.
+    `auroc` compares an anomalous kind with all normal images, and `interval` is its bootstrap interval of 95
+    %; both are None for a normal kind.
     """
 
     name: str
     label: int
     indices: np.ndarray
     auroc: float | None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Evaluation:
     `kinds` has the normal kinds first, then the anomalous ones from the hardest to the easiest.
     `image_metrics` and `pixel_metrics` are the figures; `pixel_metrics` is None if no defect has a mask. They
     use every `pixel_stride`-th row and column of the heat maps.
+    `intervals` are the bootstrap intervals of 95 % over images, by the name of the figure: "auroc", and
+    "pixel_auroc" if there are pixel figures.
     `gallery_indices` are the images with the lowest and the highest scores of every kind (of the first
     kinds, if there are many), and `gallery_detections` are their detections, in the same order. Heat maps and
     pictures of images in tiles are shrunk there.
@@ -61,6 +66,7 @@ class Evaluation:
     images_per_s: float
     gallery_indices: np.ndarray
     gallery_detections: Detections
+    intervals: dict[str, Interval]
     pixel_stride: int = 1
 
     @property
@@ -103,11 +109,13 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     scores, p_values, reconstruction, alignment = (np.concatenate(values) for values in zip(*batches))
 
     # Figures of the images, of their pixels, and of every kind.
-    pixel_metrics = None
+    pixel_metrics, intervals = None, {"auroc": auroc_interval(test.labels, scores)}
     if has_known_pixels is not None:
         known = np.flatnonzero(has_known_pixels).tolist()
         masks = [test.mask(i)[::stride, ::stride] for i in known]
-        pixel_metrics = compute_pixel_metrics(masks, [heat[i] for i in known])
+        known_heat = [heat[i] for i in known]
+        pixel_metrics = compute_pixel_metrics(masks, known_heat)
+        intervals["pixel_auroc"] = pixel_auroc_interval(masks, known_heat)
     kinds = _group_by_kind(test, scores)
     gallery_indices = _select_gallery(kinds, test.images.shape[1] * test.images.shape[2])
     return Evaluation(
@@ -123,6 +131,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         images_per_s=len(test) / seconds,
         gallery_indices=gallery_indices,
         gallery_detections=join_detections(map(_shrink, detector.score_split(test.take(gallery_indices)))),
+        intervals=intervals,
         pixel_stride=stride,
     )
 
@@ -176,11 +185,13 @@ def _group_by_kind(test: Split, scores: np.ndarray) -> list[Kind]:
     kinds = []
     for name, label in sorted({(name, int(label)) for name, label in zip(test.kinds, test.labels)}):
         indices = order[((names == name) & (test.labels == label))[order]]
-        auroc = None
+        auroc = interval = None
         if label:
             labels = np.repeat([0, 1], [len(normal), len(indices)])
-            auroc = float(roc_auc_score(labels, np.concatenate([normal, scores[indices]])))
-        kinds.append(Kind(name, label, indices, auroc))
+            compared = np.concatenate([normal, scores[indices]])
+            auroc = float(roc_auc_score(labels, compared))
+            interval = auroc_interval(labels, compared)
+        kinds.append(Kind(name, label, indices, auroc, interval))
     return sorted(kinds, key=lambda kind: (kind.label, kind.auroc or 0.0))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from daad_jax import files
 from daad_jax.config import Config
 from daad_jax.data.account import format_table, to_tree
+from daad_jax.data.integrity import checksum
 from daad_jax.data.locations import make_absolute
 from daad_jax.data.samples import Account, Split
 from daad_jax.data.test_sets import load_test
@@ -16,11 +17,14 @@ from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.escaping import for_table, table_row
 from daad_jax.evaluation import charts, report
+from daad_jax.evaluation.bootstrap import CONFIDENCE, describe_interval
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
 from daad_jax.terminal import say
-from daad_jax.training import run_data
+from daad_jax.training import calibration_files, run_data
 from daad_jax.training.suspects import Suspect, read_suspects
+
+SCORE_COLUMNS = ("name", "label", "defect_type", "R", "L", "A", "p_value", "verdict", "calibration")
 
 
 def evaluate(
@@ -56,10 +60,16 @@ def evaluate(
     say(*tested.notes)
     evaluation = evaluate_split(detector, tested.test)
     say(*_summarise(evaluation))
+    calibrating = _count_calibrating(workdir, detector, tested.test)
+    if calibrating:
+        say(
+            f"{calibrating} of the test images set the threshold (calibration "
+            f"{detector.calibration_label.id}), so there are fewer false alarms than others would raise."
+        )
     folder = workdir
     if out or tested.name:
         folder = files.new_folder(out, workdir / "evaluations" / (tested.name or "own"), "give another --out")
-    _write_files(evaluation, workdir, folder, tested)
+    _write_files(evaluation, workdir, folder, tested, calibrating)
     say(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {folder / 'report.html'}.")
     return evaluation
 
@@ -106,11 +116,23 @@ def _load_test(
     return _Tested(splits.test, splits.account, [], train=splits.train)
 
 
-def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested) -> None:
+def _write_files(
+    evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested, calibrating: int
+) -> None:
     detector, test = evaluation.detector, evaluation.test
     labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
-    figures |= {"threshold": detector.threshold, "calibration": asdict(detector.calibration)}
+    figures |= {
+        "intervals": evaluation.intervals,
+        "kinds": [
+            {"name": kind.name, "label": kind.label, "images": len(kind.indices), "auroc": kind.auroc,
+             "interval": kind.interval}
+            for kind in evaluation.kinds
+        ],
+        "threshold": detector.threshold,
+        "calibration_label": asdict(detector.calibration_label),
+        "calibration": asdict(detector.calibration),
+    }  # fmt: skip
     with (
         explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"),
         files.replacing_together(folder, "evaluation") as new,
@@ -125,11 +147,28 @@ def _write_files(evaluation: Evaluation, workdir: Path, folder: Path, tested: _T
         gallery = charts.draw_gallery(test.take(gallery_indices), evaluation.gallery_detections, columns)
         charts.save_png(gallery, new / "gallery.png")
         suspects = _load_suspects(workdir, tested.train)
-        page = report.render(evaluation, workdir, tested.place, tested.account.rows, suspects)
+        page = report.render(evaluation, workdir, tested.place, tested.account.rows, suspects, calibrating)
         files.write_text(new / "report.html", page)
         if folder != workdir:  # the workdir's own data.json is about the training
             stored = {"path": tested.place, "notes": tested.notes, **to_tree(tested.account)}
             files.write_text(new / run_data.DATA_FILE, json.dumps(stored, indent=1))
+
+
+def _count_calibrating(workdir: Path, detector: Detector, test: Split) -> int:
+    """How many of the test images are among those of a calibration that was made after the training."""
+    label = detector.calibration_label
+    if not label.created:
+        return 0
+    known = {image.checksum for image in calibration_files.read(workdir, label.id).images}
+    return sum(
+        checksum(
+            test.images[index : index + 1]
+            if test.tiling is None
+            else test.images[test.tiling.rows_of([index])]
+        )
+        in known
+        for index in range(len(test))
+    )
 
 
 def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:
@@ -148,14 +187,15 @@ def _summarise(evaluation: Evaluation) -> list[str]:
     normal, anomalous = int((labels == 0).sum()), int(labels.sum())
     lines = [
         f"Scored {len(labels)} test images with the checkpoint of step {detector.step}, at "
-        f"{evaluation.images_per_s:.0f} images/s.",
-        f"image AUROC {metrics['auroc']:.4f}",
+        f"{evaluation.images_per_s:.0f} images/s. Calibration {detector.calibration_label.describe()}.",
+        f"image AUROC {metrics['auroc']:.4f} {describe_interval(evaluation.intervals['auroc'])}",
         f"average precision {metrics['average_precision']:.4f}",
     ]
     if evaluation.pixel_metrics is None:
         lines.append("There are no pixel figures, because no anomalous test image has a mask.")
     else:
-        lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}")
+        interval = describe_interval(evaluation.intervals["pixel_auroc"])
+        lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f} {interval}")
         lines.append(f"AUPRO {evaluation.pixel_metrics['aupro']:.4f}")
         if evaluation.pixel_stride > 1:
             lines.append(
@@ -163,6 +203,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
                 "rows and columns."
             )
     lines += [
+        f"The brackets are {100 * CONFIDENCE:.0f} % intervals: so far do the figures depend on these images.",
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
         f"{calibration.describe_promise(rate)}.",
         f"Here the threshold flags {metrics['false_alarms']} of {normal} normal test images (false alarms).",
@@ -176,7 +217,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
 
 def _format_scores(evaluation: Evaluation) -> str:
     """The text of `scores.csv`: one row an image, in the order of the test split."""
-    lines = [table_row(["name", "label", "defect_type", "R", "L", "A", "p_value", "verdict"])]
+    lines = [table_row(SCORE_COLUMNS)]
     test, threshold = evaluation.test, evaluation.detector.threshold
     numbers = zip(evaluation.reconstruction, evaluation.alignment, evaluation.scores, evaluation.p_values)
     for name, label, kind, (r, alignment, score, p_value) in zip(
@@ -184,7 +225,9 @@ def _format_scores(evaluation: Evaluation) -> str:
     ):
         verdict = "anomalous" if score > threshold else "normal"
         values = map(float, (r, alignment, score, p_value))
-        lines.append(table_row([name, int(label), kind, *values, verdict]))
+        lines.append(
+            table_row([name, int(label), kind, *values, verdict, evaluation.detector.calibration_label.id])
+        )
     return "".join(lines)
 
 

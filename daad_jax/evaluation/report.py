@@ -25,6 +25,7 @@ from daad_jax.data.samples import AccountRow
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.escaping import for_page
 from daad_jax.evaluation import charts
+from daad_jax.evaluation.bootstrap import describe_interval
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.scoring.anomaly_score import held_out_needed
 from daad_jax.training.suspects import Suspect
@@ -55,6 +56,7 @@ def render(
     place: str = "",
     account_rows: Sequence[AccountRow] = (),
     suspects: Sequence[tuple[Suspect, np.ndarray]] = (),
+    calibrating: int = 0,
 ) -> str:
     """Renders the page as HTML.
 
@@ -64,6 +66,7 @@ def render(
         place: the folder of the test images, if they are not the run's own.
         suspects: the least normal training images with their pixels, the least normal first.
         account_rows: what the files of the data were taken for; without them the page has no such table.
+        calibrating: how many of the test images have set the threshold.
     """
     template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
@@ -84,8 +87,10 @@ def render(
     sections = _gallery_sections(evaluation)
     return environment.from_string(template).render(
         evaluation=evaluation,
+        intervals={name: describe_interval(ends) for name, ends in evaluation.intervals.items()},
         detector=evaluation.detector,
         config=config,
+        calibrating=calibrating,
         place=place,
         kinds=[_kind_row(kind, evaluation) for kind in evaluation.kinds],
         needed=held_out_needed(evaluation.detector.calibration.false_alarm_rate),
@@ -123,6 +128,7 @@ def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
         "flagged": flagged,
         "accepted": len(scores) - flagged,
         "auroc": kind.auroc,
+        "interval": kind.interval and describe_interval(kind.interval),
         "mean": scores.mean(),
     }
 

@@ -17,11 +17,10 @@ from daad_jax.errors import UserError
 from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
 from daad_jax.files import explain_write_errors, replacing_together, write_checksums
-from daad_jax.method.state import TrainState
-from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.scorer import variables_of
 from daad_jax.terminal import say
-from daad_jax.training import checkpoint
+from daad_jax.training import calibrations
+from daad_jax.training.calibrations import CalibratedRun
 
 FORMATS = ("stablehlo", "onnx")
 ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
@@ -51,12 +50,13 @@ def export(
             model's, a folder that cannot be written, or a file whose scores differ from the run's.
     """
     formats = _choose_formats(formats)
-    state, config, calibration = checkpoint.load(workdir)
+    run = calibrations.load(workdir)
+    state, config, calibration = run.state, run.config, run.calibration
     folder = output or workdir / "export"
     with _staged(folder) as staging:
         # An exported file scores one tile.
         detector = Detector(state, replace(config, data=replace(config.data, tiles=0)), calibration)
-        for name, (path, runner) in _write(staging, formats, state, config, calibration, size).items():
+        for name, (path, runner) in _write(staging, formats, run, size).items():
             images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
             say(
@@ -130,19 +130,18 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
 def _write(
     folder: Path,
     formats: Sequence[str],
-    state: TrainState,
-    config: Config,
-    calibration: Calibration,
+    run: CalibratedRun,
     size: Size | None,
 ) -> dict[str, tuple[Path, Runner]]:
     """Writes the files into `folder` and loads them again: format -> (file, function that runs it)."""
-    variables = jax.device_get(variables_of(state))
+    config, calibration = run.config, run.calibration
+    variables = jax.device_get(variables_of(run.state))
     count = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     if count > MAX_PARAMETER_BYTES:
         raise UserError(
             f"the run has {count / 1e9:.1f} GB of parameters, but files of both formats hold at most 2 GB"
         )
-    about = metadata(int(state.step), config, calibration, size)
+    about = metadata(run.label, config, calibration, size)
     written: dict[str, tuple[Path, Runner]] = {}
     if "stablehlo" in formats:
         path = folder / "model.stablehlo"

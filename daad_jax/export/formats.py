@@ -16,6 +16,7 @@ from daad_jax.config import Config
 from daad_jax.export.graph import Size, find_input, make_graph, model_size, outputs_of
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables
+from daad_jax.training.calibration_files import CalibrationLabel
 
 FORMAT = 2  # of the metadata
 PLATFORMS = ("cpu", "tpu", "cuda")
@@ -70,18 +71,21 @@ def to_onnx(
     return model.SerializeToString()
 
 
-def metadata(step: int, config: Config, calibration: Calibration, size: Size | None = None) -> dict[str, Any]:
+def metadata(
+    label: CalibrationLabel, config: Config, calibration: Calibration, size: Size | None = None
+) -> dict[str, Any]:
     """What a user of the files must know; docs/deploy.md explains every key."""
     height, width = size or model_size(config)
     rate, taken = calibration.false_alarm_rate, find_input(config)
     return {
         "format": FORMAT,
         "name": config.name,
-        "step": step,
+        "step": label.step,
         "threshold": calibration.threshold,
         "false_alarm_rate": rate,
         "promised_rate": calibration.promised_rate(rate),
         "held_out": len(calibration.scores),
+        "calibration": {"id": label.id, "created": label.created},
         "height": height,
         "width": width,
         "channels": config.data.channels,

@@ -83,10 +83,10 @@ class Calibration:
     @property
     def group_count(self) -> int:
         """How many groups of images are held out; the number of images if each is a group of its own."""
-        return round(float(self._shares.sum()))
+        return round(float(self.shares.sum()))
 
     @property
-    def _shares(self) -> np.ndarray:
+    def shares(self) -> np.ndarray:
         """How much of its group each held-out image is, `[N]`, in the order of `scores`."""
         return 1 / np.asarray(self.group_sizes) if self.group_sizes else np.ones(len(self.scores))
 
@@ -127,7 +127,7 @@ class Calibration:
         if not 0 < rate < 1:
             raise UserError(f"the false-alarm rate {rate:g} must be between 0 and 1; 5 % is 0.05")
         # The first score at which so many groups are at or below it. The margin is for rounding.
-        groups_below = np.cumsum(self._shares)
+        groups_below = np.cumsum(self.shares)
         index = int(np.searchsorted(groups_below, (self.group_count + 1) * (1 - rate) - 1e-9))
         return self.scores[min(index, len(self.scores) - 1)]
 
@@ -164,7 +164,7 @@ class Calibration:
     def count_from(self, scores: Any) -> Any:
         """How many held-out images, or groups of them, are at or above the scores: `[N]` -> `[N]`."""
         # From each held-out score on, and from beyond the largest one.
-        counts = np.append(np.cumsum(self._shares[::-1])[::-1], 0.0)
+        counts = np.append(np.cumsum(self.shares[::-1])[::-1], 0.0)
         return counts[np.searchsorted(np.asarray(self.scores), scores, side="left")]
 
     def find_fault(self) -> str:
@@ -223,8 +223,9 @@ def shortage(held_out: int, rate: float, are_groups: bool = False) -> str:
     things = "group(s) of images" if are_groups else "image(s)"
     return (
         f"only {held_out} {things} are held out, so the threshold may flag up to {1 / (held_out + 1):.3g} of "
-        f"normal images; a rate of {rate:.3g} needs {held_out_needed(rate)}: train in a new --workdir with "
-        f"more {'groups' if are_groups else 'images'}, or with a larger config.data.calibration_fraction"
+        f"normal images; a rate of {rate:.3g} needs {held_out_needed(rate)}: give calibrate more good "
+        f"{'groups' if are_groups else 'images'} after the training, or train in a new --workdir with a "
+        "larger config.data.calibration_fraction"
     )
 
 

@@ -17,6 +17,7 @@ from daad_jax.config import Config
 from daad_jax.data.samples import AccountRow, Split
 from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
+from daad_jax.evaluation.bootstrap import auroc_interval
 from daad_jax.evaluation.figures import evaluate_split
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
@@ -88,7 +89,10 @@ def text_of(page):
 
 def test_it_says_what_was_measured(evaluation, page):
     text, metrics = text_of(page), evaluation.image_metrics
-    assert f"Image AUROC {metrics['auroc']:.4f}" in text
+    low, high = auroc_interval(evaluation.test.labels, evaluation.scores)
+    assert (
+        f"Image AUROC {metrics['auroc']:.4f} 95 % interval over test images: [{low:.4f}, {high:.4f}]" in text
+    )
     assert f"Average precision {metrics['average_precision']:.4f}" in text
     assert f"Pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f}" in text
     assert f"Of {2 * EACH} anomalous test images, {metrics['found']} " in text
@@ -116,7 +120,11 @@ def test_kinds_by_counting(evaluation, page):
         scores = evaluation.scores[kinds == kind]
         flagged = (scores > threshold).sum()
         auroc = (scores[:, None] > normal).mean() + 0.5 * (scores[:, None] == normal).mean()
-        assert f"{shown} {EACH} {flagged} {EACH - flagged} – {auroc:.4f} {scores.mean():.2f}" in text
+        low, high = auroc_interval(
+            *(np.concatenate(v) for v in ((0 * normal, 1 + 0 * scores), (normal, scores)))
+        )
+        shown_auroc = f"{auroc:.4f} [{low:.4f}, {high:.4f}]"
+        assert f"{shown} {EACH} {flagged} {EACH - flagged} – {shown_auroc} {scores.mean():.2f}" in text
         hard.append((auroc, kind))
     assert [k.name for k in evaluation.kinds] == ["good", *(kind for _, kind in sorted(hard))]
 

@@ -25,6 +25,7 @@ from daad_jax.export import exporter, formats, graph
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
+from daad_jax.training.calibration_files import CalibrationLabel
 from tests.tiny import filled_state, tiny_config, tiny_feature_config
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,7 @@ def runner_of(name, path, run, size=None):
     if name == "stablehlo":
         path.write_bytes(formats.to_stablehlo(*arguments, size))
         return formats.load_stablehlo(path)
-    about = formats.metadata(0, config, calibration, size)
+    about = formats.metadata(CalibrationLabel.of_training(calibration, 0), config, calibration, size)
     path.write_bytes(formats.to_onnx(*arguments, about, size))
     return formats.load_onnx(path)
 
@@ -159,7 +160,7 @@ def test_a_run_of_16_bits_takes_the_values_of_its_files(tmp_path):
     for name in FORMATS:
         call = runner_of(name, tmp_path / "model", run, (40, 21))
         same(call(images.astype(np.float32)), Detector(*run).score(images), run[2].threshold)
-    about = formats.metadata(0, *run[1:])
+    about = formats.metadata(CalibrationLabel.of_training(run[2], 0), *run[1:])
     stated = {key: about[key] for key in ("input_type", "stored_type", "range")}
     assert stated == {"input_type": "float32", "stored_type": "uint16", "range": (0.0, 4095.0)}
 

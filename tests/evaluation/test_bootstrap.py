@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from reproduction import bootstrap
-from reproduction.bootstrap import auroc_interval
+from daad_jax.evaluation import bootstrap
+from daad_jax.evaluation.bootstrap import auroc_interval, pixel_auroc_interval
 
 RNG = np.random.default_rng(0)
 
@@ -55,3 +55,30 @@ def test_known_answers():
     assert auroc_interval(labels, scores) == auroc_interval(labels, scores)
     low, high = auroc_interval(labels, scores)
     assert low < roc_auc_score(labels, scores) < high
+
+
+def test_few_at_once_are_the_same_samples(monkeypatch):
+    labels, scores = draw(30, 20, 0.7)
+    expected = auroc_interval(labels, scores)
+    monkeypatch.setattr(bootstrap, "VALUES_AT_ONCE", 120)
+    np.testing.assert_allclose(auroc_interval(labels, scores), expected, rtol=1e-12)
+
+
+def test_pixels_by_plain_resampling_of_images(monkeypatch):
+    """Each of a few samples, with the AUROC of all its pixels by scikit-learn."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 3)
+    monkeypatch.setattr(bootstrap, "PIXEL_BINS", 4000)
+    masks = [np.zeros((12, 9 + i), int) for i in range(14)]
+    for mask in masks[6:]:
+        mask[3:7, 2:6] = 1
+    heat = [RNG.normal(size=mask.shape) + mask * RNG.normal(1.0, 0.5) for mask in masks]
+    rng = np.random.default_rng(bootstrap.SEED)
+    draws = [rng.multinomial(n, np.full(n, 1 / n), 3) for n in (6, 8)]
+    aurocs = []
+    for repeats in np.concatenate(draws, axis=1):
+        pixels = [(m.ravel(), h.ravel()) for m, h, n in zip(masks, heat, repeats) for _ in range(n)]
+        aurocs.append(roc_auc_score(*(np.concatenate(each) for each in zip(*pixels))))
+    expected = np.quantile(aurocs, [0.025, 0.975])
+    np.testing.assert_allclose(pixel_auroc_interval(masks, heat), expected, atol=1e-3)
+    # Equal heat everywhere orders nothing.
+    assert pixel_auroc_interval(masks, [np.ones(m.shape) for m in masks]) == (0.5, 0.5)

@@ -1,0 +1,187 @@
+"""Good images from outside of a run's own data, to calibrate the run anew with."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax.config import Config, DataConfig
+from daad_jax.data import account, cache, groups, protocol
+from daad_jax.data.cache import Decoded
+from daad_jax.data.decoded_images import describe_images, make_account, make_split, note_clipped
+from daad_jax.data.folder_source import open_folder
+from daad_jax.data.history import ContentIndex, History
+from daad_jax.data.joined_splits import join_splits
+from daad_jax.data.protocol import Roles
+from daad_jax.data.samples import AccountRow, NormalImage, Source, Split
+from daad_jax.errors import UserError
+
+# Why an image of a folder does not calibrate. The texts follow a count.
+UNREADABLE, NOT_GOOD = "cannot be read", "are in folders of anomalous images"
+HAS_TRAINED = "have trained this run, so their scores are too low"
+WAS_HELD_OUT = "were held out by the training (--with_held_out takes them all)"
+IS_COPY = "are copies of others"
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """Good images that have not trained.
+
+    `split` are the images, `images` what a run remembers of them, in the same order. `left_out` has the names
+    of the other images by the reason why they are not used. `rows` are the account, and `notes` sentences for
+    the user.
+    """
+
+    split: Split
+    images: list[NormalImage]
+    left_out: dict[str, list[str]]
+    rows: list[AccountRow]
+    notes: list[str]
+
+
+def load_good(
+    config: Config,
+    folders: Sequence[Path],
+    history: History | None,
+    held_out: Split | None = None,
+    check: bool = False,
+) -> GoodImages:
+    """The good images of some folders, as the model gets them.
+
+    Of a folder that has good and anomalous images, or parts for training and testing, only the good ones are
+    used. Images that have trained the run are left out, because their scores would make the threshold too
+    low. So are copies, and images that the training held out.
+
+    Args:
+        config: of the run: the size of the images, their range and their groups.
+        folders: each in one of the layouts of docs/data.md.
+        history: of the run, if it is known.
+        held_out: what the training held out, to go with the images; None: the images stay alone.
+        check: read all files again, see `cache.load_decoded`.
+
+    Returns:
+        The images; those of `held_out` come first in `split`, and are not in `images`.
+
+    Raises:
+        UserError: see `open_folder` and `cache.load_decoded`; or no image is left.
+    """
+    grouping = groups.open_grouping(config.data)
+    data = replace(config.data, on_bad_image="skip")
+    parts: list[Split] = [held_out] if held_out else []
+    images: list[NormalImage] = []
+    left_out: dict[str, list[str]] = {}
+    rows: list[AccountRow] = []
+    notes: list[str] = []
+    keys = list(held_out.names) if held_out else []
+    for folder in folders:
+        decoded = cache.load_decoded(_open(folder, data), data, check)
+        reasons = _find_reasons(decoded, history, images)
+        for index, reason in reasons.items():
+            left_out.setdefault(reason, []).append(str(folder / decoded.names[index]))
+        kept = np.array([i for i in range(len(decoded.names)) if i not in reasons], int)
+        split = make_split(decoded, np.zeros(len(decoded.names), np.int8), kept, None, with_masks=False)
+        names = [str(folder / name) for name in split.names]
+        # Two folders may have images of one part, so a pattern sees the names below the folder.
+        keys += names if data.group == groups.FOLDER else split.names
+        parts.append(replace(split, names=names))
+        described = describe_images(decoded, kept)
+        images += [replace(image, name=name) for image, name in zip(described, names)]
+        notes += note_clipped(decoded, data)
+        rows += _account_for(decoded, kept, reasons, folder)
+    if not images:
+        raise UserError(
+            f"{', '.join(map(str, folders))}: no image is left to calibrate with: "
+            f"{describe_left_out(left_out)}; give other good images"
+        )
+    numbers = None
+    if grouping:
+        found = grouping.group(keys)
+        numbers = found.numbers
+        notes += _note_groups(found, keys, data.group)
+    return GoodImages(join_splits(parts, numbers), images, left_out, rows, notes)
+
+
+def describe_left_out(left_out: dict[str, list[str]]) -> str:
+    """How many images are left out, why, and some of their names."""
+    reasons = []
+    for reason, names in left_out.items():
+        more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+        reasons.append(f"{len(names)} {reason} ({', '.join(names[:EXAMPLES])}{more})")
+    return "; ".join(reasons)
+
+
+def _open(folder: Path, data: DataConfig) -> Source:
+    """Opens a folder; with the names of folders that the run was trained with, if they are there."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this folder does not exist; give folders of good images")
+    plain = replace(data, normal="", anomalous="", masks="")
+    if data != plain:
+        with suppress(UserError):
+            return open_folder(folder, data)
+    try:
+        return open_folder(folder, plain)
+    except UserError as error:
+        raise UserError(f"{error}; or give each folder of good images itself, one after the other") from error
+
+
+def _find_reasons(decoded: Decoded, history: History | None, earlier: list[NormalImage]) -> dict[int, str]:
+    """Why some images of a folder do not calibrate, by their indices.
+
+    `earlier` are images of other folders that calibrate.
+    """
+    images = describe_images(decoded, np.arange(len(decoded.names)))
+    is_anomalous = protocol.labels(decoded.kinds, (), DataConfig(protocol="inspection"))
+    trained = ContentIndex(history.trained if history else [])
+    held_out = ContentIndex(history.held_out if history else [])
+    unreadable = {index for index, _ in decoded.skipped}
+    seen_files = {image.sha256 for image in earlier} - {""}
+    seen_pixels = {image.checksum for image in earlier}
+    reasons: dict[int, str] = {}
+    for i, image in enumerate(images):
+        if i in unreadable:
+            reasons[i] = UNREADABLE
+        elif is_anomalous[i]:
+            reasons[i] = NOT_GOOD
+        elif image in trained:
+            reasons[i] = HAS_TRAINED
+        elif image in held_out:
+            reasons[i] = WAS_HELD_OUT
+        elif image.sha256 in seen_files or image.checksum in seen_pixels:
+            reasons[i] = IS_COPY
+        else:
+            seen_files |= {image.sha256} - {""}
+            seen_pixels.add(image.checksum)
+    return reasons
+
+
+def _account_for(
+    decoded: Decoded, kept: np.ndarray, reasons: dict[int, str], folder: Path
+) -> list[AccountRow]:
+    """The rows of a folder, where every good image counts as held out."""
+    files = [
+        replace(file, role=account.HELD_OUT) if file.role in (account.TRAINING, account.TEST_GOOD) else file
+        for file in decoded.files
+    ]
+    nothing, labels = np.zeros(0, int), np.zeros(len(decoded.names), np.int8)
+    other = {index: reason for index, reason in reasons.items() if reason != UNREADABLE}
+    found = make_account(replace(decoded, files=files), labels, Roles(nothing, kept, nothing, kept), other)
+    return [replace(row, folder=str(folder / row.folder)) for row in found.rows]
+
+
+def _note_groups(found: groups.Groups, names: list[str], setting: str) -> list[str]:
+    """A sentence about images without a group. Raises UserError if no image has one."""
+    alone = np.flatnonzero(~found.is_found)
+    if len(alone) == len(names):
+        raise UserError(
+            f"config.data.group = {setting!r}: gives a group to none of these images, such as {names[0]}; "
+            "name their files and folders as those of the training"
+        )
+    if not len(alone):
+        return []
+    return [
+        f"config.data.group = {setting!r}: gives no group to {len(alone)} of these images, such as "
+        f"{names[alone[0]]}, so each of them counts as a group of its own."
+    ]

@@ -1,0 +1,225 @@
+"""Calibrates a finished run anew from more good images: threshold, units of R and L, scale of the heat
+map."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax.config import Config
+from daad_jax.data.account import format_table
+from daad_jax.data.good_images import GoodImages, describe_left_out, load_good
+from daad_jax.data.history import ContentIndex
+from daad_jax.data.samples import Split
+from daad_jax.detection.drift_watch import describe_drift
+from daad_jax.errors import UserError
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.drift import find_drift
+from daad_jax.scoring.false_alarms import CONFIDENCE, average_rate, bound_rate, images_needed
+from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.terminal import say, warn
+from daad_jax.training import calibration_files, calibrations, run_data
+from daad_jax.training.calibration_files import StoredCalibration
+from daad_jax.training.calibrations import CalibratedRun
+
+MIN_IMAGES = 2
+MIN_FOR_OUTLIERS = 8
+FAR_OUT = 3.0  # interquartile ranges above the third quartile (Tukey 1977)
+SHOWN_OUTLIERS = 5
+
+
+def calibrate_run(
+    workdir: Path,
+    folders: Sequence[str],
+    *,
+    rate: float | None = None,
+    confidence: float | None = None,
+    with_held_out: bool = False,
+    batch_size: int | None = None,
+    check: bool = False,
+) -> StoredCalibration:
+    """Calibrates a run anew, prints what the threshold promises, and puts the new calibration into use.
+
+    Images go the way of the training's calibration: the same decoding, tiles and features, and the same
+    scorer. Nothing in the checkpoint changes.
+
+    Args:
+        workdir: of the run.
+        folders: of good images, see `good_images.load_good`.
+        rate: the false-alarm rate of the threshold; None: that of the run.
+        confidence: the threshold's true rate is at most `rate` with this confidence; None: on average.
+        with_held_out: whether the images that the training held out calibrate, too. This is right only if
+            the new images are like those.
+        batch_size: how many images a device scores at once; None: `config.score.batch_size`.
+        check: read all files again, see `cache.load_decoded`.
+
+    Raises:
+        UserError: a bad rate or confidence; no readable checkpoint; no usable images, see `load_good` and
+            `run_data.load_held_out`; a score that is not finite; or the folder cannot be written.
+    """
+    run = calibrations.load(workdir)
+    rate = run.config.score.false_alarm_rate if rate is None else rate
+    for name, value in (("--rate", rate), ("--confidence", confidence)):
+        if value is not None and not 0 < value < 1:
+            raise UserError(f"{name}={value:g}: must be between 0 and 1; 5 % is 0.05")
+    config = replace(run.config, score=replace(run.config.score, false_alarm_rate=rate))
+    good, held_out_count = _load(workdir, config, folders, with_held_out, check)
+    say(*format_table(good.rows).splitlines(), *good.notes)
+    if good.left_out:
+        say(f"left out: {describe_left_out(good.left_out)}")
+    say(f"calibration in use so far: {run.label.describe()}")
+
+    # Compare the new images with those of the calibration so far, and calibrate.
+    scorer, variables = Scorer(config, batch_size), variables_of(run.state)
+    split = good.split
+    scores = split.largest(scorer.scores(variables, run.calibration, split.images))
+    _require_finite(scores, split)
+    drift = _find_drift(run, good, scores, held_out_count)
+    calibration = scorer.calibrate(variables, split.images, split.groups, split.grids)
+    calibration = _with_confidence(calibration, rate, confidence)
+    if fault := calibration.find_fault():
+        place = ", ".join(folders)
+        raise UserError(f"{place}: these images give no calibration ({fault}); give other images")
+
+    outliers = _find_outliers(split.names, scores)
+    stored = calibration_files.make(
+        run.of_training,
+        run.label.step,
+        calibration,
+        rate=rate,
+        confidence=confidence,
+        folders=folders,
+        with_held_out=with_held_out,
+        images=good.images,
+        outliers=outliers,
+        left_out={reason: len(names) for reason, names in good.left_out.items()},
+        drift=drift,
+    )
+    file = calibration_files.store(workdir, stored)
+    new = scores[held_out_count:]
+    flagged = int((new > run.calibration.threshold).sum())
+    say(f"Of the {len(new)} new images, the calibration so far flags {flagged}.")
+    if drift:
+        say(drift)
+        if with_held_out:
+            warn(
+                "the new images and those of the training are not alike, so a threshold from both together "
+                "promises nothing; calibrate again without --with_held_out"
+            )
+    if outliers:
+        say(_describe_outliers(outliers))
+    say(
+        f"calibration {stored.label.describe()} is in use now: threshold {calibration.threshold:.4f}. Its "
+        "scores have units of their own; do not compare them with earlier ones."
+    )
+    say(*describe_promises(calibration, rate, confidence))
+    say(f"wrote {file}; --list shows all calibrations of the run, and --use goes back to one of them")
+    return stored
+
+
+def describe_promises(calibration: Calibration, rate: float, confidence: float | None) -> list[str]:
+    """What a threshold promises on average and with confidence, and how many images would promise more.
+
+    Args:
+        calibration: its `false_alarm_rate` is that of the threshold on average.
+        rate: the false-alarm rate that was asked for.
+        confidence: with which the true rate should be at most `rate`; None: on average.
+    """
+    count, are_groups = calibration.group_count, bool(calibration.group_sizes)
+    things = "groups" if are_groups else "images"
+    wanted, level = confidence or CONFIDENCE, f"{100 * (confidence or CONFIDENCE):.4g} %"
+    bound = bound_rate(count, calibration.false_alarm_rate, wanted)
+    needed = images_needed(rate, wanted)
+    lines = [
+        f"This threshold {calibration.describe_promise(calibration.false_alarm_rate)}. With a confidence of "
+        f"{level}, it flags at most {100 * bound:.3g} % of them."
+    ]
+    if count < needed:
+        lines.append(
+            f"To promise at most {100 * rate:.3g} % with a confidence of {level}, {needed} {things} are "
+            f"needed, and {count} are here."
+        )
+    elif confidence is None:
+        lines.append(
+            f"To promise at most {100 * rate:.3g} % with a confidence of {level}, {needed} {things} are "
+            f"needed, and {count} are here: --confidence {CONFIDENCE} chooses such a threshold, a higher one."
+        )
+    if confidence is None and (warning := calibration.shortage(rate)):
+        lines.append(f"warning: {warning}")
+    return lines
+
+
+def say_calibrations(workdir: Path) -> None:
+    """Prints all calibrations of a run, one a line; "*" marks the one in use."""
+    for listed in calibrations.list_all(workdir):
+        problem = f"  not usable: {listed.problem}" if listed.problem else ""
+        say(f"{'*' if listed.is_in_use else ' '} {listed.description}{problem}")
+
+
+def _load(
+    workdir: Path, config: Config, folders: Sequence[str], with_held_out: bool, check: bool
+) -> tuple[GoodImages, int]:
+    """The images to calibrate with, and how many of the training's held-out ones come first."""
+    known = run_data.read(workdir)
+    if known is None or known.history.images is None:
+        warn(
+            f"{workdir / run_data.DATA_FILE}: does not say which images have trained; make sure that none of "
+            "these images has, or the threshold is too low"
+        )
+    held_out = run_data.load_held_out(workdir, config) if with_held_out else None
+    history = known.history if known else None
+    good = load_good(config, [Path(folder) for folder in folders], history, held_out, check)
+    if len(good.images) < MIN_IMAGES:
+        raise UserError(
+            f"{', '.join(folders)}: only {len(good.images)} image is left to calibrate with, at least "
+            f"{MIN_IMAGES} are needed, and 59 promise at most 5 % of false alarms with confidence; give more"
+        )
+    return good, len(held_out) if held_out else 0
+
+
+def _find_drift(run: CalibratedRun, good: GoodImages, scores: np.ndarray, held_out_count: int) -> str:
+    """The sentence about a drift of those images that the calibration so far does not know; "" if none."""
+    known = ContentIndex(run.stored.images if run.stored else [])
+    is_new = np.array([False] * held_out_count + [image not in known for image in good.images])
+    if not is_new.any():
+        return ""
+    groups = None if good.split.groups is None else good.split.groups[is_new]
+    drift = find_drift(run.calibration, scores[is_new], groups)
+    return describe_drift(drift, int(is_new.sum())) if drift else ""
+
+
+def _with_confidence(calibration: Calibration, rate: float, confidence: float | None) -> Calibration:
+    """The calibration with the threshold that keeps `rate` with confidence, or comes closest to it."""
+    if confidence is None:
+        return calibration
+    count = calibration.group_count
+    on_average = average_rate(count, rate, confidence)
+    return replace(calibration, false_alarm_rate=on_average or 1 / (count + 1))
+
+
+def _require_finite(scores: np.ndarray, split: Split) -> None:
+    for index in np.flatnonzero(~np.isfinite(scores))[:1]:
+        raise UserError(
+            f"{split.names[index]}: its score is {scores[index]:g}, which is not finite, so nothing can be "
+            "calibrated; the model is of no use: train in a new --workdir"
+        )
+
+
+def _find_outliers(names: Sequence[str], scores: np.ndarray) -> list[str]:
+    """The images that score far above the others, the highest first: beyond Tukey's outer fence."""
+    if len(scores) < MIN_FOR_OUTLIERS:
+        return []
+    first, third = np.quantile(scores, [0.25, 0.75])
+    order = np.argsort(-scores, kind="stable")
+    return [names[i] for i in order if scores[i] > third + FAR_OUT * (third - first)]
+
+
+def _describe_outliers(outliers: Sequence[str]) -> str:
+    shown = ", ".join(outliers[:SHOWN_OUTLIERS])
+    more = f" and {len(outliers) - SHOWN_OUTLIERS} more" if len(outliers) > SHOWN_OUTLIERS else ""
+    return (
+        f"{len(outliers)} of the images score far above the others: {shown}{more}. "
+        "Look at them: a defect among the good images makes the threshold too high. Remove those with a "
+        "defect, and calibrate again; do not remove good ones."
+    )

@@ -1,0 +1,85 @@
+"""Further commands about finished runs, for `commands.COMMANDS`."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from daad_jax.cli import Command, Invocation, define_workdir
+from daad_jax.config import MAX_BATCH
+from daad_jax.errors import UserError
+from daad_jax.terminal import say
+
+
+def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    flags.DEFINE_float(
+        "rate",
+        None,
+        "the false-alarm rate of the threshold, e.g. 0.01 for 1 % (default: that of the run)",
+        flag_values=options,
+    )
+    flags.DEFINE_float(
+        "confidence",
+        None,
+        "choose a threshold whose true false-alarm rate is at most --rate with this confidence, e.g. 0.95 "
+        "(default: on average)",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
+        "with_held_out",
+        False,
+        "calibrate with the images that the training held out, too; only if the new images are like them",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
+        "list", False, "show the calibrations of the run, and change nothing", flag_values=options
+    )
+    flags.DEFINE_string(
+        "use", None, "go back to a calibration: its ID, or 'training'; needs no folder", flag_values=options
+    )
+    flags.DEFINE_bool(
+        "check",
+        False,
+        "read all images again, and decode them anew if one has changed without a new time or size",
+        flag_values=options,
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
+    )
+
+
+def _calibrate(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    chosen = [options.list, options.use is not None, bool(call.words)]
+    if sum(chosen) != 1:
+        raise UserError("give folders of good images, or --list, or --use ID: one of these three")
+    from daad_jax.detection.recalibration import calibrate_run, say_calibrations
+    from daad_jax.training.calibrations import use
+
+    if options.list:
+        say_calibrations(workdir)
+    elif options.use is not None:
+        say(f"in use now: calibration {use(workdir, options.use)}")
+    else:
+        calibrate_run(
+            workdir,
+            call.words,
+            rate=options.rate,
+            confidence=options.confidence,
+            with_held_out=options.with_held_out,
+            batch_size=options.batch_size,
+            check=options.check,
+        )
+
+
+RUN_COMMANDS = {
+    "calibrate": Command(
+        "--workdir DIR FOLDER...",
+        "Calibrates a finished run anew from more good images: threshold, units of the score, heat map. It "
+        "prints what the threshold promises, and says if the images differ from those before. --list shows "
+        "all calibrations of a run, --use ID goes back to one.",
+        _define_calibrate,
+        _calibrate,
+        takes_words=True,
+    ),
+}

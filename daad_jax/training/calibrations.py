@@ -1,0 +1,122 @@
+"""The calibrations of a finished run: which one is in use, and how to list them and to go back."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from daad_jax.config import Config
+from daad_jax.errors import UserError, did_you_mean
+from daad_jax.method.state import TrainState
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.terminal import warn
+from daad_jax.training import calibration_files, checkpoint
+from daad_jax.training.calibration_files import OF_TRAINING, CalibrationLabel, StoredCalibration, fingerprint
+
+
+class CalibratedRun(NamedTuple):
+    """A run with the calibration that is in use. `stored` is None if that is the one of the training."""
+
+    state: TrainState
+    config: Config
+    calibration: Calibration
+    label: CalibrationLabel
+    stored: StoredCalibration | None
+    of_training: Calibration
+
+
+class Listed(NamedTuple):
+    """A line of `list_all`: `problem` says why a calibration cannot be used, "" if it can."""
+
+    id: str
+    description: str
+    is_in_use: bool
+    problem: str = ""
+
+
+def load(workdir: Path) -> CalibratedRun:
+    """The newest readable checkpoint of a run, with the calibration that is in use.
+
+    A calibration of another checkpoint is not used, and a line says so: the run has trained since.
+
+    Raises:
+        UserError: see `checkpoint.load`; or the calibration in use is damaged or missing.
+    """
+    state, config, trained = checkpoint.load(workdir)
+    step = int(state.step)
+    label = CalibrationLabel.of_training(trained, step)
+    in_use = calibration_files.read_in_use(workdir)
+    if in_use is not None:
+        stored = calibration_files.read(workdir, in_use)
+        if stored.checkpoint == fingerprint(trained, step):
+            return CalibratedRun(state, config, stored.calibration, stored.label, stored, trained)
+        warn(
+            f"{workdir}: calibration {stored.label.describe()} belongs to the checkpoint of step "
+            f"{stored.label.step}, not to this one of step {step}, so the one of the training is used; "
+            "calibrate again, or end this warning with calibrate --use training"
+        )
+    return CalibratedRun(state, config, trained, label, None, trained)
+
+
+def use(workdir: Path, name: str) -> str:
+    """Puts a stored calibration into use, or that of the training (`OF_TRAINING`).
+
+    Args:
+        workdir: of the run.
+        name: the id of the calibration, or its first digits; or "training".
+
+    Returns:
+        What is in use now, for people.
+
+    Raises:
+        UserError: there is no such calibration, it is damaged or of another checkpoint, or the folder cannot
+            be written.
+    """
+    run = _load_training(workdir)
+    if name in (OF_TRAINING, run.label.id):
+        calibration_files.put_into_use(workdir, None)
+        return run.label.describe()
+    ids = calibration_files.stored_ids(workdir)
+    matches = [each for each in ids if name and each.startswith(name)]
+    if len(matches) != 1:
+        problem = f"fits {', '.join(matches)}" if matches else "no such calibration"
+        raise UserError(
+            f"--use {name}: {problem}; {did_you_mean(name, [OF_TRAINING, *ids])}; --list shows all"
+        )
+    stored = calibration_files.read(workdir, matches[0])
+    if stored.checkpoint != fingerprint(run.of_training, run.label.step):
+        raise UserError(
+            f"--use {name}: belongs to the checkpoint of step {stored.label.step}, and the run has trained "
+            f"since, to step {run.label.step}; calibrate again"
+        )
+    calibration_files.put_into_use(workdir, stored.label.id)
+    return stored.label.describe()
+
+
+def list_all(workdir: Path) -> list[Listed]:
+    """All calibrations of a run, that of the training first, then in the order of their dates.
+
+    Raises:
+        UserError: there is no readable checkpoint, or `in_use.json` is damaged.
+    """
+    run = _load_training(workdir)
+    in_use = calibration_files.read_in_use(workdir)
+    later: list[tuple[str, Listed]] = []
+    for each in calibration_files.stored_ids(workdir):
+        try:
+            stored = calibration_files.read(workdir, each)
+        except UserError as error:
+            later.append(("", Listed(each, each, each == in_use, str(error))))
+            continue
+        fits = stored.checkpoint == fingerprint(run.of_training, run.label.step)
+        problem = "" if fits else f"of the checkpoint of step {stored.label.step}, before the run trained on"
+        listed = Listed(each, stored.label.describe(), fits and each == in_use, problem)
+        later.append((stored.label.created, listed))
+    others = [listed for _, listed in sorted(later)]
+    is_in_use = not any(listed.is_in_use for listed in others)
+    return [Listed(run.label.id, run.label.describe(), is_in_use), *others]
+
+
+def _load_training(workdir: Path) -> CalibratedRun:
+    """The run with the calibration of its training, whatever is in use."""
+    state, config, trained = checkpoint.load(workdir)
+    label = CalibrationLabel.of_training(trained, int(state.step))
+    return CalibratedRun(state, config, trained, label, None, trained)
