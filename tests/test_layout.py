@@ -78,7 +78,8 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "run_commands": {"detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
+    "serving": {"data", "detection", "scoring", "errors", "terminal"},
+    "run_commands": {"serving", "detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
     "endings": {"errors", "escaping"},
     "cli": {"recipes", "runtime", "config", "endings", "errors"},
 }

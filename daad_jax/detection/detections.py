@@ -51,7 +51,7 @@ class Detections:
         rows: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
-            rows[name] = None if values is None else values[index : index + 1]
+            rows[name] = values if values is None or name == "calibration" else values[index : index + 1]
         return Detections(**rows)
 
 

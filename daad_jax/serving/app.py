@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.errors import UserError
 from daad_jax.serving.description import describe_api, make_page
@@ -43,19 +44,25 @@ class Limits(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What every answer says about the run: its folder, the step, and the threshold."""
+    """What every answer says about the run.
+
+    `name` is its folder, `step` that of the checkpoint, `calibration` the id of the calibration, and
+    `threshold` the highest score of a normal image.
+    """
 
     name: str
     step: int
+    calibration: str
     threshold: float
 
 
 class Service:
     """The routes. `queue` scores; `pool` has the threads that decode and draw."""
 
-    def __init__(self, run: Run, queue: ScoringQueue, pool: ThreadPoolExecutor, limits: Limits) -> None:
-        self._run, self._queue, self._pool, self._limits = run, queue, pool, limits
-        self._meters = Meters(run.threshold, lambda: queue.waiting)
+    def __init__(
+        self, run: Run, queue: ScoringQueue, pool: ThreadPoolExecutor, limits: Limits, meters: Meters
+    ) -> None:
+        self._run, self._queue, self._pool, self._limits, self._meters = run, queue, pool, limits, meters
         self._bytes = 0  # of all bodies that are being read or scored
 
     async def score(self, request: Request) -> Response:
@@ -215,17 +222,21 @@ def encode_heat(found: Detections, heat: str) -> dict[str, Any]:
     return {"height": height, "width": width, "type": kind, "base64": base64.b64encode(content).decode()}
 
 
-def make_app(run: Run, queue: ScoringQueue, limits: Limits, threads: int) -> Starlette:
+def make_app(detector: Detector, name: str, max_waiting: int, limits: Limits, threads: int) -> Starlette:
     """The application.
 
     Args:
-        run: of the detector.
-        queue: scores the images; the application closes it when it ends.
+        detector: scores the images.
+        name: of the run, for answers.
+        max_waiting: how many images may wait.
         limits: what requests may take.
         threads: that decode images and draw heat maps.
     """
+    queue = ScoringQueue(detector, max_waiting)
     pool = ThreadPoolExecutor(threads, "decoding")
-    service = Service(run, queue, pool, limits)
+    run = Run(name, detector.step, detector.calibration_label.id, detector.threshold)
+    meters = Meters(detector.calibration, detector.threshold, lambda: queue.waiting)
+    service = Service(run, queue, pool, limits, meters)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

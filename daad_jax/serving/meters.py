@@ -1,7 +1,9 @@
 """Counters for Prometheus."""
 
+from collections import deque
 from collections.abc import Callable
 
+import numpy as np
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -11,8 +13,13 @@ from prometheus_client import (
     generate_latest,
 )
 
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.drift import OUTLIER_SHARE, find_drift
+
 # Shares of the threshold at which the histogram of scores counts; the threshold itself is 1.
 SHARES_OF_THRESHOLD = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
+DRIFT_IMAGES = 500  # the newest images, which are compared with those that set the threshold
+MIN_DRIFT_IMAGES = 51
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -20,11 +27,14 @@ class Meters:
     """What a monitor should watch.
 
     Args:
+        calibration: what new scores are compared with.
         threshold: an image with a higher score is anomalous; finite.
         waiting: returns how many images wait.
     """
 
-    def __init__(self, threshold: float, waiting: Callable[[], float]) -> None:
+    def __init__(self, calibration: Calibration, threshold: float, waiting: Callable[[], float]) -> None:
+        self._calibration = calibration
+        self._newest: deque[float] = deque(maxlen=DRIFT_IMAGES)
         self._registry = registry = CollectorRegistry()
         bounds = (
             sorted({share * threshold for share in SHARES_OF_THRESHOLD}) if threshold > 0 else [threshold]
@@ -41,13 +51,26 @@ class Meters:
         )
         Gauge("daad_threshold", "A higher score is anomalous", registry=registry).set(threshold)
         Gauge("daad_waiting_images", "Images that wait", registry=registry).set_function(waiting)
+        Gauge(
+            "daad_drift",
+            f"The newest {DRIFT_IMAGES} scores are higher (1) or lower (-1) than those of the calibration",
+            registry=registry,
+        ).set_function(self._find_drift)
         for verdict in ("normal", "anomalous", "unusable"):
             self._images.labels(verdict)  # a counter that is 0 is there from the start
 
     def scored(self, score: float, is_anomalous: bool) -> None:
         """Counts an image and its verdict."""
+        self._newest.append(score)
         self._scores.observe(score)
         self._images.labels("anomalous" if is_anomalous else "normal").inc()
+
+    def _find_drift(self) -> float:
+        """1, -1, or 0: no drift, too few images, or a threshold from groups, which requests do not name."""
+        if len(self._newest) < MIN_DRIFT_IMAGES or self._calibration.group_sizes:
+            return 0.0
+        drift = find_drift(self._calibration, np.array(self._newest), outlier_share=OUTLIER_SHARE)
+        return 0.0 if drift is None else 1.0 if drift.is_higher else -1.0
 
     def unusable(self) -> None:
         """Counts an image without a verdict."""

@@ -30,11 +30,9 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
     try:
         import uvicorn
 
-        from daad_jax.serving.app import Limits, Run, make_app
+        from daad_jax.serving.app import Limits, make_app
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
-    from daad_jax.serving.scoring_queue import ScoringQueue
-
     listener = _listen(host, port)
     with listener:
         start = time.perf_counter()
@@ -42,9 +40,7 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         blank = np.zeros((1, data.height, data.width, data.channels), data.prepared_type)
         list(detector.score_prepared(blank))
         say(f"compiled in {time.perf_counter() - start:.1f} s")
-        queue = ScoringQueue(detector, max_waiting)
-        run = Run(name, detector.step, detector.threshold)
-        app = make_app(run, queue, Limits(), os.cpu_count() or 1)
+        app = make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
             server_header=False, lifespan="on",

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from daad_jax.detection.detector import Detector
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.serving.app import Limits, Run, make_app
+from daad_jax.serving.app import Limits, make_app
 from daad_jax.serving.scoring_queue import QueueFullError, ScoringQueue
 from tests.tiny import tiny_config
 
@@ -47,8 +47,7 @@ def detector():
 
 
 def make_client(detector, limits=None, max_waiting=64):
-    run = Run("bolts", detector.step, detector.threshold)
-    return TestClient(make_app(run, ScoringQueue(detector, max_waiting), limits or Limits(), 2))
+    return TestClient(make_app(detector, "bolts", max_waiting, limits or Limits(), 2))
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +62,10 @@ def test_an_image_has_the_detectors_score(client, detector):
     answer = client.post("/score", content=image)
     assert answer.status_code == 200
     found = answer.json()
-    assert {k: found[k] for k in ("name", "step", "threshold")} == {
+    assert {k: v for k, v in found.items() if k != "images"} == {
         "name": "bolts",
         "step": detector.step,
+        "calibration": detector.calibration_label.id,
         "threshold": detector.threshold,
     }
     (entry,) = found["images"]
@@ -101,6 +101,15 @@ def test_many_clients_get_the_scores_of_their_own_images(client, detector):
     assert "daad_waiting_images 0.0" in client.get("/metrics").text
 
 
+def test_a_drift_is_metered(detector):
+    with make_client(detector) as client:
+        dark = [("image", (f"{i}.png", png(x // 8))) for i, x in enumerate(noise(60))]
+        assert "daad_drift 0.0" in client.get("/metrics").text
+        found = client.post("/score", files=dark).json()["images"]
+        way = 1.0 if np.median([x["score"] for x in found]) > np.median(detector.calibration.scores) else -1.0
+        assert f"daad_drift {way}" in client.get("/metrics").text
+
+
 def test_an_unusable_image_leaves_the_others_their_verdicts(client):
     files = [
         ("image", ("a.png", png(noise()[0]))),
@@ -124,7 +133,8 @@ def test_an_unusable_image_leaves_the_others_their_verdicts(client):
         (400, "heat='<script>': must be one of none, overlay, map", {"params": {"heat": "<script>"}}),
         (400, "the form has no file", {"headers": {"content-type": "multipart/form-data; boundary=x"},
                                        "content": b"--x--\r\n"}),
-        (400, "the form cannot be used", {"headers": {"content-type": "multipart/form-data"}, "content": b"x"}),
+        (400, "the form cannot be used", {"headers": {"content-type": "multipart/form-data"},
+                                           "content": b"x"}),
         (413, "the body has over 30000 bytes", {"content": bytes(30001)}),
         (400, "the form cannot be used: Too many files",
          {"files": [("image", (f"{i}.png", b"x")) for i in range(5)]}),

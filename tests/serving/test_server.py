@@ -85,6 +85,6 @@ def test_a_port_that_is_taken_is_one_line(workdir):
         _, error = child.communicate(timeout=120)
     assert child.returncode == 2
     assert error.splitlines() == [
-        f"python -m daad_jax serve: error: --host=127.0.0.1 --port={port}: Address already in use; give another "
-        "address or port"
+        f"python -m daad_jax serve: error: --host=127.0.0.1 --port={port}: Address already in use; give "
+        "another address or port"
     ]
