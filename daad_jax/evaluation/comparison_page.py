@@ -197,8 +197,8 @@ def _summarise(comparison: Comparison) -> list[str]:
     for number, difference in enumerate(comparison.differences, 2):
         low, high = difference.interval
         lines.append(
-            f"run {number} - run 1: AUROC {difference.auroc:+.4f} [{low:+.4f}, {high:+.4f}]; only run {number} "
-            f"is right on {difference.only_this} images, only run 1 on {difference.only_first} "
+            f"run {number} - run 1: AUROC {difference.auroc:+.4f} [{low:+.4f}, {high:+.4f}]; only run "
+            f"{number} is right on {difference.only_this} images, only run 1 on {difference.only_first} "
             f"(p-value {difference.p_value:.2g})"
         )
     lines.append(f"The runs disagree on {len(comparison.disagreed)} images.")
