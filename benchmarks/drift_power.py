@@ -2,7 +2,7 @@
 
     python -m benchmarks.drift_power
 
-Scores are log-normal. The last column is a plain Kolmogorov-Smirnov test of uniform p-values, without a change.
+Scores are log-normal. The last column is a plain Kolmogorov-Smirnov test of uniform p-values, without change.
 """
 
 import numpy as np

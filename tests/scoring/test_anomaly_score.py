@@ -172,7 +172,7 @@ def test_groups_count_as_groups():
         shares = [np.mean(found.score(scores[groups == g], 0) >= score) for g in range(4)]
         assert found.p_value(np.array([score]))[0] == pytest.approx((1 + sum(shares)) / 5)
     assert "only 4 group(s) of images are held out" in found.shortage(0.05)
-    assert "with more groups" in found.shortage(0.05)
+    assert "give calibrate more good groups" in found.shortage(0.05)
     assert found.describe_promise(0.2).endswith("(set from 9 held-out images of 4 groups)")
     for score in RNG.normal(1, 0.2, 100):
         for rate in (0.2, 0.4, 0.5):
