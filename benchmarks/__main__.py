@@ -4,7 +4,8 @@
 
 step, memory, score, latency and start compare us with PyTorch; the engines take turns, and medians count.
 parts, growth, input and (on a GPU) calls measure our training step alone. The default is all pieces. Without
-PyTorch (pip install '.[bench]'), only our engine runs. Results from a GPU are stored beside the processor's.
+PyTorch (pip install '.[bench]'), only our engine runs. `python -m benchmarks tpu --help`: what the TPU's
+compiler says of our programs. Results from a GPU are stored beside the processor's.
 """
 
 import argparse
@@ -218,6 +219,10 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["tpu"]:
+        from benchmarks import tpu_compiler
+
+        return tpu_compiler.main(sys.argv[2:])
     startup.compile_quickly(trains=True)  # for this process; the engines set their own flags
     startup.restart_with_large_pages("benchmarks")
     # This process (which measures matrix products) and the engines share a GPU's memory. Without these

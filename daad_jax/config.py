@@ -191,7 +191,7 @@ class TrainConfig:
     # `method/restoration.py`, joined by "_": "grey" (no colour), "turns" (turned) or "grey_turns".
     restore: str = ""
     # Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
-    # losses, parameters and all of scoring are float32.
+    # losses and parameters are float32. `score.precision` is that of scoring.
     precision: str = "float32"
     steps_per_call: int = 1  # steps in one call of the device; more help if a small model waits for Python
     log_every: int = 50
@@ -220,6 +220,9 @@ class ScoreConfig:
     heat_weights: tuple[float, ...] = ()
     heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  # the threshold flags at most this share of normal images
+    # Precision of the networks' products in scoring: "float32", the same scores on every device; or "device",
+    # which is faster on a TPU or a GPU and rounds as that device does. The calibration then rounds, too.
+    precision: str = "float32"
     # How many images a device scores at once. 0: 8, or more if the images are small. 1 is fastest for a
     # single image.
     batch_size: int = 0

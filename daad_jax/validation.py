@@ -266,6 +266,11 @@ def _check_score(config: Config, need: Need) -> None:
     need(0 <= score.smoothing <= 32, "score.smoothing", "must be between 0 and 32 pixels")
     need(1 <= score.pooling <= 64, "score.pooling", "must be between 1 (the mean) and 64")
     need(0 <= score.heat_smoothing <= 0.25, "score.heat_smoothing", "must be between 0 and 0.25")
+    need(
+        not config.uses_coreset or score.precision == "float32",
+        "score.precision",
+        "memories that are filled from the data are always read in float32; use 'float32'",
+    )
     need(0 < score.false_alarm_rate < 1, "score.false_alarm_rate", "must be in (0, 1)")
     need(
         0 <= score.batch_size <= MAX_BATCH,
@@ -281,11 +286,13 @@ def _check_names(config: Config, need: Need) -> None:
     from daad_jax.method.losses import GENERATOR_LOSSES
     from daad_jax.method.restoration import tasks_of
     from daad_jax.scoring.distances import ALIGNMENTS, DISTANCES
+    from daad_jax.scoring.precision import PRECISIONS as SCORE_PRECISIONS
 
     _need_one_of(need, "loss.distance", config.loss.distance, LOSS_DISTANCES)
     _need_one_of(need, "loss.generator", config.loss.generator, GENERATOR_LOSSES)
     _need_one_of(need, "score.distance", config.score.distance, DISTANCES)
     _need_one_of(need, "score.alignment", config.score.alignment, ALIGNMENTS)
+    _need_one_of(need, "score.precision", config.score.precision, SCORE_PRECISIONS)
     needs_square = any(task.needs_square for task in tasks_of(config.train.restore))
     need(
         config.data.height == config.data.width or not needs_square,

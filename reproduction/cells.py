@@ -59,6 +59,10 @@ class Dirt:
     percent: int
 
 
+# By data set of the paper: rows that the paper does not have, below the paper's rows. They read features of a
+# frozen network, which other images have trained.
+FEATURE_ROWS = {"cifar10": ("daad_features",)}
+
 DIRT_PERCENTS = (0, 5, 10)  # ascending; the first one is what the others are compared with
 DIRTY_VARIANTS = ("patchcore", "daad_features")
 DIRTY = {f"{v}_{percent}": Dirt(v, percent) for v in DIRTY_VARIANTS for percent in DIRT_PERCENTS}
@@ -134,6 +138,11 @@ class Table:
         return self.variants == tuple(DIRTY)
 
     @property
+    def feature_rows(self) -> tuple[str, ...]:
+        """The rows below the paper's rows, which read features of a frozen network."""
+        return FEATURE_ROWS.get(self.name, ())
+
+    @property
     def has_many_sources(self) -> bool:
         """Whether the subjects come from several sources. Such a table also says what its rows cost."""
         return self.data_set in (inspection.INSPECTION, inspection.DIRTY)
@@ -141,7 +150,16 @@ class Table:
 
 def make_tables(data_sets: Iterable[DataSet]) -> dict[str, Table]:
     """One table for each data set, then the tables of one question each, by name."""
-    tables = [Table(d.name, d.title, d, d.default_subjects or d.subjects) for d in data_sets]
+    tables = [
+        Table(
+            d.name,
+            d.title,
+            d,
+            d.default_subjects or d.subjects,
+            (*PIXEL_VARIANTS, *FEATURE_ROWS.get(d.name, ())),
+        )
+        for d in data_sets
+    ]
     mnist = DATA_SETS["mnist"]
     granularity = Table("granularity", "Granularity", mnist, (mnist.default_subject,), tuple(DIVISIONS))
     parts, dirty = inspection.INSPECTION, inspection.DIRTY

@@ -7,6 +7,7 @@ from daad_jax import config as config_lib
 from daad_jax import files
 from daad_jax.files import explain_write_errors
 from reproduction import inspection_page, order, pictures, results, results_tables
+from reproduction.cells import ROW_TITLES
 from reproduction.markdown import format_range, wrap
 from reproduction.results import Result, TableResults
 from reproduction.summary import brightness_separable
@@ -86,6 +87,7 @@ def _make_section(stored: TableResults, picture_names: set[str]) -> str:
     else:
         blocks += [
             results_tables.make_means_table(stored),
+            wrap(_explain_feature_rows(stored)),
             wrap(order.describe_order(stored)),
             results_tables.make_subjects_table(stored),
         ]
@@ -96,6 +98,18 @@ def _make_section(stored: TableResults, picture_names: set[str]) -> str:
     blocks += _show_recipes(stored)
     blocks.append(f"    {_make_command(stored)}")
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _explain_feature_rows(stored: TableResults) -> str:
+    """What sets the rows on features apart; "" if the table has no results of such rows."""
+    titles = [ROW_TITLES[row] for row in stored.table.feature_rows if stored.row_results(row)]
+    if not titles:
+        return ""
+    return (
+        f"{', '.join(titles)}: this row reads features of a network that was trained on the photos of "
+        "ImageNet. The rows above it, and the methods of the paper, know only the training images of this "
+        "data set. This row therefore does not measure the paper's task."
+    )
 
 
 def _explain_divisions(stored: TableResults) -> str:

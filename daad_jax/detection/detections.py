@@ -46,6 +46,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def take(self, index: int) -> "Detections":
+        """The detections of one image, N = 1."""
+        rows: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            values = getattr(self, name)
+            rows[name] = None if values is None else values[index : index + 1]
+        return Detections(**rows)
+
 
 def join_detections(parts: Iterable[Detections]) -> Detections:
     """Joins the detections of several batches, in their order; there must be at least one batch."""

@@ -15,6 +15,8 @@ from daad_jax.errors import UserError
 from daad_jax.runtime.compilation import options
 
 AXIS = "devices"
+# By platform: to what its products round the operands in float32, unless they are told otherwise.
+ROUNDING = {"tpu": "bfloat16", "gpu": "tensorfloat32"}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from daad_jax.models.layers import Implementation
 from daad_jax.scoring.filters import along_both, smooth, triangle_matrix
 from daad_jax.scoring.memory_distances import enlarge, join_memories, make_memory_maps
 from daad_jax.scoring.power_mean import power_mean
+from daad_jax.scoring.precision import with_precision
 
 EPSILON = 1e-12
 
@@ -230,10 +231,18 @@ def make_distances(
 ) -> Callable[[Variables, jax.Array], Distances]:
     """The pure function from variables and images `[B, H, W, C]`, uint8 or uint16, to their distances.
 
-    `implementation`: see `make_network_pass`.
+    `implementation`: see `make_network_pass`. Products have the precision `config.score.precision`.
     """
     if config.uses_coreset:
-        return _make_coreset_distances(config, implementation)
+        distances = _make_coreset_distances(config, implementation)
+    else:
+        distances = _make_network_distances(config, implementation)
+    return with_precision(distances, config.score.precision)
+
+
+def _make_network_distances(
+    config: Config, implementation: Implementation
+) -> Callable[[Variables, jax.Array], Distances]:
     network_pass = make_network_pass(config, implementation)
     if not config.model.features:
         return lambda variables, batch: compare(network_pass(variables, batch), config.score, batch.dtype)
@@ -292,7 +301,7 @@ def make_network_pass(
         fake_maps = tuple(m.reshape(*copies, *m.shape[1:]) for m in fake)
         return NetworkOutputs(images, reconstructions, real, fake_maps)
 
-    return network_pass
+    return with_precision(network_pass, config.score.precision)
 
 
 def _mean(values: Iterable[jax.Array]) -> jax.Array:

@@ -124,6 +124,8 @@ def train(
         )
         count = len(group.devices) * jax.process_count()
         _print(f"{_describe(abstract)}; running on {count} {group.devices[0].platform.upper()} device(s)")
+        if rounding := describe_products(config, group.devices[0].platform):
+            _print(rounding)
         held_out, are_groups = splits.calibration.group_count, splits.calibration.groups is not None
         if warning := shortage(held_out, config.score.false_alarm_rate, are_groups):
             _print(f"warning: {warning}")
@@ -293,6 +295,25 @@ def _describe(state: TrainState) -> str:
         return f"memories of at most {', '.join(counts)} items"
     text = f"parameters: {size(state.generator)} in the generator"
     return text + (f", {size(state.discriminator)} in the discriminator" if state.discriminator else "")
+
+
+def describe_products(config: Config, platform: str) -> str:
+    """Says how the products in training and in scoring are rounded; "" where all of them are float32.
+
+    Args:
+        config: of the run.
+        platform: of the devices: "cpu", "gpu" or "tpu".
+    """
+    of_device = devices.ROUNDING.get(platform, "float32")
+    set_by_user = jax.config.values["jax_default_matmul_precision"]
+    in_training = "bfloat16" if config.train.precision == "bfloat16" else set_by_user or of_device
+    in_scoring = of_device if config.score.precision == "device" else "float32"
+    if config.uses_coreset or {in_training, in_scoring} == {"float32"}:
+        return ""
+    return (
+        f"products: {in_training} in training (config.train.precision = {config.train.precision!r}), "
+        f"{in_scoring} in scoring (config.score.precision = {config.score.precision!r})"
+    )
 
 
 def _print(*lines: str) -> None:

@@ -1,0 +1,243 @@
+"""Compiles our programs with the TPU's own compiler, on any machine, and says what bounds them.
+
+    python -m benchmarks tpu [--recipes cifar10 folder] [--programs step scoring] [--docs docs]
+
+No TPU takes part: libtpu (pip install '.[tpu-check]') describes the chips and compiles for them. The programs
+are made by the code that a TPU VM runs. Compiling takes up to some minutes a program. A row is stored as soon
+as it is measured.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+from daad_jax import files
+from daad_jax.config import Config
+from daad_jax.method.state import abstract_state
+from daad_jax.method.step import make_train_step, scan_steps
+from daad_jax.recipes import load_recipe
+from daad_jax.runtime.devices import AXIS, DeviceGroup
+from daad_jax.scoring.distances import make_distances
+from daad_jax.scoring.scorer import images_at_once, variables_of
+
+Record = dict[str, Any]
+
+
+class Chip(NamedTuple):
+    """What a chip can do, as its maker states it (cloud.google.com/tpu/docs).
+
+    `topology` is a slice of four chips, `products` the bfloat16 FLOP a second, `bandwidth` the bytes a second
+    of its memory, and `memory` the bytes of its memory.
+    """
+
+    topology: str
+    products: float
+    bandwidth: float
+    memory: float
+
+
+CHIPS = {
+    "v5e": Chip("v5e:2x2", 197e12, 819e9, 16 * 2**30),
+    "v4": Chip("v4:2x2x1", 275e12, 1228e9, 32 * 2**30),
+}
+# By name: the recipe, and the images of a training step on each chip.
+RECIPES = {
+    "mnist": ("mnist", 128),
+    "cifar10": ("cifar10", 128),
+    "folder": ("folder:images,daad_plus", 16),
+    "mvtec_ad": ("mvtec_ad:bottle", 16),
+    "solar_cells": ("solar_cells:mono", 16),
+}
+PRECISIONS = ("float32", "bfloat16")
+STEPS_PER_CALL = 10
+COLLECTIVE = re.compile(
+    r"\b(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to compile: `lower` gives the lowered program; `images` is how many a chip works on."""
+
+    name: str
+    images: int
+    lower: Callable[[], Any]
+
+
+def make_programs(config: Config, per_chip: int, chip: str, devices: list[Any]) -> Iterator[Program]:
+    """The programs of a run on a TPU VM.
+
+    Args:
+        config: of the run; its batch size is replaced.
+        per_chip: images of a training step on each chip.
+        chip: its name, for the titles.
+        devices: the chips that train together.
+    """
+    shape = (config.data.height, config.data.width, config.data.channels)
+    abstract = abstract_state(config)
+    for count in (1, len(devices)):
+        group = DeviceGroup(devices[:count])
+        step = make_train_step(config, AXIS if count > 1 else None)
+        precision = config.train.precision
+        title = f"step, {precision}, {count} x {chip}, {per_chip * count} images"
+        yield Program(title, per_chip, partial(_lower_step, group, step, abstract, (per_chip, *shape)))
+        if count > 1 and precision == "bfloat16":
+            title = f"{STEPS_PER_CALL} steps a call, {precision}, {count} x {chip}, {per_chip * count} images"
+            several = (STEPS_PER_CALL, per_chip, *shape)
+            lower = partial(_lower_step, group, scan_steps(step), abstract, several)
+            yield Program(title, STEPS_PER_CALL * per_chip, lower)
+    if config.train.precision == "float32":
+        at_once = images_at_once(config.data.height * config.data.width, "tpu")
+        lower = partial(_lower_scoring, config, abstract, (at_once, *shape), devices[0])
+        yield Program(f"scoring, 1 x {chip}, {at_once} images", at_once, lower)
+
+
+def _lower_step(group: DeviceGroup, step: Any, abstract: Any, batch: tuple[int, ...]) -> Any:
+    """The training step, as `DeviceGroup.compile_ahead` lowers it."""
+    count = len(group.devices)
+    place = _on(group.devices[0]) if count == 1 else partial(_repeated, count)
+    state = jax.tree.map(place, abstract)
+    with mock.patch.object(DeviceGroup, "is_parallel", count > 1):
+        compiled = group.compile_step(step)
+    return compiled.lower(state, place(jax.ShapeDtypeStruct(batch, np.uint8)))
+
+
+def _lower_scoring(config: Config, abstract: Any, batch: tuple[int, ...], device: Any) -> Any:
+    variables = jax.tree.map(_on(device), jax.eval_shape(variables_of, abstract))
+    images = _on(device)(jax.ShapeDtypeStruct(batch, np.uint8))
+    return jax.jit(make_distances(config)).lower(variables, images)
+
+
+def _on(device: Any) -> Callable[[Any], Any]:
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _repeated(count: int, x: Any) -> Any:
+    return jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+
+
+def compile_program(program: Program, chip: Chip) -> Record:
+    """Compiles a program and reads the compiler's own account of it.
+
+    Returns:
+        `compile_s`; of one chip and one call: `flop`, `bytes`, `bytes_per_image`, `arguments`, `temporary`
+        and `updated_in_place` (bytes of memory), `collectives`; and the milliseconds that the products and
+        the bytes take at least, `products_ms` and `bytes_ms`.
+    """
+    with mock.patch.object(jax, "default_backend", return_value="tpu"):
+        lowered = program.lower()
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    flop, accessed = float(cost["flops"]), float(cost["bytes accessed"])
+    return {
+        "compile_s": round(seconds, 1),
+        "flop": flop,
+        "bytes": accessed,
+        "bytes_per_image": accessed / program.images,
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "updated_in_place": memory.alias_size_in_bytes,
+        "collectives": len(COLLECTIVE.findall(compiled.as_text())),
+        "products_ms": 1e3 * flop / chip.products,
+        "bytes_ms": 1e3 * accessed / chip.bandwidth,
+    }
+
+
+def describe(row: Record, chip: Chip) -> str:
+    """A row in one line."""
+    bound = "bytes" if row["bytes_ms"] > row["products_ms"] else "products"
+    share = (row["arguments"] + row["temporary"]) / chip.memory
+    return (
+        f"compiled in {row['compile_s']:.0f} s; {row['flop'] / 1e9:.1f} GFLOP {row['products_ms']:.2f} ms, "
+        f"{row['bytes'] / 1e9:.2f} GB {row['bytes_ms']:.2f} ms (bound by {bound}), "
+        f"{row['bytes_per_image'] / 1e6:.2f} MB an image, {100 * share:.1f} % of the memory, "
+        f"{row['collectives']} collectives"
+    )
+
+
+def measure(names: list[str], only: str, chips: list[str], precisions: list[str], docs: Path) -> None:
+    """Compiles programs, prints a line for each, and stores each row in performance.json.
+
+    Args:
+        names: keys of `RECIPES`.
+        only: a word that the names of the programs must have; "" for all.
+        chips: keys of `CHIPS`.
+        precisions: values of `train.precision`.
+        docs: the folder of performance.json and of the page, which is written anew.
+    """
+    from jax.experimental import topologies
+
+    from benchmarks import performance_page
+
+    versions = performance_page.versions() | {"libtpu": _libtpu_version()}
+    stored = docs / "performance.json"
+    for chip_name in chips:
+        chip = CHIPS[chip_name]
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices
+        for name in names:
+            recipe, per_chip = RECIPES[name]
+            for precision in precisions:
+                config = load_recipe(recipe)
+                config.train.precision = precision
+                for program in make_programs(config, per_chip, chip_name, list(devices)):
+                    if only not in program.name:
+                        continue
+                    row = compile_program(program, chip)
+                    print(f"{name}, {program.name}: {describe(row, chip)}", flush=True)
+                    records = json.loads(stored.read_text()) if stored.is_file() else {}
+                    rows = records.setdefault("tpu", {})
+                    rows[f"{name}, {program.name}"] = row | {"chip": chip_name, "versions": versions}
+                    files.write_text(stored, json.dumps(records, indent=1))
+                    performance_page.write(records, docs)
+
+
+def _libtpu_version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("libtpu")
+
+
+@contextlib.contextmanager
+def quiet_libtpu() -> Iterator[None]:
+    """Tells libtpu that no TPU is there; else the library asks the network for one, and complains."""
+    before = dict(os.environ)
+    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
+                   "TPU_WORKER_ID": "0", "TPU_SKIP_MDS_QUERY": "1", "TPU_MIN_LOG_LEVEL": "3"}  # fmt: skip
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks tpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES], help="default: all")
+    parser.add_argument("--only", default="", help="a word in the programs' names, for instance scoring")
+    parser.add_argument("--chips", nargs="+", choices=CHIPS, default=["v5e"], help="default: v5e")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS], help="default: both"
+    )
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder for the results")
+    given = parser.parse_args(arguments)
+    with quiet_libtpu():
+        measure(given.recipes, given.only, given.chips, given.precisions, given.docs)

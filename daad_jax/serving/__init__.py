@@ -1,0 +1,1 @@
+"""Scores images that come over HTTP."""

@@ -1,0 +1,254 @@
+"""The web application: images in, JSON out."""
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.overlay import draw_overlay
+from daad_jax.errors import UserError
+from daad_jax.serving.description import describe_api, make_page
+from daad_jax.serving.meters import Meters
+from daad_jax.serving.scoring_queue import Opened, QueueFullError, ScoringQueue
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"
+HEATS = ("none", "overlay", "map")
+
+
+class Limits(NamedTuple):
+    """What one request, and all of them together, may take.
+
+    `body` and `all_bodies` are bytes; `images` is how many a request may have; `seconds` is how long sending
+    the body may take, and how long the answer may.
+    """
+
+    body: int = 64 * 2**20
+    all_bodies: int = 512 * 2**20
+    images: int = 64
+    seconds: float = 60.0
+
+
+class Run(NamedTuple):
+    """What every answer says about the run: its folder, the step, and the threshold."""
+
+    name: str
+    step: int
+    threshold: float
+
+
+class Service:
+    """The routes. `queue` scores; `pool` has the threads that decode and draw."""
+
+    def __init__(self, run: Run, queue: ScoringQueue, pool: ThreadPoolExecutor, limits: Limits) -> None:
+        self._run, self._queue, self._pool, self._limits = run, queue, pool, limits
+        self._meters = Meters(run.threshold, lambda: queue.waiting)
+        self._bytes = 0  # of all bodies that are being read or scored
+
+    async def score(self, request: Request) -> Response:
+        """Scores the images of a request. See `description.describe_api`."""
+        started = time.perf_counter()
+        heat = request.query_params.get("heat", "none")
+        if heat not in HEATS:
+            raise HTTPException(400, f"heat={heat[:40]!r}: must be one of {', '.join(HEATS)}")
+        reserved = 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = bytearray()
+                async for chunk in request.stream():
+                    reserved += len(chunk)
+                    self._reserve(len(chunk))
+                    body += chunk
+                    if len(body) > self._limits.body:
+                        raise HTTPException(413, f"the body has over {self._limits.body} bytes")
+            images = await self._images_of(request, bytes(body))
+            async with asyncio.timeout(self._limits.seconds):
+                entries = await self._judge(images, heat)
+        except TimeoutError:
+            raise HTTPException(
+                503, f"there was no answer within {self._limits.seconds:g} seconds", {"Retry-After": "5"}
+            ) from None
+        finally:
+            self._bytes -= reserved
+        self._meters.answered(time.perf_counter() - started)
+        status = 422 if any("error" in entry for entry in entries) else 200
+        return JSONResponse({**self._run._asdict(), "images": entries}, status)
+
+    def _reserve(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self._limits.all_bodies:
+            raise HTTPException(503, "too many bytes wait to be scored; try again", {"Retry-After": "1"})
+
+    async def _images_of(self, request: Request, body: bytes) -> list[tuple[str, bytes]]:
+        """The images of a body, with their names: one image, or the files of a form."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            if not body:
+                raise HTTPException(400, "the body is empty; send the bytes of an image file")
+            return [("image", body)]
+        count = self._limits.images
+
+        async def once() -> AsyncGenerator[bytes, None]:
+            yield body
+
+        parser = MultiPartParser(request.headers, once(), max_files=count, max_fields=0)
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError) as error:
+            what = getattr(error, "message", "it has no boundary")
+            raise HTTPException(400, f"the form cannot be used: {what}") from error
+        try:
+            files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+            if not files:
+                raise HTTPException(400, "the form has no file; send each image as a file")
+            return [(file.filename or "image", await file.read()) for file in files]
+        finally:
+            await form.close()
+
+    async def _judge(self, images: Sequence[tuple[str, bytes]], heat: str) -> list[dict[str, Any]]:
+        """The entry of each image in the answer."""
+        in_thread = asyncio.get_running_loop().run_in_executor
+        opened = await asyncio.gather(
+            *(in_thread(self._pool, self._open, name, content) for name, content in images)
+        )
+        usable = [image for image in opened if isinstance(image, Opened)]
+        try:
+            futures = iter(self._queue.submit(usable))
+        except QueueFullError:
+            self._meters.refused()
+            raise HTTPException(503, "too many images wait; try again", {"Retry-After": "1"}) from None
+        waiting = [
+            (name, next(futures) if isinstance(image, Opened) else image, image)
+            for (name, _), image in zip(images, opened)
+        ]
+        entries = []
+        try:
+            for name, future, image in waiting:
+                if isinstance(future, UserError):
+                    entries.append(self._refuse(name, future))
+                    continue
+                try:
+                    found = await asyncio.wrap_future(future)
+                except UserError as error:
+                    entries.append(self._refuse(name, error))
+                    continue
+                entry = self._describe(name, found, image)
+                if heat != "none":
+                    entry["heat"] = await in_thread(self._pool, encode_heat, found, heat)
+                entries.append(entry)
+        finally:
+            for _, future, _ in waiting:
+                if isinstance(future, Future):
+                    future.cancel()
+        return entries
+
+    def _open(self, name: str, content: bytes) -> Opened | UserError:
+        try:
+            return self._queue.open(content, name)
+        except UserError as error:
+            return UserError(str(error))  # without its traceback, which holds the image
+
+    def _refuse(self, name: str, error: UserError) -> dict[str, Any]:
+        self._meters.unusable()
+        return {"name": name, "error": str(error)}
+
+    def _describe(self, name: str, found: Detections, image: Any) -> dict[str, Any]:
+        score, is_anomalous = float(found.scores[0]), bool(found.anomalous[0])
+        self._meters.scored(score, is_anomalous)
+        return {
+            "name": name,
+            "score": score,
+            "anomalous": is_anomalous,
+            "p_value": float(found.p_values[0]),
+            "reconstruction": float(found.reconstruction[0]),
+            "alignment": float(found.alignment[0]),
+            "clipped": image.clipped,
+        }
+
+    async def health(self, request: Request) -> Response:
+        """Says that images can be scored: the program is compiled before the server listens."""
+        return JSONResponse({"status": "ready", **self._run._asdict()})
+
+    async def metrics(self, request: Request) -> Response:
+        """The meters, for Prometheus."""
+        return Response(*self._meters.render())
+
+    async def describe(self, request: Request) -> Response:
+        """The OpenAPI description."""
+        return JSONResponse(describe_api(self._limits.images, self._limits.body))
+
+    async def page(self, request: Request) -> Response:
+        """A page that explains the routes, with a form to try one image."""
+        api = describe_api(self._limits.images, self._limits.body)
+        page = make_page(self._run._asdict(), api, str(request.base_url))
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+def encode_heat(found: Detections, heat: str) -> dict[str, Any]:
+    """The heat map of one image: an overlay as PNG, or its values; in base64.
+
+    Args:
+        found: the detections of one image.
+        heat: "overlay" or "map".
+    """
+    values = np.asarray(found.heat[0])
+    height, width = values.shape
+    if heat == "map":
+        content, kind = values.astype("<f4").tobytes(), "float32, little-endian, row by row"
+    else:
+        file = io.BytesIO()
+        Image.fromarray(draw_overlay(np.asarray(found.images[0]), values)).save(file, "PNG")
+        content, kind = file.getvalue(), "image/png"
+    return {"height": height, "width": width, "type": kind, "base64": base64.b64encode(content).decode()}
+
+
+def make_app(run: Run, queue: ScoringQueue, limits: Limits, threads: int) -> Starlette:
+    """The application.
+
+    Args:
+        run: of the detector.
+        queue: scores the images; the application closes it when it ends.
+        limits: what requests may take.
+        threads: that decode images and draw heat maps.
+    """
+    pool = ThreadPoolExecutor(threads, "decoding")
+    service = Service(run, queue, pool, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        pool.shutdown()
+        queue.close()
+
+    async def in_one_line(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        return JSONResponse({"error": "a mistake of ours; the server's log says more"}, 500)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
+    return Starlette(
+        routes=[
+            Route("/", service.page),
+            Route("/score", service.score, methods=["POST"]),
+            Route("/healthz", service.health),
+            Route("/metrics", service.metrics),
+            Route("/openapi.json", service.describe),
+        ],
+        exception_handlers={HTTPException: in_one_line, ClientDisconnect: gone, Exception: in_one_line},
+        lifespan=lifespan,
+    )

@@ -1,0 +1,66 @@
+"""Counters for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+# Shares of the threshold at which the histogram of scores counts; the threshold itself is 1.
+SHARES_OF_THRESHOLD = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Meters:
+    """What a monitor should watch.
+
+    Args:
+        threshold: an image with a higher score is anomalous; finite.
+        waiting: returns how many images wait.
+    """
+
+    def __init__(self, threshold: float, waiting: Callable[[], float]) -> None:
+        self._registry = registry = CollectorRegistry()
+        bounds = (
+            sorted({share * threshold for share in SHARES_OF_THRESHOLD}) if threshold > 0 else [threshold]
+        )
+        self._scores = Histogram("daad_score", "Scores of images", buckets=bounds, registry=registry)
+        self._images = Counter("daad_images", "Images by verdict", ["verdict"], registry=registry)
+        self._seconds = Histogram(
+            "daad_request_seconds", "Time from a request to its answer", buckets=SECONDS, registry=registry
+        )
+        self._refused = Counter(
+            "daad_refused_requests",
+            "Requests that were refused because too many images waited",
+            registry=registry,
+        )
+        Gauge("daad_threshold", "A higher score is anomalous", registry=registry).set(threshold)
+        Gauge("daad_waiting_images", "Images that wait", registry=registry).set_function(waiting)
+        for verdict in ("normal", "anomalous", "unusable"):
+            self._images.labels(verdict)  # a counter that is 0 is there from the start
+
+    def scored(self, score: float, is_anomalous: bool) -> None:
+        """Counts an image and its verdict."""
+        self._scores.observe(score)
+        self._images.labels("anomalous" if is_anomalous else "normal").inc()
+
+    def unusable(self) -> None:
+        """Counts an image without a verdict."""
+        self._images.labels("unusable").inc()
+
+    def refused(self) -> None:
+        """Counts a request that was refused."""
+        self._refused.inc()
+
+    def answered(self, seconds: float) -> None:
+        """Counts a request that was answered."""
+        self._seconds.observe(seconds)
+
+    def render(self) -> tuple[bytes, int, dict[str, str]]:
+        """The page for Prometheus, its status and its headers."""
+        return generate_latest(self._registry), 200, {"Content-Type": CONTENT_TYPE_LATEST}

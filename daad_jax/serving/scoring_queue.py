@@ -1,0 +1,128 @@
+"""Gathers images of concurrent requests into the batches of one compiled program."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+
+from daad_jax.data.images import prepare
+from daad_jax.data.inputs import open_image
+from daad_jax.data.pixel_range import exceeds_range
+from daad_jax.detection.detections import Detections
+from daad_jax.detection.detector import Detector
+
+
+class QueueFullError(Exception):
+    """More images wait than the queue holds."""
+
+
+class Opened(NamedTuple):
+    """An image that waits to be scored.
+
+    `prepared` is what `images.prepare` returned, `[H, W, C]`; in a run with tiles the bytes of the file,
+    since large images should not wait decoded. `clipped`: see `Detections`.
+    """
+
+    name: str
+    prepared: np.ndarray | bytes
+    clipped: bool
+
+
+class ScoringQueue:
+    """Scores images in one thread, as many at once as wait, up to the batch size of the detector.
+
+    An image that comes alone is scored at once. While a batch is scored, the images of other requests gather.
+    There is one program, so an image has the score that `Detector.score` gives it.
+
+    Args:
+        detector: what scores.
+        max_waiting: how many images may wait.
+    """
+
+    def __init__(self, detector: Detector, max_waiting: int) -> None:
+        self._detector, self._max_waiting = detector, max_waiting
+        self._lock, self._count = threading.Lock(), 0
+        self._queue: queue.SimpleQueue[tuple[Opened, Future[Detections]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._score_all, name="scoring")
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many images wait or are being scored."""
+        return self._count
+
+    def open(self, content: bytes, name: str) -> Opened:
+        """Decodes an image, as `Detector.prepare` does.
+
+        Raises:
+            UserError: the image cannot be used; the message names it.
+        """
+        data = self._detector.config.data
+        picture, _ = open_image(content, name, data.max_pixels)
+        prepared = content if data.tiles else prepare(picture, data, name)
+        return Opened(name, prepared, exceeds_range(picture, data))
+
+    def submit(self, images: Sequence[Opened]) -> list[Future[Detections]]:
+        """Lets images be scored. A future that is cancelled before its turn costs nothing.
+
+        Returns:
+            A future for each image: its detections, N = 1, or a UserError.
+
+        Raises:
+            QueueFullError: too many images wait. None of the given ones is scored.
+        """
+        with self._lock:
+            if self._count + len(images) > self._max_waiting:
+                raise QueueFullError
+            self._count += len(images)
+        futures: list[Future[Detections]] = [Future() for _ in images]
+        for pair in zip(images, futures):
+            self._queue.put(pair)
+        return futures
+
+    def close(self) -> None:
+        """Scores what waits, and ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _score_all(self) -> None:
+        is_open = True
+        while is_open:
+            batch = [self._queue.get()]
+            while len(batch) < self._detector.batch_size and batch[-1] is not None:
+                try:
+                    batch.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            is_open = batch[-1] is not None
+            given = [pair for pair in batch if pair is not None]
+            self._score_batch([pair for pair in given if pair[1].set_running_or_notify_cancel()])
+            with self._lock:
+                self._count -= len(given)
+
+    def _score_batch(self, batch: list[tuple[Opened, Future[Detections]]]) -> None:
+        if not batch:
+            return
+        try:
+            found = self._score([image for image, _ in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            for pair in batch:  # one image must not take the others' verdicts
+                self._score_batch([pair])
+            return
+        for (_, future), detections in zip(batch, found):
+            future.set_result(detections)
+
+    def _score(self, images: list[Opened]) -> list[Detections]:
+        """The detections of each image, N = 1."""
+        if self._detector.config.data.tiles:
+            return [self._detector.score([image.prepared]) for image in images]
+        pixels = np.stack([image.prepared for image in images])  # type: ignore[misc]
+        # A batch by itself: the results must not wait for a next batch.
+        (found,) = self._detector.judge([pixels], [image.name for image in images].__getitem__)
+        return [found.take(index) for index in range(len(images))]

@@ -1,0 +1,79 @@
+"""Serves a run over HTTP until a signal ends the process."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+
+from daad_jax.detection.detector import Detector
+from daad_jax.errors import UserError
+from daad_jax.terminal import say
+
+DRAIN_SECONDS = 30  # that requests have to end after a signal
+
+
+def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int) -> None:
+    """Answers requests until SIGTERM or Ctrl-C. Requests that have begun are answered before the end.
+
+    Args:
+        detector: scores the images.
+        name: of the run, for answers.
+        host: the address to listen at.
+        port: 0 takes any that is free.
+        max_waiting: how many images may wait; further requests are refused with status 503.
+
+    Raises:
+        UserError: the extra `serve` is not installed, or the address cannot be used.
+    """
+    try:
+        import uvicorn
+
+        from daad_jax.serving.app import Limits, Run, make_app
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
+    from daad_jax.serving.scoring_queue import ScoringQueue
+
+    listener = _listen(host, port)
+    with listener:
+        start = time.perf_counter()
+        data = detector.config.data
+        blank = np.zeros((1, data.height, data.width, data.channels), data.prepared_type)
+        list(detector.score_prepared(blank))
+        say(f"compiled in {time.perf_counter() - start:.1f} s")
+        queue = ScoringQueue(detector, max_waiting)
+        run = Run(name, detector.step, detector.threshold)
+        app = make_app(run, queue, Limits(), os.cpu_count() or 1)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
+            server_header=False, lifespan="on",
+        )  # fmt: skip
+        listener.listen(max_waiting)  # whoever reads the next line can connect
+        address, taken, *_ = listener.getsockname()
+        shown = f"[{address}]" if ":" in address else address
+        say(f"serving {name}, step {detector.step}, at http://{shown}:{taken} (POST images to /score)")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise UserError(
+            f"--host={host} --port={port}: {error.strerror or error}; give another address or port"
+        ) from error
+    return listener
+
+
+def name_of(workdir: Path) -> str:
+    """The name of a run for those who ask from outside: its folder, without the way to it."""
+    return Path(os.path.abspath(workdir)).name
