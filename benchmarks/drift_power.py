@@ -31,7 +31,8 @@ def draw(rng: np.random.Generator, count: int, shift: float = 0.0) -> np.ndarray
 
 def calibrated(rng: np.random.Generator, count: int) -> Calibration:
     scores = tuple(np.sort(draw(rng, count)).tolist())
-    return Calibration(*[Unit(1.0, 1.0)] * 4, 1.0, 1.0, 0.05, scores)
+    unit = Unit(1.0, 1.0)
+    return Calibration(unit, unit, unit, unit, 1.0, 1.0, 0.05, scores)
 
 
 def main() -> None:

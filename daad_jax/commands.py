@@ -222,27 +222,6 @@ def _export(call: Invocation) -> None:
             say(f"next: run {file} as examples/score_{name}.py of the repository does")
 
 
-def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
-    define_workdir(options, "the folder of the trained run, as the training printed it")
-    flags.DEFINE_string(
-        "host", "127.0.0.1", "the address to listen at; 0.0.0.0 answers other machines", flag_values=options
-    )
-    flags.DEFINE_integer("port", 8000, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
-    flags.DEFINE_integer(
-        "max_waiting", 256, "how many images may wait; more are refused", 1, 2**20, flag_values=options
-    )
-    _define_batch_size(options)
-
-
-def _serve(call: Invocation) -> None:
-    options, workdir = call.options, call.workdir()
-    from daad_jax.detection.detector import Detector
-    from daad_jax.serving.server import name_of, serve
-
-    detector = Detector.load(workdir, options.batch_size)
-    serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
-
-
 def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     """The command has no options."""
 
@@ -299,13 +278,6 @@ COMMANDS = {
         "Writes the model as StableHLO and ONNX files. They run without this package.",
         _define_export,
         _export,
-    ),
-    "serve": Command(
-        "--workdir DIR [--port=8000]",
-        "Answers images over HTTP with scores, verdicts and heat maps. The server listens on this machine "
-        "only, unless --host says otherwise.",
-        _define_serve,
-        _serve,
     ),
     "select-recipe": Command(
         "RUN...",

@@ -44,9 +44,7 @@ def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> No
         "read all images again, and decode them anew if one has changed without a new time or size",
         flag_values=options,
     )
-    flags.DEFINE_integer(
-        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
-    )
+    _define_batch_size(options)
 
 
 def _calibrate(call: Invocation) -> None:
@@ -86,6 +84,33 @@ def _compare(call: Invocation) -> None:
     compare([Path(word) for word in call.words], Path(out) if out else None)
 
 
+def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    flags.DEFINE_string(
+        "host", "127.0.0.1", "the address to listen at; 0.0.0.0 answers other machines", flag_values=options
+    )
+    flags.DEFINE_integer("port", 8000, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
+    flags.DEFINE_integer(
+        "max_waiting", 256, "how many images may wait; more are refused", 1, 2**20, flag_values=options
+    )
+    _define_batch_size(options)
+
+
+def _serve(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    from daad_jax.detection.detector import Detector
+    from daad_jax.serving.server import name_of, serve
+
+    detector = Detector.load(workdir, options.batch_size)
+    serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
+
+
+def _define_batch_size(options: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
+    )
+
+
 RUN_COMMANDS = {
     "calibrate": Command(
         "--workdir DIR FOLDER...",
@@ -103,5 +128,12 @@ RUN_COMMANDS = {
         _define_compare,
         _compare,
         takes_words=True,
+    ),
+    "serve": Command(
+        "--workdir DIR [--port=8000]",
+        "Answers images over HTTP with scores, verdicts and heat maps. The server listens on this machine "
+        "only, unless --host says otherwise.",
+        _define_serve,
+        _serve,
     ),
 }

@@ -64,6 +64,7 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
+    "serving": {"data", "detection", "errors", "terminal"},
     "selection": {"data", "method", "scoring", "training", "config", "errors", "terminal"},
     "export": {
         "data",
@@ -78,7 +79,7 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "run_commands": {"detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
+    "run_commands": {"detection", "evaluation", "serving", "training", "cli", "config", "errors", "terminal"},
     "endings": {"errors", "escaping"},
     "cli": {"recipes", "runtime", "config", "endings", "errors"},
 }

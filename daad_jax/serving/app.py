@@ -43,11 +43,12 @@ class Limits(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What every answer says about the run: its folder, the step, and the threshold."""
+    """What every answer says about the run: its folder, step and threshold, and the calibration's id."""
 
     name: str
     step: int
     threshold: float
+    calibration: str
 
 
 class Service:

@@ -43,6 +43,7 @@ RUN = {
     "name": {"type": "string", "description": "the folder of the run"},
     "step": {"type": "integer", "description": "the step of the checkpoint"},
     "threshold": {"type": "number", "description": "an image with a higher score is anomalous"},
+    "calibration": {"type": "string", "description": "the id of the calibration of scores and threshold"},
 }
 
 
@@ -58,7 +59,12 @@ def describe_api(max_images: int, max_bytes: int) -> dict[str, Any]:
         "required": [*RUN, "images"],
         "properties": RUN | {"images": {"type": "array", "items": {"anyOf": [VERDICT, UNUSABLE]}}},
     }
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": max_images}
+    files = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "maxItems": max_images,
+    }
     form = {
         "type": "object",
         "required": ["image"],

@@ -43,7 +43,7 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         list(detector.score_prepared(blank))
         say(f"compiled in {time.perf_counter() - start:.1f} s")
         queue = ScoringQueue(detector, max_waiting)
-        run = Run(name, detector.step, detector.threshold)
+        run = Run(name, detector.step, detector.threshold, detector.calibration_label.id)
         app = make_app(run, queue, Limits(), os.cpu_count() or 1)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -47,7 +47,7 @@ def detector():
 
 
 def make_client(detector, limits=None, max_waiting=64):
-    run = Run("bolts", detector.step, detector.threshold)
+    run = Run("bolts", detector.step, detector.threshold, detector.calibration_label.id)
     return TestClient(make_app(run, ScoringQueue(detector, max_waiting), limits or Limits(), 2))
 
 
@@ -63,10 +63,11 @@ def test_an_image_has_the_detectors_score(client, detector):
     answer = client.post("/score", content=image)
     assert answer.status_code == 200
     found = answer.json()
-    assert {k: found[k] for k in ("name", "step", "threshold")} == {
+    assert {k: v for k, v in found.items() if k != "images"} == {
         "name": "bolts",
         "step": detector.step,
         "threshold": detector.threshold,
+        "calibration": expected.calibration,
     }
     (entry,) = found["images"]
     assert entry == {
