@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daad_jax.errors import UserError
-from daad_jax.scoring.anomaly_score import Calibration, Unit, calibrate, shortage
+from daad_jax.scoring.anomaly_score import Calibration, Unit, calibrate, held_out_needed, shortage
 
 RNG = np.random.default_rng(0)
 
@@ -223,3 +223,7 @@ def test_bursts_break_the_promise_if_they_are_divided():
         alarms[way] = np.mean(rates)
     assert alarms["by image"] > 0.5
     assert alarms["by group"] < 0.05 + 0.01
+
+
+def test_as_many_images_as_a_rate_was_chosen_for_are_enough():
+    assert [n for n in range(1, 3000) if held_out_needed(1 / (n + 1)) != n] == []
