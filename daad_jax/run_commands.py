@@ -1,10 +1,11 @@
 """Further commands about finished runs, for `commands.COMMANDS`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from daad_jax.cli import Command, Invocation, define_workdir
+from daad_jax.cli import Command, Invocation, define_folder, define_workdir
 from daad_jax.config import MAX_BATCH
 from daad_jax.errors import UserError
 from daad_jax.terminal import say
@@ -70,6 +71,19 @@ def _calibrate(call: Invocation) -> None:
         )
 
 
+def _define_compare(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_folder(options, "out", "the file of the page (default: comparison.html in the current folder)")
+
+
+def _compare(call: Invocation) -> None:
+    if len(call.words) < 2:
+        raise UserError("fewer than two runs were named; give the folders of evaluated runs")
+    from daad_jax.evaluation.comparison_page import compare
+
+    out = call.options.out
+    compare([Path(word) for word in call.words], Path(out) if out else None)
+
+
 def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     flags.DEFINE_string(
@@ -105,6 +119,14 @@ RUN_COMMANDS = {
         "all calibrations of a run, --use ID goes back to one.",
         _define_calibrate,
         _calibrate,
+        takes_words=True,
+    ),
+    "compare": Command(
+        "RUN RUN... [--out FILE]",
+        "Compares evaluated runs on one page: figures with their intervals, curves, and the images on which "
+        "the verdicts differ. Nothing is scored: run evaluate first.",
+        _define_compare,
+        _compare,
         takes_words=True,
     ),
     "serve": Command(

@@ -64,6 +64,7 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
+    "serving": {"data", "detection", "errors", "terminal"},
     "selection": {"data", "method", "scoring", "training", "config", "errors", "terminal"},
     "export": {
         "data",

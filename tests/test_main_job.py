@@ -77,11 +77,13 @@ def finished(folder):
 def test_evaluate_prints_and_writes(folder, finished):
     code, out, err = call("evaluate.py", "--workdir", finished, cache=folder / "c")
     assert code == 0, err
-    auroc = float(next(x for x in out.splitlines() if x.startswith("image AUROC")).split()[-1])
+    line = next(x for x in out.splitlines() if x.startswith("image AUROC"))
     report = json.loads((finished / "evaluation.json").read_text())
-    assert auroc == round(report["auroc"], 4)
+    low, high = report["intervals"]["auroc"]
+    assert line == f"image AUROC {report['auroc']:.4f} [{low:.4f}, {high:.4f}]"
+    assert low <= report["auroc"] <= high
     rows = (finished / "scores.csv").read_text().splitlines()
-    assert rows[0] == "name,label,defect_type,R,L,A,p_value,verdict"
+    assert rows[0] == "name,label,defect_type,R,L,A,p_value,verdict,calibration"
     assert len(rows) == 13
     table = list(csv.DictReader(rows))
     labels, scores = [int(row["label"]) for row in table], [float(row["A"]) for row in table]

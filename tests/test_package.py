@@ -61,7 +61,8 @@ def test_the_wheel_holds_the_library_and_the_recipes(built):
     library = {p.relative_to(ROOT).as_posix() for p in (ROOT / "daad_jax").rglob("*") if p.is_file()}
     recipes = {f"daad_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
     assert names == {n for n in library | recipes if "__pycache__" not in n}
-    assert "daad_jax/evaluation/report.html.j2" in names
+    for name in ("report.html.j2", "comparison.html.j2", "page.css"):
+        assert f"daad_jax/evaluation/{name}" in names
 
 
 def test_the_sdist_builds_the_same_wheel(built, tmp_path):

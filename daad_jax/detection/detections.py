@@ -51,7 +51,8 @@ class Detections:
         rows: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
-            rows[name] = values if values is None or name == "calibration" else values[index : index + 1]
+            is_of_all = values is None or isinstance(values, str)
+            rows[name] = values if is_of_all else values[index : index + 1]
         return Detections(**rows)
 
 

@@ -12,6 +12,10 @@ from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.drift import OUTLIER_SHARE, Drift, find_drift
 
 MORE_THAN = 50  # images; of fewer, the test would see only what nobody can miss
+REMEDY = (
+    "Look at the images: if camera, light or parts have changed and the images are good, calibrate with such "
+    "images."
+)
 
 
 class DriftWatch:
@@ -45,7 +49,7 @@ class DriftWatch:
                 )
         scores = np.asarray(self._scores)
         drift = find_drift(self._calibration, scores, groups, OUTLIER_SHARE)
-        return describe_drift(drift, len(scores), OUTLIER_SHARE) if drift else ""
+        return describe_drift(drift, len(scores), REMEDY, OUTLIER_SHARE) if drift else ""
 
     def _find_groups(self) -> np.ndarray | None:
         """The group of each image; None if an image has none."""
@@ -57,20 +61,20 @@ class DriftWatch:
         return groups.numbers if groups and groups.is_found.all() else None
 
 
-def describe_drift(drift: Drift, count: int, outlier_share: float = 0.0) -> str:
+def describe_drift(drift: Drift, count: int, remedy: str, outlier_share: float = 0.0) -> str:
     """One line about a drift of `count` images, with its direction and what to do.
 
-    `outlier_share` is the share of them that could have been anomalous without an alarm.
+    `remedy` ends the line. `outlier_share` is the share of the images that could have been anomalous without
+    an alarm.
     """
     way, means = (
         ("higher", "good images may raise more false alarms than promised")
         if drift.is_higher
         else ("lower", "defects may be missed more often; or these images have trained the run")
     )
-    despite = f", also if {100 * outlier_share:.0f} % of them are anomalous" if outlier_share else ""
+    despite = f", even if {100 * outlier_share:.0f} % of them are anomalous" if outlier_share else ""
     return (
         f"drift: the scores of these {count} images are {way} than those of the calibration's images "
         f"(typical p-value {drift.typical_p_value:.2g} instead of 0.5; chance explains it with a probability "
-        f"of {drift.p_value:.1g}{despite}), so {means}. Look at the images: if camera, light or parts have "
-        "changed and they are good, calibrate with such images."
+        f"of {drift.p_value:.1g}{despite}), so {means}. {remedy}"
     )

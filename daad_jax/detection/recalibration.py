@@ -27,6 +27,10 @@ MIN_IMAGES = 2
 MIN_FOR_OUTLIERS = 8
 FAR_OUT = 3.0  # interquartile ranges above the third quartile (Tukey 1977)
 SHOWN_OUTLIERS = 5
+DRIFT_REMEDY = (
+    "The new calibration is right for images like these. If nobody meant the change of camera, light or "
+    "parts, correct it, and go back with --use."
+)
 
 
 def calibrate_run(
@@ -97,25 +101,29 @@ def calibrate_run(
         drift=drift,
     )
     file = calibration_files.store(workdir, stored)
-    new = scores[held_out_count:]
-    flagged = int((new > run.calibration.threshold).sum())
-    say(f"Of the {len(new)} new images, the calibration so far flags {flagged}.")
-    if drift:
-        say(drift)
-        if with_held_out:
+    flagged = int((scores[held_out_count:] > run.calibration.threshold).sum())
+    say(f"Of the {len(good.images)} new images, the calibration so far flags {flagged}.")
+    _report(stored)
+    say(f"wrote {file}; --list shows all calibrations of the run, and --use goes back to one of them")
+    return stored
+
+
+def _report(stored: StoredCalibration) -> None:
+    """Prints what is special about the images, and what the threshold promises."""
+    if stored.drift:
+        say(stored.drift)
+        if stored.with_held_out:
             warn(
                 "the new images and those of the training are not alike, so a threshold from both together "
                 "promises nothing; calibrate again without --with_held_out"
             )
-    if outliers:
-        say(_describe_outliers(outliers))
+    if stored.outliers:
+        say(_describe_outliers(stored.outliers))
     say(
-        f"calibration {stored.label.describe()} is in use now: threshold {calibration.threshold:.4f}. Its "
-        "scores have units of their own; do not compare them with earlier ones."
+        f"calibration {stored.label.describe()} is in use now: threshold {stored.calibration.threshold:.4f}. "
+        "Its scores have units of their own; do not compare them with earlier ones."
     )
-    say(*describe_promises(calibration, rate, confidence))
-    say(f"wrote {file}; --list shows all calibrations of the run, and --use goes back to one of them")
-    return stored
+    say(*describe_promises(stored.calibration, stored.rate, stored.confidence))
 
 
 def describe_promises(calibration: Calibration, rate: float, confidence: float | None) -> list[str]:
@@ -186,7 +194,7 @@ def _find_drift(run: CalibratedRun, good: GoodImages, scores: np.ndarray, held_o
         return ""
     groups = None if good.split.groups is None else good.split.groups[is_new]
     drift = find_drift(run.calibration, scores[is_new], groups)
-    return describe_drift(drift, int(is_new.sum())) if drift else ""
+    return describe_drift(drift, int(is_new.sum()), DRIFT_REMEDY) if drift else ""
 
 
 def _with_confidence(calibration: Calibration, rate: float, confidence: float | None) -> Calibration:

@@ -48,6 +48,7 @@ PAGE = Ink("#010101", "#020202", "#030303", "#040404")
 CSS_VARIABLES = {
     PAGE.text: "text", PAGE.faint: "faint", PAGE.normal: "normal", PAGE.anomalous: "anomalous",
 }  # fmt: skip
+LINE_STYLES = ("-", "--", "-.", ":")
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -79,6 +80,28 @@ def draw_roc(scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink 
     is_flagged = scores > threshold
     point = is_flagged[labels == 0].mean(), is_flagged[labels == 1].mean()
     axes.plot(*point, "o", color=ink.text, label="at the threshold", clip_on=False)
+    axes.set(xlabel="share of normal images flagged", ylabel="share of anomalous images found")
+    _draw_share_axes(axes, ink, "lower right")
+    return figure
+
+
+def draw_roc_curves(scores: Sequence[np.ndarray], labels: np.ndarray, ink: Ink = PAGE) -> Figure:
+    """Draws the ROC curves of up to eight runs on the same images: "run 1", "run 2", ...
+
+    Args:
+        scores: of each run, `[N]`.
+        labels: 0 (normal) or 1 (anomalous), `[N]`.
+        ink: the colours; four kinds of lines tell apart runs of one colour.
+    """
+    figure, axes = _make_chart(ink)
+    axes.plot([0, 1], [0, 1], color=ink.faint, linestyle="--")
+    for number, of_run in enumerate(scores):
+        false_alarm_rates, recall, _ = metrics.roc_curve(labels, of_run)
+        colour = (ink.anomalous, ink.normal)[number % 2]
+        style = LINE_STYLES[number // 2 % len(LINE_STYLES)]
+        axes.plot(
+            false_alarm_rates, recall, color=colour, linestyle=style, label=f"run {number + 1}", clip_on=False
+        )
     axes.set(xlabel="share of normal images flagged", ylabel="share of anomalous images found")
     _draw_share_axes(axes, ink, "lower right")
     return figure

@@ -188,7 +188,7 @@ def _group_by_kind(test: Split, scores: np.ndarray) -> list[Kind]:
         auroc = interval = None
         if label:
             labels = np.repeat([0, 1], [len(normal), len(indices)])
-            compared = np.concatenate([normal, scores[indices]])
+            compared = np.concatenate([normal, scores[np.sort(indices)]])  # in the order of the split
             auroc = float(roc_auc_score(labels, compared))
             interval = auroc_interval(labels, compared)
         kinds.append(Kind(name, label, indices, auroc, interval))

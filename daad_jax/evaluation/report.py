@@ -1,20 +1,13 @@
 """An evaluation as one HTML page. The page loads nothing, runs nothing and escapes all names."""
 
-import base64
-import io
 import json
 import math
 import shlex
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 from scipy.stats import betabinom
 
 from daad_jax import config as config_lib
@@ -23,16 +16,14 @@ from daad_jax.data import account
 from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import AccountRow
 from daad_jax.detection.overlay import draw_overlay
-from daad_jax.escaping import for_page
 from daad_jax.evaluation import charts
 from daad_jax.evaluation.bootstrap import describe_interval
 from daad_jax.evaluation.figures import Evaluation, Kind
+from daad_jax.evaluation.pages import MIN_SMOOTH_SIDE, draw_svg, encode_png, render_page
 from daad_jax.scoring.anomaly_score import held_out_needed
 from daad_jax.training.suspects import Suspect
 
 SHOWN_SUSPECTS = 8
-MAX_PICTURE_SIDE = 128  # pixels; larger pictures are scaled down
-MIN_SMOOTH_SIDE = 64  # pixels; images with a shorter longer side are enlarged without smoothing
 # The page notes false alarms that would be as rare as this if test and held-out images were alike.
 SURPRISING_PROBABILITY = 0.01
 CURVES = {  # keys of metrics.jsonl
@@ -68,14 +59,6 @@ def render(
         account_rows: what the files of the data were taken for; without them the page has no such table.
         calibrating: how many of the test images have set the threshold.
     """
-    template = resources.files("daad_jax.evaluation").joinpath("report.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=for_page,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
     threshold = evaluation.detector.threshold
     log = _read_log(workdir / "metrics.jsonl")
@@ -85,7 +68,8 @@ def render(
         "pr": charts.draw_precision_recall,
     }
     sections = _gallery_sections(evaluation)
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.j2",
         evaluation=evaluation,
         intervals={name: describe_interval(ends) for name, ends in evaluation.intervals.items()},
         detector=evaluation.detector,
@@ -95,10 +79,10 @@ def render(
         kinds=[_kind_row(kind, evaluation) for kind in evaluation.kinds],
         needed=held_out_needed(evaluation.detector.calibration.false_alarm_rate),
         too_many_false_alarms=_has_too_many_false_alarms(evaluation),
-        charts={name: _draw_svg(draw(scores, labels, threshold), name) for name, draw in drawings.items()},
+        charts={name: draw_svg(draw(scores, labels, threshold), name) for name, draw in drawings.items()},
         gallery=sections,
         suspects=[
-            {"name": s.name, "score": s.score, "uri": _encode_png(to_uint8(pixels))} for s, pixels in suspects
+            {"name": s.name, "score": s.score, "uri": encode_png(to_uint8(pixels))} for s, pixels in suspects
         ],
         kinds_left_out=len(evaluation.kinds) - len(sections),
         are_small=max(config.data.height, config.data.width) < MIN_SMOOTH_SIDE,
@@ -110,11 +94,6 @@ def render(
         commands=_format_commands(workdir),
         stored=_stored_texts(workdir, config),
     )
-
-
-def _draw_svg(figure: Figure, name: str) -> Markup:
-    # The markup is safe: charts show numbers and our own words, but no names of files or kinds.
-    return Markup(charts.to_svg(figure, name))
 
 
 def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
@@ -185,17 +164,8 @@ def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
         "p_value": evaluation.p_values[index],
         "verdict": VERDICTS[label, is_flagged],
         "is_right": is_flagged == bool(label),
-        "pictures": {name: _encode_png(pixels) for name, pixels in pictures.items()},
+        "pictures": {name: encode_png(pixels) for name, pixels in pictures.items()},
     }
-
-
-def _encode_png(pixels: np.ndarray) -> str:
-    """Encodes uint8 `[H, W]` or `[H, W, C]` as a data URI."""
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    picture.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:
@@ -246,7 +216,7 @@ def _training_curves(log: list[dict[str, float]]) -> list[dict[str, Any]]:
         points = [(line["step"], line[key]) for line in log if key in line]
         if points:
             steps, values = zip(*points)
-            svg = _draw_svg(charts.draw_curve(steps, values), key)
+            svg = draw_svg(charts.draw_curve(steps, values), key)
             curves.append({"title": title, "last": values[-1], "svg": svg})
     return curves
 

@@ -213,7 +213,7 @@ class Calibration:
 
 def held_out_needed(rate: float) -> int:
     """How many held-out images, or groups of them, are needed to promise a false-alarm rate."""
-    return math.ceil(1 / rate) - 1
+    return math.ceil(1 / rate - 1e-9) - 1  # the margin is for rounding
 
 
 def shortage(held_out: int, rate: float, are_groups: bool = False) -> str:

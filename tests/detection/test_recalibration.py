@@ -15,15 +15,17 @@ from PIL import Image
 
 from daad_jax import config as config_lib
 from daad_jax.config import DataConfig
+from daad_jax.data.samples import Split
 from daad_jax.detection import detector as detector_module
 from daad_jax.detection import recalibration
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.recalibration import calibrate_run, say_calibrations
 from daad_jax.errors import UserError
+from daad_jax.evaluation import outputs
 from daad_jax.export import formats
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import calibration_files, calibrations, checkpoint, run_data
+from daad_jax.training import calibrations, checkpoint, run_data
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.workdir import claim_workdir
 from tests.tiny import filled_state, tiny_config, tiny_feature_config
@@ -251,16 +253,15 @@ def test_damage_and_another_checkpoint(run, root, capsys):
         calibrations.use(run, stored.label.id)
 
 
-def test_a_kill_leaves_the_calibration_before(run, root, monkeypatch):
-    """Between the two files: the new calibration is there, and the old one counts."""
-    before = Detector.load(run).calibration
-    monkeypatch.setattr(
-        calibration_files, "_write_in_use", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        calibrate_run(run, [str(root / "new")])
-    assert Detector.load(run).calibration == before
-    assert len(calibrations.list_all(run)) == 2
+def test_test_images_that_calibrated_are_counted(run, root):
+    stored = calibrate_run(run, [str(root / "new")])
+    detector = Detector.load(run)
+    names = [root / "new" / "003.png", root / "set" / "000.png", root / "new" / "007.png"]
+    test = Split.of(np.stack([detector.prepare(name) for name in names]))
+    assert outputs._count_calibrating(run, detector, test) == 2
+    assert stored.label.images == 25
+    calibrations.use(run, "training")
+    assert outputs._count_calibrating(run, Detector.load(run), test) == 0
 
 
 def test_mistakes_are_one_line(run, root, tmp_path):

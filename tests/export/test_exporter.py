@@ -306,6 +306,7 @@ def test_metadata_says_what_the_detector_does(run):
     about = json.loads((run / "other" / "model.json").read_text())
     assert about["threshold"] == Detector.load(run).threshold
     assert about["held_out"] == 40
+    assert about["calibration"] == {"id": Detector.load(run).calibration_label.id, "created": ""}
     assert (about["height"], about["width"], about["channels"], about["fit"]) == (16, 16, 1, "resize")
     assert about["config"]["name"] == "tiny"
     assert sorted(p.name for p in (run / "other").iterdir()) == [

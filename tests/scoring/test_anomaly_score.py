@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daad_jax.errors import UserError
-from daad_jax.scoring.anomaly_score import Calibration, Unit, calibrate, shortage
+from daad_jax.scoring.anomaly_score import Calibration, Unit, calibrate, held_out_needed, shortage
 
 RNG = np.random.default_rng(0)
 
@@ -172,7 +172,7 @@ def test_groups_count_as_groups():
         shares = [np.mean(found.score(scores[groups == g], 0) >= score) for g in range(4)]
         assert found.p_value(np.array([score]))[0] == pytest.approx((1 + sum(shares)) / 5)
     assert "only 4 group(s) of images are held out" in found.shortage(0.05)
-    assert "with more groups" in found.shortage(0.05)
+    assert "give calibrate more good groups" in found.shortage(0.05)
     assert found.describe_promise(0.2).endswith("(set from 9 held-out images of 4 groups)")
     for score in RNG.normal(1, 0.2, 100):
         for rate in (0.2, 0.4, 0.5):
@@ -223,3 +223,7 @@ def test_bursts_break_the_promise_if_they_are_divided():
         alarms[way] = np.mean(rates)
     assert alarms["by image"] > 0.5
     assert alarms["by group"] < 0.05 + 0.01
+
+
+def test_as_many_images_as_a_rate_was_chosen_for_are_enough():
+    assert [n for n in range(1, 3000) if held_out_needed(1 / (n + 1)) != n] == []

@@ -92,7 +92,7 @@ def test_the_watch_of_a_prediction():
     watch = DriftWatch(calibration_of(draw(100)), data)
     watch.add(["a"] * 80, draw(80, -4.0))
     assert "are lower than" in watch.describe()
-    assert "also if 10 % of them are anomalous" in watch.describe()
+    assert "even if 10 % of them are anomalous" in watch.describe()
 
     # In a run with groups, images without a group are not watched, and that is said.
     grouped = calibration_of(draw(100), sizes=(2,) * 100)
