@@ -17,9 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "escaping": set(),
+    "buckets": {"errors"},
     "terminal": {"escaping"},
     "config": {"errors"},
-    "files": {"errors"},
+    "files": {"buckets", "errors"},
     "variants": {"config", "errors"},
     "recipes": {"config", "errors"},
     "models": {"config", "errors"},
@@ -28,8 +29,9 @@ MAY_IMPORT = {
     "runtime": {"config", "endings", "errors", "terminal"},
     "scoring": {"extractors", "method", "models", "runtime", "config", "errors"},
     "validation": {"extractors", "method", "scoring", "config", "errors"},
-    "data": {"config", "errors", "escaping", "files", "terminal"},
+    "data": {"buckets", "config", "errors", "escaping", "files", "terminal"},
     "training": {
+        "buckets",
         "data",
         "extractors",
         "method",
@@ -43,6 +45,7 @@ MAY_IMPORT = {
         "terminal",
     },
     "detection": {
+        "buckets",
         "data",
         "method",
         "scoring",
@@ -54,6 +57,7 @@ MAY_IMPORT = {
         "terminal",
     },
     "evaluation": {
+        "buckets",
         "data",
         "detection",
         "scoring",
@@ -78,8 +82,8 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "endings": {"errors", "escaping"},
-    "cli": {"recipes", "runtime", "config", "endings", "errors"},
+    "endings": {"buckets", "errors", "escaping"},
+    "cli": {"buckets", "recipes", "runtime", "config", "endings", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}
 NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "tests"}

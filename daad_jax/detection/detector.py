@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image as pillow
 
+from daad_jax.buckets import open_place
 from daad_jax.config import Config
 from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.image_files import ImageFile
@@ -73,7 +74,7 @@ class Detector:
         Raises:
             UserError: no such workdir, or no readable checkpoint in it.
         """
-        return cls(*checkpoint.load(Path(workdir)), batch_size)
+        return cls(*checkpoint.load(open_place(workdir)), batch_size)
 
     @property
     def threshold(self) -> float:
