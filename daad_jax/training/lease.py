@@ -22,7 +22,6 @@ RENEWALS = 4  # in this time
 # A lease that is older than this by the bucket's clock and ours is free without waiting.
 MAX_CLOCK_DIFFERENCE_S = 300.0
 POLL_S = 1.0
-MAX_BYTES = 4096  # of the object
 Holder = dict[str, Any]
 
 
@@ -83,21 +82,18 @@ def find_holder(place: Path) -> int:
 
 
 def _read(place: Path) -> tuple[int, Holder, float]:
-    """The generation of a lease (0: no object), its holder, and its age in seconds."""
-    from google.api_core.exceptions import NotFound
+    """The generation of a lease (0: no object), its holder, and its age in seconds.
 
-    asked = buckets.blob(place)
-    if (found := asked.bucket.get_blob(asked.name)) is None:
+    If another process replaces the object meanwhile, its holder does not matter, since no write will succeed.
+    """
+    if (found := buckets.read_small(place)) is None:
         return 0, {}, 0.0
-    age = (datetime.now(UTC) - found.updated).total_seconds()
     try:
-        # If another process replaces the object now, its content does not matter: no write will succeed.
-        holder = json.loads(asked.download_as_bytes(end=MAX_BYTES))
-    except NotFound:
-        return _read(place)
+        holder = json.loads(found.content)
     except ValueError:
         holder = {}
-    return int(found.generation), holder if isinstance(holder, dict) else {}, age
+    age = (datetime.now(UTC) - found.updated).total_seconds()
+    return found.generation, holder if isinstance(holder, dict) else {}, age
 
 
 class _Lease:
