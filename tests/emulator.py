@@ -27,12 +27,12 @@ def _is_installed(package: str) -> bool:
 
 
 missing = [package for package in PACKAGES if not _is_installed(package)]
-needs_emulator = pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}")
+needs_emulator = pytest.mark.skipif(bool(missing), reason=f"{missing} is not installed")
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[dict[str, str]]:
-    """An emulator for the whole session, since clients keep its address; the environment variables of clients."""
+    """An emulator for the whole session, since clients keep its address; the variables of its clients."""
     with running_emulator() as variables, environment_of(variables):
         yield variables
 
