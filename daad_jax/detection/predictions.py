@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from daad_jax.buckets import Mirror, open_place
+from daad_jax.buckets import open_place
 from daad_jax.data.account import format_table
 from daad_jax.data.image_files import ImageFile
 from daad_jax.data.images import resize, show_pixels, shrink_to_fit, undo_fit
@@ -28,6 +28,7 @@ from daad_jax.errors import UserError
 from daad_jax.escaping import for_file_name, table_row
 from daad_jax.files import explain_write_errors, new_folder, replacing
 from daad_jax.terminal import say, warn
+from daad_jax.uploads import Mirror
 
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "overlay", "error")
 REMEDY = "give another --out"

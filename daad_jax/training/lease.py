@@ -16,6 +16,7 @@ from daad_jax import buckets
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
 from daad_jax.terminal import say
+from daad_jax.uploads import create
 
 LEASE_S = 60.0  # a lease that nobody has renewed for so long is free
 RENEWALS = 4  # in this time
@@ -112,6 +113,9 @@ class _Lease:
         watched, since = -1, 0.0
         while True:
             generation, holder, age = _read(self._place)
+            if holder.get("token") == self._holder["token"]:  # an answer was lost, and the client wrote twice
+                self._generation = generation
+                return
             is_free = not generation or bool(holder.get("released")) or self._is_dead(holder)
             if (
                 is_free
@@ -142,7 +146,7 @@ class _Lease:
 
     def _write(self, generation: int, **more: Any) -> int:
         text = json.dumps({**self._holder, **more})
-        if written := buckets.create(self._place, text, generation):
+        if written := create(self._place, text, generation):
             self._generation = written
         return written
 

@@ -13,8 +13,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from daad_jax import files
-from daad_jax.buckets import Mirror, is_in_bucket, read_bytes
+from daad_jax.buckets import is_in_bucket, read_bytes
 from daad_jax.terminal import say, warn
+from daad_jax.uploads import Mirror
 
 METRICS_FILE = "metrics.jsonl"  # in the workdir
 

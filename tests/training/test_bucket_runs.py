@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import buckets
+from daad_jax import buckets, uploads
 from daad_jax.buckets import open_place
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict
@@ -56,7 +56,7 @@ def test_a_checkpoint_in_a_bucket_has_the_state(tmp_path):
         with closing(Checkpoints(run, max_to_keep=1, create=True)) as checkpoints:
             checkpoints.save(replace(state, step=np.int32(step)), config, calibration)
     # A save that was killed is no checkpoint, and its step can be saved again.
-    buckets.create(run / "checkpoints" / "3" / "state" / "half", "of an array")
+    uploads.create(run / "checkpoints" / "3" / "state" / "half", "of an array")
     assert saved_step(run) == 2
     restored, _, found = checkpoint.load(run)
     assert (int(restored.step), found) == (2, calibration)
@@ -77,7 +77,7 @@ def test_a_run_in_a_bucket_is_the_run_of_a_folder(tmp_path, monkeypatch, capsys)
     run = open_place(f"{place}/run")
     train(config_of(f"{place}/images", STEPS - 1), f"{place}/run")
     # A save that was killed is no checkpoint, and its step is saved again.
-    buckets.create(run / "checkpoints" / str(STEPS) / "state" / "half", "of an array")
+    uploads.create(run / "checkpoints" / str(STEPS) / "state" / "half", "of an array")
     assert saved_step(run) == STEPS - 1
     train(config_of(f"{place}/images", STEPS), f"{place}/run")
     assert f"resumed from step {STEPS - 1}" in capsys.readouterr().out

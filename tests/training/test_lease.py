@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from daad_jax import buckets
+from daad_jax import buckets, uploads
 from daad_jax.buckets import open_place
 from daad_jax.errors import UserError
 from daad_jax.training import lease
@@ -99,7 +99,7 @@ def racers(emulator):
 
 
 def write_holder(place, generation=0, **holder):
-    return buckets.create(place, json.dumps({"host": "h", "token": "1", **holder}), generation)
+    return uploads.create(place, json.dumps({"host": "h", "token": "1", **holder}), generation)
 
 
 @pytest.mark.parametrize("race", range(10))
@@ -164,7 +164,7 @@ def test_a_lease_that_was_taken_is_not_renewed_and_not_given_back():
 @pytest.mark.parametrize("content", ["", "[]", "{", "{}", '{"token": "x", "process": "y", "machine": 3}'])
 def test_a_damaged_lease_is_waited_for(content):
     place = open_place(f"gs://{BUCKET}/damaged-{len(content)}/.training")
-    buckets.create(place, content)
+    uploads.create(place, content)
     assert lease.find_holder(place) == 0
     with lease.holding(place, "busy", 0.3):
         assert lease.find_holder(place)
@@ -193,7 +193,7 @@ def test_only_finished_checkpoints_count():
 
     run = open_place(f"gs://{BUCKET}/steps")
     assert saved_step(run) == 0
-    buckets.create(run / "checkpoints" / "4" / "commit_success.txt", "x")
-    buckets.create(run / "checkpoints" / "8" / "state", "half of a save")
-    buckets.create(run / "checkpoints" / "12.damaged" / "commit_success.txt", "x")
+    uploads.create(run / "checkpoints" / "4" / "commit_success.txt", "x")
+    uploads.create(run / "checkpoints" / "8" / "state", "half of a save")
+    uploads.create(run / "checkpoints" / "12.damaged" / "commit_success.txt", "x")
     assert saved_step(run) == 4
