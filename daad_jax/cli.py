@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from daad_jax import config as config_lib
 from daad_jax import recipes
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.config import Config
 from daad_jax.endings import errors_in_one_line, sigterm_raises
 from daad_jax.errors import UserError, nearest
@@ -51,7 +52,7 @@ class Invocation:
         """
         if not self.options.workdir:
             raise UserError("--workdir is missing; give the folder that the training printed")
-        return Path(self.options.workdir)
+        return open_place(self.options.workdir)
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def define_folder(options: flags.FlagValues, name: str, help_text: str) -> None:
     flags.DEFINE_string(name, None, help_text, flag_values=options)
     flags.register_validator(
         name,
-        lambda value: "://" not in (value or ""),
-        "must be a folder of a mounted file system, not a URL",
+        lambda value: "://" not in (value or "") or is_in_bucket(value),
+        "must be a folder of a mounted file system, or gs://BUCKET/FOLDER; mount other storage as a folder",
         flag_values=options,
     )
 

@@ -13,6 +13,7 @@ from absl import flags
 
 import daad_jax
 from daad_jax import cli
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.cli import Command, Invocation, define_config, define_folder, define_workdir
 from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line
@@ -65,7 +66,7 @@ def _train(call: Invocation) -> None:
     given = [value is not None for value in address]
     if any(given) and not (options.distributed and all(given)):
         raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
-    workdir = Path(options.workdir) if options.workdir else _default_workdir(config)
+    workdir = open_place(options.workdir) if options.workdir else _default_workdir(config)
     with ExitStack() as stack:
         if all(given):
             cluster = Cluster.parse(*address)
@@ -133,7 +134,7 @@ def _evaluate(call: Invocation) -> None:
             raise UserError(f"--{name} is empty; give a folder")
     from daad_jax.evaluation.outputs import evaluate
 
-    data, out = (Path(value) if value else None for value in (options.data, options.out))
+    data, out = (open_place(value) if value else None for value in (options.data, options.out))
     evaluate(
         workdir, options.batch_size, data=data, data_dir=options.data_dir or "", out=out, check=options.check
     )
@@ -180,6 +181,7 @@ def _predict(call: Invocation) -> None:
     from daad_jax.detection.predictions import output_folder, predict
     from daad_jax.detection.sources import find
 
+    out = open_place(options.out) if options.out else None
     next(find(call.words))  # names a missing image before the model is loaded
     detector = Detector.load(workdir, options.batch_size)
     if options.threshold is not None:
@@ -190,7 +192,7 @@ def _predict(call: Invocation) -> None:
         detector.threshold = calibration.threshold_at(rate)
         if warning := calibration.shortage(rate):
             warn(warning)
-    predict(detector, call.words, output_folder(workdir, options.out), options.overlays)
+    predict(detector, call.words, output_folder(workdir, out), options.overlays)
 
 
 def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -214,9 +216,11 @@ def _export(call: Invocation) -> None:
     from daad_jax.export.exporter import export
 
     size = (options.height, options.width) if options.height else None
-    files = export(workdir, options.formats, size, Path(options.output) if options.output else None)
+    files = export(workdir, options.formats, size, open_place(options.output) if options.output else None)
     for name, file in files.items():
-        if call.is_script:
+        if is_in_bucket(file):
+            say(f"next: copy {file}, and run it as examples/score_{name}.py of the repository does")
+        elif call.is_script:
             say(f"next: python examples/score_{name}.py {file} IMAGE...")
         else:
             say(f"next: run {file} as examples/score_{name}.py of the repository does")
@@ -231,7 +235,7 @@ def _select_recipe(call: Invocation) -> None:
         raise UserError("no runs were named; give one or more folders that the training printed")
     from daad_jax.selection.ranking import select_recipe
 
-    select_recipe([Path(word) for word in call.words])
+    select_recipe([open_place(word) for word in call.words])
 
 
 def _define_check(options: flags.FlagValues) -> None:

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 
+from daad_jax.buckets import is_client_error
 from daad_jax.errors import Stopped, UserError, describe_os_error
 from daad_jax.escaping import for_terminal
 
@@ -69,6 +70,9 @@ def _explain(error: Exception) -> str:
             "a smaller --batch_size of evaluate or predict, a smaller config.data.height and width, or a "
             "smaller config.model.base_width"
         )
+    if is_client_error(error):
+        reason = " ".join(str(error).split())[:150]
+        return f"the bucket does not answer ({reason}); look at the network and your rights there"
     if isinstance(error, OSError):
         return describe_os_error(error)
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from daad_jax import uploads
+from daad_jax.buckets import is_in_bucket
 from daad_jax.errors import UserError
 
 LOCK_FILE = ".lock"  # in a folder that a process fills
@@ -22,8 +24,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path`, which takes the place of `path` when the block ends well.
 
     Readers see the old file or the whole new one. After an error the old one is still there. Temporary files
-    that killed commands have left for this path are removed.
+    that killed commands have left for this path are removed. A file for a bucket is written on this machine
+    and then uploaded.
     """
+    if is_in_bucket(path):
+        with uploads.uploading(path) as temporary:
+            yield temporary
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     for other in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if other.suffix[1:].isdecimal() and other != temporary:
@@ -49,6 +56,10 @@ def replacing_together(folder: Path, name: str) -> Iterator[Path]:
         folder: an existing folder.
         name: what the files are, for the names of hidden folders.
     """
+    if is_in_bucket(folder):
+        with uploads.uploading_together(folder, name) as staging:
+            yield staging
+        return
     finish_replacing(folder, name)
     staging = folder / f".{name}.partial-{secrets.token_hex(8)}"
     staging.mkdir()

@@ -16,6 +16,8 @@ startup.compile_quickly(trains=True)
 
 import jax  # noqa: E402
 
+from tests.emulator import emulator  # noqa: E402, F401
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A shell's background job ignores Ctrl-C, and the commands that tests start would inherit that.

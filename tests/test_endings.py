@@ -117,7 +117,7 @@ FOLDER = "--config=folder:/nonexistent,daad_plus"
             ["evaluate", "--workdir=x", "--out=s3://x"],
             "--out=s3://x: must be a folder of a mounted file system",
         ),
-        (["export", "--workdir=x", "--output=gs://x"], "--output=gs://x: must be a folder of a mounted"),
+        (["export", "--workdir=x", "--output=s3://x"], "--output=s3://x: must be a folder of a mounted"),
         (["predict", "--workdir=x", "--batch_size=1000000000000", "y"], "[1, 1048576]"),
         (["predict", f"--workdir={'a' * 300}", "/"], "no images"),
         (["evaluate", f"--workdir={'a' * 300}"], "File name too long; give a shorter name"),

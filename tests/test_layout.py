@@ -17,9 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "escaping": set(),
+    "buckets": {"errors"},
+    "uploads": {"buckets", "errors"},
     "terminal": {"escaping"},
     "config": {"errors"},
-    "files": {"errors"},
+    "files": {"buckets", "errors", "uploads"},
     "variants": {"config", "errors"},
     "recipes": {"config", "errors"},
     "models": {"config", "errors"},
@@ -28,8 +30,10 @@ MAY_IMPORT = {
     "runtime": {"config", "endings", "errors", "terminal"},
     "scoring": {"extractors", "method", "models", "runtime", "config", "errors"},
     "validation": {"extractors", "method", "scoring", "config", "errors"},
-    "data": {"config", "errors", "escaping", "files", "terminal"},
+    "data": {"buckets", "config", "errors", "escaping", "files", "terminal"},
     "training": {
+        "buckets",
+        "uploads",
         "data",
         "extractors",
         "method",
@@ -43,6 +47,8 @@ MAY_IMPORT = {
         "terminal",
     },
     "detection": {
+        "buckets",
+        "uploads",
         "data",
         "method",
         "scoring",
@@ -54,6 +60,7 @@ MAY_IMPORT = {
         "terminal",
     },
     "evaluation": {
+        "buckets",
         "data",
         "detection",
         "scoring",
@@ -64,7 +71,7 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "serving": {"data", "detection", "errors", "terminal"},
+    "serving": {"data", "detection", "scoring", "errors", "terminal"},
     "selection": {"data", "method", "scoring", "training", "config", "errors", "terminal"},
     "export": {
         "data",
@@ -79,10 +86,9 @@ MAY_IMPORT = {
         "files",
         "terminal",
     },
-    "serving": {"data", "detection", "scoring", "errors", "terminal"},
     "run_commands": {"serving", "detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
-    "endings": {"errors", "escaping"},
-    "cli": {"recipes", "runtime", "config", "endings", "errors"},
+    "endings": {"buckets", "errors", "escaping"},
+    "cli": {"buckets", "recipes", "runtime", "config", "endings", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}
 NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "tests"}

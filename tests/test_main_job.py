@@ -278,7 +278,7 @@ BAD = {
     "rates": (["--config.model.division=((3,1,1),(1,1,1),(1,1,1),(1,1,1))"], "memory1"),
     "folder": (["--config.data.path=/nonexistent"], "/nonexistent: this folder does not exist"),
     "stray word": (["stray"], "unexpected argument 'stray'"),
-    "url": (["--workdir=gs://bucket/run"], "not a URL"),
+    "url": (["--workdir=s3://bucket/run"], "must be a folder of a mounted file system, or gs://"),
     "workdir": (["--workdir=/proc/nowhere"], "/proc/nowhere: cannot be written"),
     "devices": (["--config.train.devices=99"], "config.train.devices = 99"),
 }

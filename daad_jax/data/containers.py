@@ -56,7 +56,7 @@ def count_pages(source: Path | bytes) -> int:
                     return sum(1 for _ in image_pages(tiff))
             return 1
     except Exception as error:  # the libraries raise many kinds of errors for broken files
-        raise unreadable(str(source) if isinstance(source, Path) else "image", error) from error
+        raise unreadable("image" if isinstance(source, bytes) else str(source), error) from error
 
 
 @contextmanager

@@ -4,11 +4,11 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from daad_jax.buckets import open_place
 from daad_jax.config import Config, DataConfig
 from daad_jax.data import account, aspect, cache, pixel_range, protocol
 from daad_jax.data.cache import Decoded
@@ -173,7 +173,7 @@ def _open_source(data: DataConfig) -> Source:
         raise UserError(
             "config.data.path is empty; give the folder of images, for instance --config folder:PATH"
         )
-    return open_folder(Path(data.path), data)
+    return open_folder(open_place(data.path), data)
 
 
 def _digest(images: Sequence[NormalImage], groups: np.ndarray | None = None, with_roles: bool = False) -> str:

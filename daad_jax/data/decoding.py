@@ -22,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from daad_jax.buckets import read_bytes
 from daad_jax.config import MAX_PIXELS
 from daad_jax.data import containers
 from daad_jax.data.containers import find_tiff_page, open_tiff, unreadable
@@ -75,7 +76,7 @@ def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int 
     Raises:
         UserError: the source is no image, is cut short, is an animation, has no such page, or is too large.
     """
-    shown_name = str(name or (source if isinstance(source, Path) else "image"))
+    shown_name = str(name or ("image" if isinstance(source, bytes) else source))
     try:
         with open_source(source) as file:
             return _decode_file(file, shown_name, page, max_pixels)
@@ -88,7 +89,7 @@ def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int 
 def read_file(path: Path) -> bytes:
     """The bytes of a file. Raises UserError if the file cannot be read."""
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise unreadable(str(path), error) from error
 

@@ -38,7 +38,7 @@ def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
 
     Only the header is read. Errors of many kinds are raised for a file that cannot be decoded either.
     """
-    if isinstance(source, Path):
+    if isinstance(source, Path):  # not in a bucket
         # A folder may have very many files, and Python's file objects take longer than a read.
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from daad_jax.buckets import make_absolute
 from daad_jax.config import DataConfig
 from daad_jax.data import account
 from daad_jax.data.containers import PAGED_SUFFIXES
@@ -81,7 +82,7 @@ def _identify(path: Path, files: list[WalkedFile], patterns: Patterns) -> str:
     digest = hashlib.sha256(repr(patterns).encode("utf-8", "surrogateescape"))
     for file in files:
         digest.update(repr((file.name, file.reason, file.stamp)).encode("utf-8", "surrogateescape"))
-    return f"folder {path.resolve()} {digest.hexdigest()}"
+    return f"folder {make_absolute(path)} {digest.hexdigest()}"
 
 
 def _read(root: Path, files: list[WalkedFile], named: list[NamedFile], max_pixels: int) -> Listing:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
+from daad_jax.buckets import is_in_bucket, open_place, read_bytes
 from daad_jax.config import DataConfig
 from daad_jax.errors import UserError, did_you_mean
 
@@ -85,7 +86,7 @@ def open_grouping(config: DataConfig) -> Grouping | None:
     if setting == FOLDER:
         return Grouping(setting, lambda name: str(PurePath(name).parent))
     if match := TABLE.fullmatch(setting):
-        return _open_table(setting, Path(config.path).expanduser() / Path(match[1]).expanduser(), match[2])
+        return _open_table(setting, _find_table(config.path, match[1]), match[2])
     return _open_pattern(setting)
 
 
@@ -153,12 +154,20 @@ def _open_pattern(setting: str) -> Grouping:
     return Grouping(setting, find)
 
 
+def _find_table(folder: str, table: str) -> Path:
+    """The file of a table, which is relative to the folder of images unless it says otherwise."""
+    if is_in_bucket(table):
+        return open_place(table)
+    return open_place(folder).expanduser() / Path(table).expanduser()
+
+
 def _open_table(setting: str, file: Path, column: str) -> Grouping:
     """A grouping by a table. Raises UserError if the table cannot be read or decided."""
     where = f"config.data.group = {setting!r}: {file}"
     try:
         # Names of files may be no text at all; they then come out as the bytes that they are.
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        content = io.BytesIO(read_bytes(file))
+        text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape").read()
     except FileNotFoundError as error:
         raise UserError(
             f"{where}: this file does not exist; give its path relative to config.data.path, or an absolute "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from daad_jax.buckets import is_in_bucket
 from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
 from daad_jax.data.decoding import Picture, decode, read_file
 from daad_jax.errors import UserError
@@ -63,13 +64,15 @@ def digest_of_file(path: Path) -> str:
     """The SHA-256 of a file (hexadecimal). A file that is asked for again, unchanged, is not read again."""
     try:
         status = path.stat()
+        if is_in_bucket(path):  # a path of etils, whose `stat` is another
+            return _read_digest(path, status.mtime, status.length)  # type: ignore[attr-defined]
         return _read_digest(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read ({error.strerror}); try again") from error
 
 
 @functools.lru_cache(REMEMBERED_DIGESTS)
-def _read_digest(path: Path, changed_ns: int, size: int) -> str:
+def _read_digest(path: Path, changed: int, size: int) -> str:
     """`digest_of_file` of a file in this state."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,12 +3,12 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from daad_jax.buckets import open_place
 from daad_jax.data.containers import count_pages
 from daad_jax.data.decoding import Picture, convert_array, convert_pillow_image, decode, read_file
 from daad_jax.errors import UserError
@@ -32,7 +32,7 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
         UserError: the image cannot be read or is of another type, or the file holds several images.
     """
     if isinstance(image, (str, os.PathLike)):
-        name, image = str(image), read_file(Path(image))
+        name, image = str(image), read_file(open_place(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         content = bytes(image)
         picture = decode(content, name, max_pixels=max_pixels)

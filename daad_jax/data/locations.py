@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from etils import epath
-
+from daad_jax.buckets import open_place
 from daad_jax.config import DataConfig
 from daad_jax.errors import UserError
 
@@ -70,4 +69,4 @@ def locate(config: DataConfig, remembered: Mapping[str, str], typed_now: bool) -
 
 
 def _exists(path: str) -> bool:
-    return epath.Path(path).expanduser().exists()
+    return open_place(os.path.expanduser(path)).exists()

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.config import DataConfig
 from daad_jax.data.catalogue import DATA_SETS, DataSet, find_data_set
 from daad_jax.data.decoding import Picture, decode
@@ -55,7 +56,14 @@ def open_tfds(config: DataConfig) -> Source:
     """
     builder = _make_builder(config)
     if not builder.data_path.exists():
-        _prepare(builder, config, tfds_directory(config))
+        directory = tfds_directory(config)
+        if is_in_bucket(directory):
+            raise UserError(
+                f"{config.name}: this data set is not prepared in {directory}, and TFDS cannot prepare it in "
+                "a bucket; prepare it in a folder (--config.data.data_dir=FOLDER), then copy it: gcloud "
+                f"storage cp -r FOLDER/{builder.name} {directory.rstrip('/')}/"
+            )
+        _prepare(builder, config, directory)
         builder = _make_builder(config)
     features = _find_features(builder, config.name)
     stamps = [_stamp(file) for file in sorted(builder.data_path.iterdir())]
@@ -113,6 +121,7 @@ def _make_builder(config: DataConfig) -> Any:
             f"config.data.name = {name!r}: this is no name of a TFDS data set; give NAME or NAME/CONFIG, for "
             "instance --config tfds:NAME:CLASS"
         )
+    open_place(directory)  # a bucket that cannot be used is said here
     try:
         try:
             return tfds.builder(name, data_dir=directory, file_format="array_record")
@@ -179,7 +188,7 @@ def _is_labelled(part: Any, features: _Features) -> bool:
 
 def _stamp(file: Any) -> tuple[str | float, ...]:
     """Name, size, times and inode of a file; name, size and time if the file is in a bucket."""
-    if "://" in str(file):
+    if is_in_bucket(file):
         stat = file.stat()
         return file.name, stat.length, stat.mtime
     local = os.stat(file)  # `epath` would round the time to seconds

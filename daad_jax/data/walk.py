@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from daad_jax import buckets
 from daad_jax.data.decoding import SUFFIXES
 from daad_jax.data.headers import SIGNATURE_BYTES, has_image_signature
 from daad_jax.errors import UserError
@@ -33,8 +34,9 @@ class WalkedFile:
         path: where the file is.
         name: its path below the folder, with "/" between the parts.
         reason: why it is left out; "" if it may be an image.
-        stamp: size, time of the last change of its content and of its properties (ns), and inode. They
-            change when somebody writes to the file. Empty if the file is left out.
+        stamp: size, time of the last change of its content and of its properties (ns), and inode; in a
+            bucket, size and generation. They change when somebody writes to the file. Empty if the file is
+            left out.
     """
 
     path: Path
@@ -59,7 +61,31 @@ def walk(folder: Path, leave_out: Path | None = None) -> Iterator[WalkedFile]:
     Raises:
         UserError: a folder cannot be listed.
     """
-    yield from _Walk(folder, leave_out)
+    yield from _walk_bucket(folder, leave_out) if buckets.is_in_bucket(folder) else _Walk(folder, leave_out)
+
+
+def _walk_bucket(folder: Path, leave_out: Path | None) -> Iterator[WalkedFile]:
+    """`walk` of a folder in a bucket, where all objects are listed at once, and there are no links."""
+
+    def files_first(found: buckets.BucketObject) -> list[tuple[bool, str]]:
+        *folders, name = found.name.split("/")
+        return [*((True, part) for part in folders), (False, name)]
+
+    try:
+        objects = buckets.list_objects(folder)
+    except OSError as error:
+        raise unlistable(error) from error
+    for found in sorted(objects, key=files_first):
+        path, parts = folder / found.name, found.name.split("/")
+        if leave_out and path.is_relative_to(leave_out):
+            continue
+        if any(map(_is_hidden, parts)):
+            reason = HIDDEN
+        elif not set(SYSTEM_FOLDERS).isdisjoint(parts[:-1]):
+            reason = IN_SYSTEM_FOLDER
+        else:
+            reason = _find_reason_in_content(path, found.size)
+        yield WalkedFile(path, found.name, reason, () if reason else (found.size, found.generation))
 
 
 def classify(path: Path) -> tuple[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image as pillow
 
+from daad_jax.buckets import open_place
 from daad_jax.config import Config
 from daad_jax.data.decoding import Picture, picture_size
 from daad_jax.data.image_files import ImageFile
@@ -82,7 +83,7 @@ class Detector:
         Raises:
             UserError: no such workdir, no readable checkpoint in it, or its calibration is damaged.
         """
-        run = calibrations.load(Path(workdir))
+        run = calibrations.load(open_place(workdir))
         return cls(run.state, run.config, run.calibration, batch_size, run.label)
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from daad_jax.buckets import open_place
 from daad_jax.data.account import format_table
 from daad_jax.data.image_files import ImageFile
 from daad_jax.data.images import resize, show_pixels, shrink_to_fit, undo_fit
@@ -28,6 +29,7 @@ from daad_jax.errors import UserError
 from daad_jax.escaping import for_file_name, table_row
 from daad_jax.files import explain_write_errors, new_folder, replacing
 from daad_jax.terminal import say, warn
+from daad_jax.uploads import Mirror
 
 COLUMNS = ("name", "score", "p_value", "R", "L", "verdict", "calibration", "overlay", "error")
 REMEDY = "give another --out"
@@ -49,13 +51,21 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     Args:
         detector: its `threshold` decides.
         sources: files, folders (with all their sub-folders) and patterns.
-        out: a folder that does not exist yet, or is empty.
+        out: a folder that does not exist yet, or is empty. In a bucket, its files are brought up to date
+            twice a minute.
         overlays: which images get a picture with their heat map: "anomalous", "all" or "none".
 
     Raises:
         UserError: there is no image, no image can be read, or `out` cannot be used.
     """
-    account = Account(sources, out)
+    with Mirror(out) as mirror:
+        _predict(detector, sources, mirror, overlays)
+
+
+def _predict(detector: Detector, sources: Sequence[str], mirror: Mirror, overlays: str) -> None:
+    """`predict`, which writes into the local folder of `mirror`."""
+    out = mirror.folder
+    account = Account(sources, mirror.local, leave_out=out)
     count = account.count
     say(*format_table(account.rows).splitlines())
     start, report_progress = time.perf_counter(), _Progress(count)
@@ -63,12 +73,14 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
     watch = DriftWatch(detector.calibration, detector.config.data)
     with ExitStack() as stack:
         with explain_write_errors(out, REMEDY):
-            table = stack.enter_context(_Table(out, overlays != "none"))
+            table = stack.enter_context(_Table(mirror.local, overlays != "none"))
             stack.enter_context(account)
         bar = stack.enter_context(
             tqdm(total=count, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         )
-        draw = _Overlays(detector, out, overlays, stack.enter_context(ThreadPoolExecutor(os.cpu_count())))
+        draw = _Overlays(
+            detector, mirror.local, overlays, stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        )
         for entries, detections in detector.stream(account.find()):
             # The rows of the batch, and their overlays.
             rows = _make_rows(entries, detections)
@@ -84,6 +96,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
                 for row, entry in zip(rows, entries):
                     table.write(row)
                     account.write(entry.file, str(entry.error or ""), entry.sha256)
+                mirror.sync_if_due()
             # What the user sees.
             for row in rows if count <= MAX_PRINTED_IMAGES else []:
                 say(_sentence(row))
@@ -101,13 +114,13 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         say(describe_left_out(account.left_out))
 
 
-def output_folder(workdir: Path, chosen: str | None) -> Path:
+def output_folder(workdir: Path, chosen: str | Path | None) -> Path:
     """The folder for predictions: the chosen one, or the first free of `predictions`, `predictions-2`, ...
 
     Raises:
         UserError: the chosen folder is not empty or cannot be written.
     """
-    return new_folder(Path(chosen) if chosen else None, workdir / "predictions", REMEDY)
+    return new_folder(open_place(chosen) if chosen else None, workdir / "predictions", REMEDY)
 
 
 class _Table:

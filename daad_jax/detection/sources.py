@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+from daad_jax import buckets
 from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
 from daad_jax.data.image_files import ImageFile, find_pages, list_pages
 from daad_jax.data.samples import AccountRow, FileRecord
@@ -42,7 +43,7 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
     for source in sources:
         if not source:
             raise UserError("an image or folder has an empty name; give '.' for the current folder")
-        path, reasons = Path(source), Counter[str]()
+        path, reasons = buckets.open_place(source), Counter[str]()
         mode = _mode_of(path)
         if stat.S_ISDIR(mode):
             group, files = source, walk(path, leave_out)
@@ -73,6 +74,9 @@ def _mode_of(path: Path) -> int:
     Raises:
         UserError: the system does not let us look.
     """
+    if buckets.is_in_bucket(path):
+        with buckets.os_errors(path):
+            return stat.S_IFDIR if path.is_dir() else stat.S_IFREG if path.exists() else 0
     try:
         return path.stat().st_mode
     except ValueError:  # no name of a file on any system
@@ -84,6 +88,9 @@ def _mode_of(path: Path) -> int:
 
 
 def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
+    if buckets.is_in_bucket(pattern):
+        yield from _find_objects(pattern, leave_out)
+        return
     excluded = leave_out and Path(os.path.realpath(leave_out))
     walked: set[Path] = set()
     for match in map(Path, expand(pattern)):
@@ -97,6 +104,19 @@ def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
         else:
             reason = "" if match.is_file() else classify(match)[0]
             yield WalkedFile(match, str(match), reason)
+
+
+def _find_objects(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
+    """`_find_matches` in a bucket."""
+    walked: set[Path] = set()
+    for match in buckets.glob(pattern):
+        if not walked.isdisjoint(match.parents):
+            continue  # another match is a folder that it is in
+        if match.is_dir():
+            walked.add(match)
+            yield from walk(match, leave_out)
+        elif not (leave_out and match.is_relative_to(leave_out)):
+            yield WalkedFile(match, str(match))
 
 
 def describe_left_out(reasons: Counter[str]) -> str:
@@ -113,11 +133,20 @@ class Account:
     millions of files need no memory.
     """
 
-    def __init__(self, sources: Sequence[str], out: Path) -> None:
-        """Counts the files. Raises UserError, see `find`."""
-        self._sources, self._out = sources, out
+    def __init__(self, sources: Sequence[str], out: Path, leave_out: Path | None = None) -> None:
+        """Counts the files.
+
+        Args:
+            sources: files, folders and patterns.
+            out: the folder for `data.json`.
+            leave_out: a folder whose files are passed over; None: `out`.
+
+        Raises:
+            UserError: see `find`.
+        """
+        self._sources, self._out, self._leave_out = sources, out, leave_out or out
         self._tallies: dict[str, Tally] = defaultdict(Tally)
-        for group, file in list_files(sources, out):
+        for group, file in list_files(sources, self._leave_out):
             tally = self._tallies[group]
             tally.files += 1
             images = 0 if file.reason else find_pages(file.path)
@@ -149,7 +178,7 @@ class Account:
 
     def find(self) -> Iterator[ImageFile]:
         """The images to score; files that are left out are noted on the way."""
-        for group, file in list_files(self._sources, self._out):
+        for group, file in list_files(self._sources, self._leave_out):
             if file.reason:
                 self._left_out.append(FileRecord(str(file.path), LEFT_OUT, images=0, reason=file.reason))
             else:

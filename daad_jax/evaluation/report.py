@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import betabinom
 
 from daad_jax import config as config_lib
+from daad_jax.buckets import read_bytes
 from daad_jax.config import Config
 from daad_jax.data import account
 from daad_jax.data.images import to_uint8
@@ -175,7 +176,7 @@ def _read_log(path: Path) -> list[dict[str, float]]:
         The lines; none if the log cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(path).decode("utf-8", "replace")
     except OSError:
         return []
     log = []

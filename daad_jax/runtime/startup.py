@@ -30,7 +30,18 @@ FAST_COMPILATION = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
 FAST_COMPILATION_OF_STEP = f"{FAST_COMPILATION},-disable-lsr"
 # LLVM aborts the process on an option that it does not know, so later versions do not get these options.
 FIRST_UNTESTED_JAXLIB = (0, 13)
-NOISY_LOGGERS = ("absl", "asyncio", "etils", "matplotlib", "orbax", "PIL", "tensorflow", "tifffile")
+NOISY_LOGGERS = (
+    "absl",
+    "asyncio",
+    "etils",
+    "gcsfs",
+    "google",
+    "matplotlib",
+    "orbax",
+    "PIL",
+    "tensorflow",
+    "tifffile",
+)
 # Interpreter options that take the next word as their value.
 OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 

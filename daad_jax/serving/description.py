@@ -44,7 +44,6 @@ RUN = {
     "step": {"type": "integer", "description": "the step of the checkpoint"},
     "calibration": {"type": "string", "description": "the id of the calibration that set the threshold"},
     "threshold": {"type": "number", "description": "an image with a higher score is anomalous"},
-    "calibration": {"type": "string", "description": "the id of the calibration of scores and threshold"},
 }
 
 

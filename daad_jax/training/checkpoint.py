@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from daad_jax import config as config_lib
+from daad_jax.buckets import make_absolute
 from daad_jax.config import Config
 from daad_jax.data.integrity import Damaged
 from daad_jax.errors import UserError
@@ -49,7 +50,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
         self._workdir = workdir
-        self.folder = (workdir / CHECKPOINTS).resolve()
+        self.folder = make_absolute(workdir / CHECKPOINTS)
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
         with explain_save_errors(workdir) if create else nullcontext():
             self._manager = ocp.CheckpointManager(self.folder, options=options)

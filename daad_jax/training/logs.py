@@ -13,7 +13,11 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from daad_jax import files
+from daad_jax.buckets import is_in_bucket, read_bytes
 from daad_jax.terminal import say, warn
+from daad_jax.uploads import Mirror
+
+METRICS_FILE = "metrics.jsonl"  # in the workdir
 
 
 class RunLog(Protocol):
@@ -56,18 +60,21 @@ class SilentLog:
 
 class FileLog:
     """The log of the first process, from `first_step` on. Lines of later steps, which an interrupted run has
-    left, are dropped."""
+    left, are dropped. In a bucket, the files are brought up to date at every checkpoint and in between."""
 
     def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
-        self._path = workdir / "metrics.jsonl"
+        self._mirror = Mirror(workdir)
+        self._path = self._mirror.local / METRICS_FILE
         self._steps, self._batch_size = steps, batch_size
         self._file: TextIO | None = None
         self._events: SummaryWriter | None = None
         self._has_failed = False
         with self._no_matter_of_training():
+            if is_in_bucket(workdir) and (workdir / METRICS_FILE).exists():
+                self._path.write_bytes(read_bytes(workdir / METRICS_FILE))
             _keep_lines(self._path, first_step)
             self._file = self._path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+            self._events = SummaryWriter(str(self._mirror.local / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
@@ -87,6 +94,7 @@ class FileLog:
             if self._events:
                 for key, value in values.items():
                     self._events.add_scalar(key, value, step)
+            self._mirror.sync_if_due()
         names = ("reconstruction", "adversarial", "alignment", "discriminator")
         shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
         if self._bar.disable:
@@ -106,6 +114,10 @@ class FileLog:
         self._paused = time.perf_counter()
 
     def resume(self) -> None:
+        with self._no_matter_of_training():
+            if self._events:
+                self._events.flush()
+            self._mirror.sync()
         self._since += time.perf_counter() - self._paused
 
     def say(self, text: str) -> None:
@@ -117,6 +129,9 @@ class FileLog:
             with self._no_matter_of_training():
                 if file:
                     file.close()
+        with self._no_matter_of_training():
+            self._mirror.sync()
+        self._mirror.remove()
 
     @contextmanager
     def _no_matter_of_training(self) -> Iterator[None]:

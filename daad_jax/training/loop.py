@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from daad_jax import config as config_lib
+from daad_jax.buckets import open_place
 from daad_jax.config import Config
 from daad_jax.data import near_duplicates
 from daad_jax.data.account import format_table
@@ -87,7 +88,7 @@ def train(
     if data is not None:
         config = replace(config, data=replace(config.data, source="memory"))
     validate(config)
-    workdir = Path(workdir)
+    workdir = open_place(workdir)
     _print(f"workdir: {workdir}")
     with ExitStack() as stack:
         # Claim the workdir, and open the data.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from daad_jax.buckets import read_bytes
 from daad_jax.errors import UserError
 from daad_jax.escaping import table_row
 from daad_jax.files import explain_write_errors, write_text
@@ -70,7 +71,7 @@ def read_suspects(workdir: Path) -> list[Suspect]:
     """
     file = workdir / SUSPECTS_FILE
     try:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_bytes(file).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return []
     except OSError as error:

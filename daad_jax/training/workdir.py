@@ -11,14 +11,19 @@ from typing import Any
 
 import jax
 
+from daad_jax import buckets
 from daad_jax import config as config_lib
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
+from daad_jax.training import lease
 
 LOCK = ".training"
 DATA_FILE = "data.json"
 CHECKPOINTS = "checkpoints"  # the folder exists as soon as a run begins to train
+FINISHED = (
+    "commit_success.txt"  # Orbax writes it last into a checkpoint in a bucket, where nothing is renamed
+)
 # A resumed run may be longer, log differently, and score differently while it trains. Its name only names its
 # default folder. Its images may have moved: `data.json` knows their content.
 CHANGEABLE_KEYS = (
@@ -30,7 +35,10 @@ CHANGEABLE_KEYS = (
 
 def saved_step(workdir: Path) -> int:
     """The step of the newest checkpoint; 0 if there is none."""
-    names = [p.name for p in (workdir / CHECKPOINTS).glob("*")]
+    if buckets.is_in_bucket(workdir):
+        names = [p.parent.name for p in (workdir / CHECKPOINTS).glob(f"*/{FINISHED}")]
+    else:
+        names = [p.name for p in (workdir / CHECKPOINTS).glob("*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
@@ -45,6 +53,12 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
         UserError: the workdir cannot be written, another process trains in it, or it belongs to another
             configuration (the message names the first key that differs).
     """
+    if buckets.is_in_bucket(workdir):
+        busy_message = f"{workdir}: another process trains here; give another --workdir, or end that process"
+        with lease.holding(workdir / LOCK, busy_message):
+            _record(workdir, config)
+            yield
+        return
     with explain_write_errors(workdir, "give another --workdir"):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / LOCK).touch()
@@ -100,6 +114,11 @@ def find_claim(workdir: Path) -> tuple[int, int]:
 def require_claim(workdir: Path, claim: tuple[int, int]) -> None:
     """Raises UserError if somebody has removed or replaced the workdir since `find_claim`."""
     if _identify_claim(workdir) != claim:
+        if buckets.is_in_bucket(workdir):
+            raise UserError(
+                f"{workdir}: another process trains here now, or somebody removed this folder, so the run "
+                "ends here and saves nothing more; the same command resumes"
+            )
         raise UserError(
             f"{workdir}: this folder was removed or replaced while the run trained, so the run ends here and "
             "saves nothing more; the same command begins anew"
@@ -109,6 +128,9 @@ def require_claim(workdir: Path, claim: tuple[int, int]) -> None:
 def _identify_claim(workdir: Path) -> tuple[int, int] | None:
     try:
         (workdir / "config.json").stat()
+        if buckets.is_in_bucket(workdir):
+            holder = lease.find_holder(workdir / LOCK)
+            return (holder, 0) if holder else None
         lock = (workdir / LOCK).stat()
     except OSError:
         return None
