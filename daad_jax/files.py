@@ -14,7 +14,7 @@ from pathlib import Path
 from daad_jax.errors import UserError
 
 LOCK_FILE = ".lock"  # in a folder that a process fills
-LEFT_AFTER_S = 60  # a temporary file that nobody has written for so long was left by a killed command
+LEFT_AFTER_S = 60  # a temporary file or folder of this age, which nobody uses, was left by a killed command
 
 
 @contextmanager
@@ -72,12 +72,21 @@ def finish_replacing(folder: Path, name: str) -> None:
         with suppress(FileNotFoundError):
             complete.rmdir()
     for staging in folder.glob(f".{name}.partial-*"):
-        lock = staging / LOCK_FILE
-        with suppress(OSError, UserError):  # the folder has gone, or a process fills it
-            if time.time() - (lock if lock.exists() else staging).stat().st_mtime > LEFT_AFTER_S:
-                with exclusive(lock, "busy") as is_locked:
-                    if is_locked:
-                        shutil.rmtree(staging)
+        remove_abandoned(staging)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes a temporary folder if no process holds its `LOCK_FILE`.
+
+    A new folder stays, because its process may be about to lock it. A kill may have come before the lock file
+    was made, so the folder need not have one.
+    """
+    lock = folder / LOCK_FILE
+    with suppress(OSError, UserError):  # the folder has gone, or a process fills it
+        if time.time() - (lock if lock.exists() else folder).stat().st_mtime > LEFT_AFTER_S:
+            with exclusive(lock, "busy") as is_locked:
+                if is_locked:
+                    shutil.rmtree(folder)
 
 
 def _commit(staging: Path, complete: Path) -> None:

@@ -37,6 +37,8 @@ KEYS = {
     FORMAT: {"format", "step", "config", "calibration", "leaves", "sha256"},
     FORMAT_WITHOUT_CHECKSUMS: {"format", "config", "calibration"},
 }
+# Orbax's threads would wait ten minutes for a folder that another one of them could not make.
+DIRECTORIES_FIRST = ocp.options.AsyncOptions(create_directories_asynchronously=False)
 SMALLER_RATE = "try a smaller config.train.learning_rate in a new --workdir"
 OTHER_IMAGES = (
     "in a new --workdir, try other images (are the held-out ones copies of others?), or other weights with "
@@ -50,7 +52,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
         self._workdir = workdir
         self.folder = (workdir / CHECKPOINTS).resolve()
-        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, create=create, async_options=DIRECTORIES_FIRST
+        )
         with explain_save_errors(workdir) if create else nullcontext():
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
