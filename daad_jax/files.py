@@ -116,7 +116,7 @@ def write_checksums(file: Path, *files: Path) -> None:
 def first_free(path: Path) -> Path:
     """The first path that does not exist, of `path`, and `path` with -2, -3, ... behind its name."""
     names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
-    return next(free for name in names if not (free := path.with_name(name)).exists())
+    return next(free for name in names if not os.path.lexists(free := path.with_name(name)))
 
 
 def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
@@ -128,10 +128,15 @@ def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
     """
     if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
         raise UserError(f"--out {chosen}: exists already; give a folder that is new or empty")
-    folder = chosen or first_free(default)
-    with explain_write_errors(folder, remedy):
-        folder.mkdir(parents=True, exist_ok=bool(chosen))
-    return folder
+    with explain_write_errors(chosen or default, remedy):
+        while True:
+            folder = chosen or first_free(default)
+            try:
+                folder.mkdir(parents=True, exist_ok=bool(chosen))
+                return folder
+            except FileExistsError:  # another command has taken this name since
+                if chosen:
+                    raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ TEMPORARY_PREFIX = ".filling-"
 
 
 def make_temporary(folder: Path) -> Path:
-    """Makes a folder beside `folder`, in which a process holds `files.LOCK_FILE` as long as it needs the folder."""
+    """Makes a folder beside `folder`. Its process must hold `files.LOCK_FILE` while it fills it."""
     temporary = _temporary_name(folder)
     temporary.mkdir()
     return temporary

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from daad_jax.runtime import supervision
+
 FORKS = multiprocessing.get_context("forkserver")
 # What a child would import; the process that forks imports it once.
 PRELOADED = (
@@ -92,6 +94,8 @@ def start(
         environment: what is changed of the environment.
         fault: what goes wrong.
         largest_file: the limit of the size of each file in bytes; 0: none.
+
+    One of several processes (`--distributed`) has no watcher.
     """
     FORKS.set_forkserver_preload([*PRELOADED, __name__])
     folder.mkdir(parents=True)
@@ -116,6 +120,8 @@ def _run(
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     os.environ.pop("XLA_FLAGS", None)  # of the tests
     os.environ.update(environment)
+    if "--distributed" in arguments:  # without a watcher, whose child would have to import everything
+        os.environ[supervision.CHILD] = str(os.pipe()[0])
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if fault:
