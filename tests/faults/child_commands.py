@@ -120,6 +120,10 @@ def _run(
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     os.environ.pop("XLA_FLAGS", None)  # of the tests
     os.environ.update(environment)
+    if programs := environment.get("JAX_COMPILATION_CACHE_DIR"):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", programs)  # it was read when JAX was imported
     if "--distributed" in arguments:  # without a watcher, whose child would have to import everything
         os.environ[supervision.CHILD] = str(os.pipe()[0])
     if largest_file:

@@ -40,7 +40,13 @@ class Place:
         return self.folder / "run"
 
     def start(
-        self, program: str, *words: object, number: int = 0, kind: str = "kill", outputs: Path | None = None
+        self,
+        program: str,
+        *words: object,
+        number: int = 0,
+        kind: str = "kill",
+        outputs: Path | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Child:
         """Starts a command of this workdir.
 
@@ -50,6 +56,7 @@ class Place:
             number: of the call that changes files at which a fault happens; 0: none.
             kind: of the fault.
             outputs: the folder for the output, if it cannot be beside this place.
+            environment: what else is changed of the environment.
         """
         outputs = outputs or self.folder.with_name(f"{self.folder.name}-outputs")
         for folder in (outputs, self.folder):
@@ -58,7 +65,7 @@ class Place:
             outputs / f"{len(list(outputs.iterdir()))}",
             program,
             words or self.default_words(program),
-            {"DAAD_CACHE_DIR": str(self.folder / "cache")},
+            {"DAAD_CACHE_DIR": str(self.folder / "cache")} | (environment or {}),
             Fault(self.folder, kind, number),
         )
 

@@ -214,3 +214,32 @@ def test_a_full_cache_is_one_line(tmp_path: Path, finished: Place) -> None:
         assert len(errors) == 1, err
         assert "the image cache needs 0 MB, but the system does not give them" in errors[0]
         assert not list(disk.glob("*/images.npy"))
+
+
+def test_damaged_programs_are_compiled_again(
+    tmp_path: Path, finished: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JAX's cache of compiled programs: cut, as a kill leaves them, or with a flipped bit."""
+    tally, rng, expected = Tally("compiled programs, damaged"), random.Random(6), leaves(finished.workdir)
+    place, programs = new_places(tmp_path, finished.images), tmp_path / "programs"
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    assert place().start("train.py", environment=environment).wait()[0] == 0
+    sound = {path: path.read_bytes() for path in programs.iterdir() if path.is_file()}
+    for number in range(scaled(20, least=2)):
+        for path, content in sound.items():
+            if number % 2:
+                changed = bytearray(content)
+                changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+                path.write_bytes(changed)
+            else:
+                path.write_bytes(content[: rng.randrange(len(content))])
+        here, way = place(), "flipped" if number % 2 else "cut"
+        code, _, err = here.start("train.py", environment=environment).wait()
+        if (code, err) != (0, ""):
+            tally.lost(f"{way}: {code} {err}")
+        elif not have_same_bits(here.workdir, expected):
+            tally.wrong(f"{way}: other bits")
+        else:
+            tally.right()
+    assert sound
+    finish(tally, capsys)

@@ -66,6 +66,6 @@ def test_a_run_goes_on_in_any_shape(tmp_path: Path, striped_images: Path) -> Non
         np.linalg.norm(b - a) / np.linalg.norm(a - start) for a, b in zip(expected, found, strict=True)
     ]
     print("relative differences after each shape:", " ".join(f"{x:.1e}" for x in differences))
-    assert max(differences) < 1e-2  # other orders of sums, and the adversary enlarges their rounding
+    assert max(differences) < 1e-4  # other orders of sums, and the adversary enlarges their rounding
     lines = (moving / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(2, last + 1, 2))
