@@ -115,7 +115,7 @@ def test_a_full_disk(
     assert whole.start(program).wait()[0] == 0
     expected, needed = outcome(whole, program), used(whole.folder) - before
     rng = random.Random(5)
-    for number in range(scaled(40)):
+    for number in range(scaled(40, least=2)):
         disk = tmp_path / f"disk{number}"
         size = before + rng.randint(0, max(0, needed - 8))
         with small_disk(disk, max(size, 8)):

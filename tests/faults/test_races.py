@@ -34,7 +34,7 @@ def test_trainings_race_for_one_workdir(
     """One of them trains, the others say so in a line, or find the run finished."""
     tally, rng, expected = Tally("races for a workdir"), random.Random(0), leaves(finished.workdir)
     place = new_places(tmp_path, finished.images)
-    for _ in range(scaled(50)):
+    for _ in range(scaled(50, least=2)):
         here = place()
         words = [training_options(here.images, here.workdir)] * PARTNERS
         ended = run_at_once(here, "train.py", words, rng)
@@ -56,7 +56,7 @@ def test_trainings_race_for_one_cache(
     """All train, in workdirs of their own; the cache has one entry, and no leftovers."""
     tally, rng, expected = Tally("races for a cache"), random.Random(1), leaves(finished.workdir)
     place = new_places(tmp_path, finished.images)
-    for _ in range(scaled(50)):
+    for _ in range(scaled(50, least=2)):
         here = place()
         workdirs = [here.folder / str(number) for number in range(PARTNERS)]
         words = [training_options(here.images, workdir) for workdir in workdirs]
@@ -89,7 +89,7 @@ def test_other_commands_race_for_one_workdir(
     assert alone.start(program).wait()[0] == 0
     (expected,) = [path.read_bytes() for path in alone.folder.glob(outcomes[program])]
     place = new_places(tmp_path, finished.images, finished)
-    for _ in range(scaled(50)):
+    for _ in range(scaled(50, least=2)):
         here = place()
         ended = run_at_once(here, program, [here.default_words(program)] * PARTNERS, rng, 0.05)
         found = [path.read_bytes() for path in here.folder.glob(outcomes[program])]
