@@ -175,6 +175,13 @@ def test_a_signal_goes_on_to_the_child(tmp_path):
     assert run.end() == {0: (143, ""), 1: (143, "")}
 
 
+def test_processes_that_end_one_after_the_other_are_not_lost(tmp_path):
+    """All save after a signal, and then end. Process 0 passes the first end on to process 2, which goes on."""
+    work = "time.sleep([1.6, 0.2, 0.9][index]), sys.exit(143)"
+    run = Run(tmp_path, 3, work, other="supervision.AGREED_END_S = 20")
+    assert run.end() == dict.fromkeys(range(3), (143, ""))
+
+
 def test_who_does_not_come_is_waited_for_and_named(tmp_path):
     run = Run(tmp_path, 4, indices=[0, 2], timeout_s=4)
     ended = run.end()
