@@ -1,5 +1,6 @@
 """The leaves of a state under the names of their paths, their checksums, and whether all are numbers."""
 
+import functools
 import hashlib
 import json
 import os
@@ -33,20 +34,26 @@ def nest(leaves: Leaves) -> dict[str, Any]:
     return tree
 
 
-def describe_leaves(leaves: Leaves) -> tuple[dict[str, Any], str]:
+def describe_leaves(leaves: Leaves, check_values: bool = True) -> tuple[dict[str, Any], str]:
     """Reads all arrays once.
+
+    Args:
+        leaves: the arrays.
+        check_values: whether their values may not be finite. It is known that they are if they were checked
+            when they were saved.
 
     Returns:
         The type, the shape and the checksums of every array, for JSON: the CRC-32 of the bytes of each
         `CHUNK_BYTES` of the array, in the order of its rows. And the name of the first array with a value
         that is not finite; "" if all values are.
     """
+    inspect = functools.partial(_inspect, check_values=check_values)
     arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     pieces = {name: _cut(array) for name, array in arrays.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # checksums and sums release the interpreter's lock
-        in_threads = {name: pool.map(_inspect, cut) for name, cut in pieces.items() if len(cut) > 1}
+        in_threads = {name: pool.map(inspect, cut) for name, cut in pieces.items() if len(cut) > 1}
         # A thread costs more than a small array.
-        inspected = {name: [*map(_inspect, cut)] for name, cut in pieces.items() if len(cut) <= 1}
+        inspected = {name: [*map(inspect, cut)] for name, cut in pieces.items() if len(cut) <= 1}
         inspected |= {name: [*results] for name, results in in_threads.items()}
     described = {
         name: {
@@ -66,9 +73,11 @@ def _cut(array: np.ndarray) -> list[np.ndarray]:
     return [flat[i : i + length] for i in range(0, len(flat), length)]
 
 
-def _inspect(piece: np.ndarray) -> tuple[int, bool]:
-    """The CRC-32 of the bytes of `piece`, and whether all of its values are finite."""
+def _inspect(piece: np.ndarray, check_values: bool) -> tuple[int, bool]:
+    """The CRC-32 of the bytes of `piece`, and whether all of its values are finite (True if not checked)."""
     checksum = deflate_crc32(piece.view(np.uint8).data)  # type: ignore[arg-type]  # it takes any buffer
+    if not check_values:
+        return checksum, True
     with np.errstate(all="ignore"):
         # A sum is finite only if all values are, and takes half the time; a sum of large ones may overflow.
         return checksum, bool(np.isfinite(piece.sum()) or np.isfinite(piece).all())

@@ -176,7 +176,7 @@ def test_a_signal_goes_on_to_the_child(tmp_path):
 
 
 def test_processes_that_end_one_after_the_other_are_not_lost(tmp_path):
-    """All save after a signal, and then end. Process 0 passes the first end on to process 2, which goes on."""
+    """All save after a signal, then end. Process 0 passes the first end on to process 2, which goes on."""
     work = "time.sleep([1.6, 0.2, 0.9][index]), sys.exit(143)"
     run = Run(tmp_path, 3, work, other="supervision.AGREED_END_S = 20")
     assert run.end() == dict.fromkeys(range(3), (143, ""))
@@ -237,10 +237,7 @@ def test_different_options_are_named(tmp_path):
 def test_different_versions_are_named(tmp_path):
     port, other = free_port(), 'meeting.find_versions = lambda: ["jax-0.1", "numpy-2.0"]'
     same = other.replace("0.1", "0.2")
-    runs = [
-        Run(tmp_path, 2, indices=[0], port=port, other=same),
-        Run(tmp_path, 2, indices=[1], port=port, other=other),
-    ]
+    runs = [Run(tmp_path, 2, indices=[i], port=port, other=o) for i, o in enumerate((same, other))]
     for run in runs:
         ((status, err),) = run.end().values()
         assert status == 2
