@@ -110,7 +110,10 @@ def describe(samples: np.ndarray) -> list[str]:
     for index, (name, unit) in enumerate(MEASURED.items()):
         values = half[:, index]
         slope = np.polyfit(np.arange(len(values)), values, 1)[0] if len(values) > 1 else 0.0
-        lines.append(f"{name}: {values[-1]:.1f} {unit} at the end, {slope:+.3f} {unit} a round")
+        slope = round(slope, 3) + 0.0  # no "-0.000"
+        lines.append(
+            f"{name}: {values[-1]:.1f} {unit} at the end, {slope:+.3f} {unit} a round".replace("  ", " ")
+        )
     return lines
 
 
