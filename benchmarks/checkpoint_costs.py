@@ -21,7 +21,7 @@ from daad_jax.method.features import abstract_features
 from daad_jax.method.state import TrainState, create_state
 from daad_jax.scoring.anomaly_score import Calibration, Unit
 from daad_jax.training import checkpoint
-from daad_jax.training.checksums import describe_leaves, find_non_finite, name_leaves
+from daad_jax.training.checksums import describe_leaves, name_leaves
 
 REPEATS = 12
 
@@ -71,12 +71,13 @@ def measure(config: Config, state: TrainState) -> str:
             save_ms = least_ms(save)
         load_ms = least_ms(lambda: checkpoint.load(Path(folder)))
     leaves = name_leaves(state)
-    sums_ms, finite_ms = least_ms(lambda: describe_leaves(leaves)), least_ms(lambda: find_non_finite(leaves))
+    saving_ms = least_ms(lambda: describe_leaves(leaves))
+    loading_ms = least_ms(lambda: describe_leaves(leaves, check_values=False))
     size = sum(leaf.nbytes for leaf in leaves.values()) / 1e6
     return (
         f"{config.name} ({size:.0f} MB in {len(leaves)} arrays): save {save_ms:.0f} ms, of which checksums "
-        f"{sums_ms:.1f} and the check for finite values {finite_ms:.1f}; load {load_ms:.0f} ms, of which "
-        f"checksums {sums_ms:.1f}"
+        f"and the check for finite values {saving_ms:.1f}; load {load_ms:.0f} ms, of which checksums "
+        f"{loading_ms:.1f}"
     )
 
 

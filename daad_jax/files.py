@@ -16,7 +16,7 @@ from daad_jax.buckets import is_in_bucket
 from daad_jax.errors import UserError
 
 LOCK_FILE = ".lock"  # in a folder that a process fills
-LEFT_AFTER_S = 60  # a temporary file that nobody has written for so long was left by a killed command
+LEFT_AFTER_S = 60  # a temporary file or folder of this age, which nobody uses, was left by a killed command
 
 
 @contextmanager
@@ -83,12 +83,21 @@ def finish_replacing(folder: Path, name: str) -> None:
         with suppress(FileNotFoundError):
             complete.rmdir()
     for staging in folder.glob(f".{name}.partial-*"):
-        lock = staging / LOCK_FILE
-        with suppress(OSError, UserError):  # the folder has gone, or a process fills it
-            if time.time() - (lock if lock.exists() else staging).stat().st_mtime > LEFT_AFTER_S:
-                with exclusive(lock, "busy") as is_locked:
-                    if is_locked:
-                        shutil.rmtree(staging)
+        remove_abandoned(staging)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes a temporary folder if no process holds its `LOCK_FILE`.
+
+    A new folder stays, because its process may be about to lock it. A kill may have come before the lock file
+    was made, so the folder need not have one.
+    """
+    lock = folder / LOCK_FILE
+    with suppress(OSError, UserError):  # the folder has gone, or a process fills it
+        if time.time() - (lock if lock.exists() else folder).stat().st_mtime > LEFT_AFTER_S:
+            with exclusive(lock, "busy") as is_locked:
+                if is_locked:
+                    shutil.rmtree(folder)
 
 
 def _commit(staging: Path, complete: Path) -> None:
@@ -118,7 +127,7 @@ def write_checksums(file: Path, *files: Path) -> None:
 def first_free(path: Path) -> Path:
     """The first path that does not exist, of `path`, and `path` with -2, -3, ... behind its name."""
     names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
-    return next(free for name in names if not (free := path.with_name(name)).exists())
+    return next(free for name in names if not os.path.lexists(free := path.with_name(name)))
 
 
 def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
@@ -130,10 +139,15 @@ def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
     """
     if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
         raise UserError(f"--out {chosen}: exists already; give a folder that is new or empty")
-    folder = chosen or first_free(default)
-    with explain_write_errors(folder, remedy):
-        folder.mkdir(parents=True, exist_ok=bool(chosen))
-    return folder
+    with explain_write_errors(chosen or default, remedy):
+        while True:
+            folder = chosen or first_free(default)
+            try:
+                folder.mkdir(parents=True, exist_ok=bool(chosen))
+                return folder
+            except FileExistsError:  # another command has taken this name since
+                if chosen:
+                    raise
 
 
 @contextmanager

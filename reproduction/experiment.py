@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from daad_jax.data.images import to_uint8
 from daad_jax.data.samples import Split, Splits
 from daad_jax.detection.detections import join_detections
 from daad_jax.detection.detector import Detector
+from daad_jax.errors import UserError
 from daad_jax.evaluation.bootstrap import auroc_interval
 from daad_jax.evaluation.figures import Evaluation, evaluate_split, find_known_pixels
 from daad_jax.evaluation.metrics import compute_pixel_metrics
@@ -46,7 +48,7 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
         folder: an existing folder, with whatever an earlier attempt has left there.
 
     Raises:
-        UserError: see `train`, `datasets.load` and `evaluate_split`.
+        UserError: a figure is not finite; and see `train`, `datasets.load` and `evaluate_split`.
         SystemExit: a signal came during training; the state at that step is saved.
     """
     with _stopwatch(folder / TIME_FILE) as spent_s:
@@ -55,6 +57,9 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
     tree = _describe_environment()
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
     measured["figures"] = {key: round(value, 6) for key, value in measured["figures"].items()}
+    for key, value in measured["figures"].items():
+        if not math.isfinite(value):
+            raise UserError(f"{key} is {value}, so this cell has no result; look at its images and scores")
     result = Result(
         subject=cell.subject,
         row=cell.row,
@@ -248,10 +253,11 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
 def _stopwatch(path: Path) -> Iterator[Callable[[], float]]:
     """Measures the seconds spent in the block in this and in earlier attempts, whose sum the file keeps.
 
-    The time of an attempt is lost if the process is killed.
+    The time of an attempt is lost if the process is killed, and all time before if the file is damaged.
     """
-    start = time.perf_counter()
-    before = float(path.read_text()) if path.is_file() else 0.0
+    start, before = time.perf_counter(), 0.0
+    with suppress(FileNotFoundError, ValueError):
+        before = float(path.read_text(encoding="ascii"))
 
     def spent_s() -> float:
         return before + time.perf_counter() - start

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from daad_jax.files import finish_replacing, replacing, replacing_together, write_text
+from daad_jax import files
+from daad_jax.errors import UserError
+from daad_jax.files import finish_replacing, first_free, new_folder, replacing, replacing_together, write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +122,24 @@ def _write_half(path):
     with replacing(path) as temporary:
         temporary.write_text("half")
         raise ValueError
+
+
+def test_a_new_folder_that_another_command_takes_first(tmp_path, monkeypatch):
+    """Between the search for a free name and its use."""
+    found = iter([tmp_path / "taken", tmp_path / "free"])
+    (tmp_path / "taken").mkdir()
+    monkeypatch.setattr(files, "first_free", lambda path: next(found))
+    assert new_folder(None, tmp_path / "taken", "") == tmp_path / "free"
+    assert (tmp_path / "free").is_dir()
+
+
+def test_new_folders(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    assert first_free(tmp_path / "out").name == "out-2"
+    assert [new_folder(None, tmp_path / "out", "").name for _ in range(2)] == ["out-2", "out-3"]
+    assert new_folder(tmp_path / "out-2", tmp_path, "") == tmp_path / "out-2"  # empty
+    (tmp_path / "out-2" / "file").touch()
+    with pytest.raises(UserError, match="exists already; give a folder that is new or empty"):
+        new_folder(tmp_path / "out-2", tmp_path, "")
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*; give another"):
+        new_folder(tmp_path / "out", tmp_path, "give another --out")

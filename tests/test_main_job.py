@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.training import checkpoint
@@ -46,18 +45,10 @@ def call(*arguments, cache):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Stripes are normal; one with a blot is not."""
-    root, rng = tmp_path_factory.mktemp("job"), np.random.default_rng(0)
-    for part, count in (("train/good", 20), ("test/good", 6), ("test/<b>blot", 6)):
-        path = root / "set" / part
-        path.mkdir(parents=True)
-        for i in range(count):
-            image = np.tile(np.arange(32, dtype=np.uint8) % 8 * 20, (32, 1))
-            image = np.stack([image] * 3, -1) + rng.integers(0, 20, (32, 32, 3)).astype(np.uint8)
-            if "blot" in part:
-                image[8:20, 8:20] = 255
-            Image.fromarray(image).save(path / f"{i}.png")
+def folder(tmp_path_factory, striped_images):
+    """A folder for runs, with the images in `set`."""
+    root = tmp_path_factory.mktemp("job")
+    shutil.copytree(striped_images, root / "set")
     return root
 
 

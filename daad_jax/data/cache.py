@@ -11,13 +11,13 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 from daad_jax.data import integrity
-from daad_jax.data.entry_folders import LOCK_FILE, identify, make_temporary, remove_leftovers, set_aside
+from daad_jax.data.entry_folders import identify, make_temporary, remove_leftovers, set_aside
 from daad_jax.data.entry_writer import IMAGES_FILE, INDEX_FILE, MASKS_FILE, write_entry
 from daad_jax.data.integrity import Damaged
 from daad_jax.data.samples import FileRecord, Source
 from daad_jax.data.tiles import TileGrid, Tiling
 from daad_jax.errors import UserError
-from daad_jax.files import exclusive
+from daad_jax.files import LOCK_FILE, exclusive
 from daad_jax.terminal import warn
 
 FORMAT = 7  # of the files in an entry; entries of another format are not used

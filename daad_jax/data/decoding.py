@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from daad_jax.buckets import read_bytes
+from daad_jax.buckets import is_in_bucket, read_bytes
 from daad_jax.config import MAX_PIXELS
 from daad_jax.data import containers
 from daad_jax.data.containers import find_tiff_page, open_tiff, unreadable
@@ -87,10 +87,16 @@ def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int 
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises UserError if the file cannot be read."""
+    """The bytes of a file.
+
+    Raises:
+        UserError: the file cannot be read, or may never end: a device or a pipe.
+    """
     try:
+        if not is_in_bucket(path) and path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file; give a file, the bytes of one, or pixels")
         return read_bytes(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no system has a file of this name
         raise unreadable(str(path), error) from error
 
 
@@ -113,16 +119,17 @@ def convert_pillow_image(image: Image.Image, name: str, max_pixels: int = MAX_PI
         raise unreadable(name, error) from error
 
 
-def convert_array(image: np.ndarray, name: str) -> Picture:
+def convert_array(image: np.ndarray, name: str, max_pixels: int | None = None) -> Picture:
     """Converts pixels to what `decode` returns for a file that holds these pixels.
 
     Args:
         image: `[H, W]` or `[H, W, 1, 3 or 4]` of booleans, floats, or integers of 8, 16 or 32 bits; a
             fourth channel is alpha.
         name: what an error calls the image.
+        max_pixels: an image with more pixels is refused; None: its size was checked before.
 
     Raises:
-        UserError: the array has another type or shape, or has values that are not finite.
+        UserError: the array has another type or shape, too many pixels, or values that are not finite.
     """
     image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     has_colours = image.ndim == 3 and image.shape[2] in (3, 4)
@@ -130,6 +137,8 @@ def convert_array(image: np.ndarray, name: str) -> Picture:
         raise UserError(
             f"{name}: the array has the shape {image.shape}; give an array [H, W] or [H, W, 1, 3 or 4]"
         )
+    if max_pixels is not None:  # an array that repeats its values may have more pixels than the memory holds
+        _check_size(image.shape[1], image.shape[0], name, max_pixels)
     pixel_type = pixel_type_of_array(image.dtype)
     if pixel_type not in ("uint8", *DEEP_TYPES):
         raise UserError(

@@ -3,19 +3,16 @@
 import os
 import secrets
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 
-from daad_jax.errors import UserError
-from daad_jax.files import exclusive
+from daad_jax.files import remove_abandoned
 
-TEMPORARY_PREFIX, LOCK_FILE = ".filling-", ".lock"
-NEW_LOCK_S = 60  # a process may need this long from creating its lock file to locking it
+TEMPORARY_PREFIX = ".filling-"
 
 
 def make_temporary(folder: Path) -> Path:
-    """Makes a folder beside `folder`, in which a process holds `LOCK_FILE` as long as it needs the folder."""
+    """Makes a folder beside `folder`. Its process must hold `files.LOCK_FILE` while it fills it."""
     temporary = _temporary_name(folder)
     temporary.mkdir()
     return temporary
@@ -44,12 +41,7 @@ def set_aside(folder: Path) -> None:
 def remove_leftovers(root: Path) -> None:
     """Removes temporary folders of killed processes; they can be as large as a data set."""
     for folder in root.glob(f"{TEMPORARY_PREFIX}*"):
-        lock = folder / LOCK_FILE
-        with suppress(OSError, UserError):  # the folder has gone, or a process is filling it
-            if time.time() - lock.stat().st_mtime > NEW_LOCK_S:
-                with exclusive(lock, f"{folder}: another process is filling this folder") as is_locked:
-                    if is_locked:
-                        shutil.rmtree(folder)
+        remove_abandoned(folder)
 
 
 def _temporary_name(folder: Path) -> Path:

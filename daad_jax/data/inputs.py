@@ -45,7 +45,7 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
     if isinstance(image, Image.Image):
         return convert_pillow_image(image, name, max_pixels), ""
     if is_array(image):
-        return convert_array(np.asarray(image), name), ""
+        return convert_array(np.asarray(image), name, max_pixels), ""
     raise UserError(f"{name}: an object of type {type(image).__name__} is no image; give {ACCEPTED}")
 
 

@@ -4,7 +4,6 @@ The range is found once, from the normal training images, and then belongs to th
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,14 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from daad_jax.config import DataConfig
-from daad_jax.data import protocol
+from daad_jax.data import integrity, protocol
 from daad_jax.data.decoding import Picture
+from daad_jax.data.integrity import Damaged
 from daad_jax.data.samples import Sample, Source
-from daad_jax.files import write_text
+from daad_jax.files import replacing
+from daad_jax.terminal import warn
 
 CAMERA_BITS = (8, 10, 12, 14, 16)
 SAMPLES_PER_TASK = 16  # a thread looks at this many before it reports
-RECORDS = "ranges"  # the folder in the cache with what was found
+RECORDS, RECORD_FORMAT = (
+    "ranges",
+    2,
+)  # the folder in the cache with what was found, and the format of its files
 EXACT = 1e-3  # of a level of 8 bits: more than float32 loses, and less than a step of 16 bits
 Limits = tuple[float, float]
 
@@ -112,6 +116,7 @@ def resolve(
     if config.bits and config.range != "auto":
         return config, describe(config, None)
     key = (
+        RECORD_FORMAT,
         source.identity,
         config.range,
         config.bits,
@@ -126,7 +131,8 @@ def resolve(
         found = search(source.read().samples, config, classes)
         with suppress(OSError):  # whether the cache can be written, its filling tells
             record.parent.mkdir(parents=True, exist_ok=True)
-            write_text(record, json.dumps({"counts": found.counts, "extremes": found.extremes}))
+            with replacing(record) as temporary:
+                integrity.write_index(temporary, {"counts": found.counts, "extremes": found.extremes})
     resolved = decide(found, config)
     return resolved, describe(resolved, found)
 
@@ -230,11 +236,14 @@ def _text(limits: Limits) -> str:
 
 
 def _read_record(record: Path) -> Found | None:
-    """What was found before; None if there is no record, or if another program has changed it."""
+    """What was found before; None if there is no record, or if it is damaged, which a line says."""
+    if not record.exists():
+        return None
     try:
-        tree = json.loads(record.read_text(encoding="utf-8"))
+        tree, _ = integrity.read_index(record)
         counts = Counter({str(name): int(count) for name, count in tree["counts"].items()})
         extremes = {str(name): (float(low), float(high)) for name, (low, high) in tree["extremes"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (Damaged, ValueError, KeyError, TypeError, AttributeError):
+        warn(f"{record}: this part of the image cache is damaged; the range of the pixels is searched again")
         return None
     return Found(counts, extremes)

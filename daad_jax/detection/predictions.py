@@ -130,7 +130,8 @@ class _Table:
         self._out = out
         self._partial = out / ".scores.csv.partial"
         (out / "overlays" if with_overlays else out).mkdir(parents=True, exist_ok=True)
-        self._jsonl = (out / "scores.jsonl").open("w", encoding="utf-8", buffering=1)
+        # "x": another command may have been given the same folder at the same time.
+        self._jsonl = (out / "scores.jsonl").open("x", encoding="utf-8", buffering=1)
         self._file = self._partial.open("w", encoding="utf-8", newline="")
         self._file.write(table_row(COLUMNS))
 

@@ -6,6 +6,7 @@ as a process lives, its connection does. This file imports no JAX.
 
 import contextlib
 import errno
+import importlib.metadata
 import select
 import socket
 import time
@@ -20,6 +21,8 @@ NEWS_S = 20.0  # between two lines about the waiting
 RETRY_S = 0.3
 ANSWER_S = 2.0  # how long a program that connects may take to say who it is
 MAX_LINE = 256  # bytes; what comes from the network is not trusted
+COMPARED_PACKAGES = ("daad_jax", "jax", "jaxlib", "flax", "optax", "numpy")  # all processes need the same
+SAME_REMEDY = "start all processes again with the same options and the same versions"
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,19 @@ def meet(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> dict[int, socket.soc
         other one to process 0.
 
     Raises:
-        UserError: the port is taken, a process does not come, or the processes have different options.
+        UserError: the port is taken, a process does not come, or the processes have different options or
+            versions.
     """
     return _gather(cluster, timeout_s) if cluster.index == 0 else {0: _join(cluster, timeout_s)}
+
+
+def find_versions() -> list[str]:
+    """The installed packages that all processes of a run need in the same version, as "jax-0.8.0"."""
+    versions = []
+    for name in COMPARED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name}-{importlib.metadata.version(name)}")
+    return versions
 
 
 def _gather(cluster: Cluster, timeout_s: float) -> dict[int, socket.socket]:
@@ -132,12 +145,12 @@ def _admit(listener: socket.socket, cluster: Cluster, links: dict[int, socket.so
     """Takes a connection if it is of a process of this run.
 
     Raises:
-        UserError: the process was started with another number of processes.
+        UserError: the process was started with another number of processes, or has other versions.
     """
     link, _ = listener.accept()
     link.settimeout(ANSWER_S)
     try:
-        name, count, index = read_line(link).split(" ")
+        name, count, index, *versions = read_line(link).split(" ")
         if name != GREETING or not (count.isdecimal() and index.isdecimal()):
             raise ValueError
     except (OSError, ValueError):  # a scanner, or a browser
@@ -148,11 +161,14 @@ def _admit(listener: socket.socket, cluster: Cluster, links: dict[int, socket.so
         problem = f"process {index} has --num_processes={count}, and process 0 has {cluster.count}"
     elif int(index) in links or not 0 < int(index) < cluster.count:
         problem = f"--process_id={index} was given to two processes"
+    elif versions != (own := find_versions()):
+        others, ours = " ".join(sorted({*versions} - {*own})), " ".join(sorted({*own} - {*versions}))
+        problem = f"process {index} has {others or 'fewer packages'}, and process 0 has {ours or 'fewer'}"
     if problem:
         with contextlib.suppress(OSError):
             link.sendall(f"no {problem}\n".encode())
         link.close()
-        raise UserError(f"--distributed: {problem}; start all processes again with the same options")
+        raise UserError(f"--distributed: {problem}; {SAME_REMEDY}")
     links[int(index)] = link
 
 
@@ -171,7 +187,8 @@ def _join(cluster: Cluster, timeout_s: float) -> socket.socket:
             time.sleep(RETRY_S)
             continue
         try:
-            link.sendall(f"{GREETING} {cluster.count} {cluster.index}\n".encode())
+            greeting = [GREETING, str(cluster.count), str(cluster.index), *find_versions()]
+            link.sendall(f"{' '.join(greeting)}\n".encode())
             answer = _await_answer(link, patience)
         except OSError:  # process 0 has ended, and may be started again
             answer = ""
@@ -179,7 +196,7 @@ def _join(cluster: Cluster, timeout_s: float) -> socket.socket:
             return link
         link.close()
         if answer.startswith("no "):
-            raise UserError(f"--distributed: {answer[3:]}; start all processes again with the same options")
+            raise UserError(f"--distributed: {answer[3:]}; {SAME_REMEDY}")
         if answer:
             raise UserError(
                 f"--coordinator={cluster.address}: another program uses this port; give all processes another"

@@ -198,13 +198,17 @@ class _Watch:
         word, _, text = line.partition(" ")
         if word == "alive":
             return
-        if word == "ended" or word == "lost":
+        if word == "lost":
             if self._cluster.index == 0:
                 self._tell(line, but=index)
-            if word == "lost":
-                self._lose(text)
+            self._lose(text)
+        if word in ("ended", "passed_on"):
             self._deadline = min(self._deadline, time.monotonic() + AGREED_END_S)
             self._why = text
+            if word == "passed_on":  # about a third process; who passed it on goes on
+                return
+            if self._cluster.index == 0:
+                self._tell(f"passed_on {text}", but=index)
         elif word != "done":
             text = f"process {index} of {self._cluster.count} is gone: it was killed, or its machine is lost"
             self._tell(f"lost {text}", but=index)

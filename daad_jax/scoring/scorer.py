@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ CALIBRATION_MAP_PIXELS = 2**24  # pixels of the held-out maps that calibrate the
 MIN_CALIBRATION_MAPS = 16
 PIXELS_AT_ONCE_CPU, PIXELS_AT_ONCE_ACCELERATOR = 2**16, 2**18
 MIN_IMAGES_AT_ONCE, MAX_IMAGES_AT_ONCE = 8, 1024
+Batches = Iterable[tuple[np.ndarray, Distances]]  # images and their distances
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -91,6 +92,16 @@ class BatchedFunction:
         return batch, jax.tree.map(lambda x: x[: len(batch)], self._function.fetch(outputs))
 
 
+class _HeldOut(NamedTuple):
+    """What `anomaly_score.calibrate` takes: of N images, or of the T tiles of N images."""
+
+    reconstruction: np.ndarray
+    alignment: np.ndarray
+    reconstruction_maps: Sequence[np.ndarray] | np.ndarray
+    alignment_maps: Sequence[np.ndarray] | np.ndarray
+    first_tiles: np.ndarray | None = None
+
+
 class Scorer:
     """The distances of images, compiled for a configuration and for any variables.
 
@@ -151,35 +162,46 @@ class Scorer:
             groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
             grids: the tiles of each of the N images; None if the images are not cut into tiles.
         """
-        if grids is not None:
-            return self._calibrate_tiled(variables, held_out, groups, grids)
-        stride = self._map_stride(len(held_out), self._config.data.height * self._config.data.width)
+        batches = self.distances(self.place(variables), self.split(held_out))
+        found = (
+            self._measure_images(batches, len(held_out))
+            if grids is None
+            else self._measure_tiles(batches, grids)
+        )
+        score = self._config.score
+        return calibrate(
+            found.reconstruction,
+            found.alignment,
+            found.reconstruction_maps,
+            found.alignment_maps,
+            score.gamma,
+            score.false_alarm_rate,
+            groups,
+            found.first_tiles,
+        )
+
+    def _measure_images(self, batches: Batches, count: int) -> _HeldOut:
+        stride = self._map_stride(count, self._config.data.height * self._config.data.width)
         r, alignment, r_maps, l_maps = [], [], [], []
         first = 0
-        for batch, distances in self.distances(self.place(variables), self.split(held_out)):
+        for batch, distances in batches:
             r.append(distances.reconstruction)
             alignment.append(distances.alignment)
             chosen = slice(-first % stride, None, stride)  # every `stride`-th of all held-out images
             r_maps.append(distances.reconstruction_map[chosen].copy())  # a view would keep all maps
             l_maps.append(distances.alignment_map[chosen].copy())
             first += len(batch)
-        return calibrate(
+        return _HeldOut(
             np.concatenate(r).astype(np.float64),
             np.concatenate(alignment).astype(np.float64),
             np.concatenate(r_maps),
             np.concatenate(l_maps),
-            self._config.score.gamma,
-            self._config.score.false_alarm_rate,
-            groups,
         )
 
-    def _calibrate_tiled(
-        self, variables: Variables, tiles: Any, groups: np.ndarray | None, grids: Sequence[Grid]
-    ) -> Calibration:
+    def _measure_tiles(self, batches: Batches, grids: Sequence[Grid]) -> _HeldOut:
         r, alignment, r_maps, l_maps = [], [], [], []
-        images = join_tiles(self.distances(self.place(variables), self.split(tiles)), grids)
         stride = 1
-        for number, image in enumerate(images):
+        for number, image in enumerate(join_tiles(batches, grids)):
             r.append(image.reconstruction)
             alignment.append(image.alignment)
             if not number:
@@ -188,17 +210,8 @@ class Scorer:
                 r_maps.append(image.reconstruction_map)
                 # At gamma 1 this map counts nothing, and maps of large images take memory.
                 l_maps.append(image.alignment_map if self._config.score.gamma < 1 else np.zeros((1, 1)))
-        counts = [len(of_image) for of_image in r]
-        return calibrate(
-            np.concatenate(r),
-            np.concatenate(alignment),
-            r_maps,
-            l_maps,
-            self._config.score.gamma,
-            self._config.score.false_alarm_rate,
-            groups,
-            first_tiles=np.cumsum([0, *counts])[:-1],
-        )
+        first_tiles = np.cumsum([0, *(len(of_image) for of_image in r)])[:-1]
+        return _HeldOut(np.concatenate(r), np.concatenate(alignment), r_maps, l_maps, first_tiles)
 
     @staticmethod
     def _map_stride(count: int, pixels: int) -> int:

@@ -92,7 +92,10 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
             raise UserError(
                 f"{run}: only 1 image was held out, at least 2 are needed; raise data.calibration_fraction"
             )
-        ranked += [(run, choice) for choice in rank_choices(state, config, held_out)]
+        try:
+            ranked += [(run, choice) for choice in rank_choices(state, config, held_out)]
+        except UserError as error:
+            raise UserError(f"{run}: {error}") from error
     ranked.sort(key=lambda pair: -pair[1].separation)
     kinds = list(ranked[0][1].separations)
     say(f"separation of held-out normal images from corrupted copies of them ({', '.join(kinds)})")
@@ -111,6 +114,9 @@ def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> lis
         state: of the trained run.
         config: of the run.
         held_out: normal images that did not train, uint8 or uint16 `[N, H, W, C]`, N at least 2.
+
+    Raises:
+        UserError: a distance is not finite.
     """
     held_out = held_out[:MAX_HELD_OUT]
     kinds, radii = anomalies_of(config.data.protocol)
@@ -170,13 +176,20 @@ def _make_function(config: Config) -> BatchedFunction:
 
 
 def _all_distances(function: BatchedFunction, placed: Any, images: np.ndarray) -> AllDistances:
-    """All distances of images `[N, H, W, C]`."""
+    """All distances of images `[N, H, W, C]`. Raises UserError if one is not finite."""
     parts = [outputs for _, outputs in function.run(placed, function.split(images))]
     settings = {str(setting): setting for setting in SETTINGS}
-    return {
+    found: AllDistances = {
         settings.get(key, key): np.concatenate([part[key] for part in parts]).astype(np.float64)
         for key in parts[0]
     }
+    for key, distances in found.items():
+        if not np.isfinite(distances).all():
+            raise UserError(
+                f"a distance of a held-out image, or of a corrupted copy of one, is not finite ({key}); "
+                "train another run"
+            )
+    return found
 
 
 def _line(run: Path, choice: Choice) -> str:

@@ -3,6 +3,7 @@
 docs/checkpoints.md describes the format.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +22,10 @@ from daad_jax.method.state import TrainState, abstract_state
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.terminal import warn
 from daad_jax.training.checksums import (
+    Leaves,
     describe_leaves,
     digest,
     find_difference,
-    find_non_finite,
     name_leaves,
     nest,
 )
@@ -38,6 +39,8 @@ KEYS = {
     FORMAT: {"format", "step", "config", "calibration", "leaves", "sha256"},
     FORMAT_WITHOUT_CHECKSUMS: {"format", "config", "calibration"},
 }
+# Orbax's threads would wait ten minutes for a folder that another one of them could not make.
+DIRECTORIES_FIRST = ocp.options.AsyncOptions(create_directories_asynchronously=False)
 SMALLER_RATE = "try a smaller config.train.learning_rate in a new --workdir"
 OTHER_IMAGES = (
     "in a new --workdir, try other images (are the held-out ones copies of others?), or other weights with "
@@ -51,7 +54,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, max_to_keep: int | None = None, create: bool = False) -> None:
         self._workdir = workdir
         self.folder = make_absolute(workdir / CHECKPOINTS)
-        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=create)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, create=create, async_options=DIRECTORIES_FIRST
+        )
         with explain_save_errors(workdir) if create else nullcontext():
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -67,7 +72,7 @@ class Checkpoints:
                 saved.
         """
         step, leaves = int(state.step), name_leaves(state)
-        name, fault = find_non_finite(leaves), calibration.find_fault()
+        (described, name), fault = describe_leaves(leaves), calibration.find_fault()
         if name or fault:
             reason = f"{name} is not finite" if name else f"the calibration is impossible ({fault})"
             is_fixed = name.startswith("features/") or state.generator is None  # no step changes it
@@ -79,7 +84,7 @@ class Checkpoints:
             "step": step,
             "config": config_lib.to_json(config),
             "calibration": calibration.to_json(),
-            "leaves": describe_leaves(leaves),
+            "leaves": described,
         }
         about["sha256"] = digest(about)
         tree = jax.tree.map(np.asarray, nest(leaves))
@@ -146,23 +151,11 @@ class Checkpoints:
             config.data.range, config.data.bits = "type", 8
         validate(config)
         calibration = Calibration.from_json(about["calibration"])
-        # Shapes are enough for the template: values would take time to make.
-        abstract = abstract_state(config)
-        template = name_leaves(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract))
-        keys = {name: name if has_checksums else f"{i:05d}" for i, name in enumerate(template)}
-        tree = nest({keys[name]: leaf for name, leaf in template.items()})
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree)))[
-            "state"
-        ]
-        by_key = name_leaves(restored)
-        leaves = {name: by_key[key] for name, key in keys.items()}
-        if leaves["step"] != step:
-            raise Damaged(f"it has the state of step {leaves['step']}")
-        if has_checksums:
-            if name := find_difference(leaves, about["leaves"]):
-                raise Damaged(f"{name} is not what was saved")
-        elif name := find_non_finite(leaves):
-            raise Damaged(f"{name} is not finite")
+        abstract, leaves = (
+            self._read_described(step, config, about["leaves"])
+            if has_checksums
+            else self._read_numbered(step, config)
+        )
         if not has_checksums:
             warn(
                 f"checkpoint {self.folder / str(step)} was saved by an older version of daad_jax without "
@@ -170,6 +163,39 @@ class Checkpoints:
             )
         state = jax.tree.unflatten(jax.tree.structure(abstract), leaves.values())
         return state, config, calibration
+
+    def _read_described(self, step: int, config: Config, described: Any) -> tuple[TrainState, Leaves]:
+        """The shapes of a state, and its leaves, compared with their descriptions. Raises: see `_restore`."""
+        with ThreadPoolExecutor(1) as pool:  # Python finds the shapes of the networks while Orbax reads
+            empty = {name: np.empty(leaf["shape"], leaf["type"]) for name, leaf in described.items()}
+            reading = pool.submit(self._read_leaves, step, empty)
+            abstract = abstract_state(config)
+            read = reading.result()
+        expected = {name: (leaf.shape, leaf.dtype) for name, leaf in name_leaves(abstract).items()}
+        if expected != {name: (leaf.shape, leaf.dtype) for name, leaf in empty.items()}:
+            raise UserError("made by another version of daad_jax, whose networks have other parameters")
+        leaves = {name: read[name] for name in expected}
+        _require_step(leaves, step)
+        if name := find_difference(describe_leaves(leaves, check_values=False)[0], described):
+            raise Damaged(f"{name} is not what was saved")
+        return abstract, leaves
+
+    def _read_numbered(self, step: int, config: Config) -> tuple[TrainState, Leaves]:
+        """The shapes and the leaves of a state whose leaves have numbers. Raises: see `_restore`."""
+        abstract = abstract_state(config)
+        shapes = name_leaves(abstract)
+        empty = {f"{i:05d}": np.empty(leaf.shape, leaf.dtype) for i, leaf in enumerate(shapes.values())}
+        read = self._read_leaves(step, empty)
+        leaves = dict(zip(shapes, (read[number] for number in empty)))
+        _require_step(leaves, step)
+        if name := describe_leaves(leaves)[1]:
+            raise Damaged(f"{name} is not finite")
+        return abstract, leaves
+
+    def _read_leaves(self, step: int, empty: Leaves) -> Leaves:
+        """Reads the leaves of a state. `empty` has an array of the shape and type of each."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(nest(empty)))
+        return name_leaves(self._manager.restore(step, args=args)["state"])
 
     def wait(self) -> None:
         """Waits until everything is saved. Raises UserError if something cannot be saved."""
@@ -223,3 +249,9 @@ def _verify_about(about: Any, step: int) -> bool:
     if about["step"] != step:
         raise Damaged(f"it is the checkpoint of step {about['step']}")
     return True
+
+
+def _require_step(leaves: Leaves, step: int) -> None:
+    """Raises Damaged if these leaves are not those of a step."""
+    if leaves["step"] != step:
+        raise Damaged(f"it has the state of step {leaves['step']}")

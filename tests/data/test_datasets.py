@@ -348,6 +348,8 @@ def test_what_killed_processes_left_in_the_cache_is_removed(config, tmp_path):
         (root / name / cache.LOCK_FILE).touch()
     for name in names[:2]:
         os.utime(root / name / cache.LOCK_FILE, (0, 0))
+    (root / ".filling-unlocked").mkdir()  # killed before it was locked
+    os.utime(root / ".filling-unlocked", (0, 0))
     with exclusive(root / ".filling-used" / cache.LOCK_FILE, "") as is_locked:
         assert is_locked
         cache.load_decoded(source(), config.data)

@@ -1,6 +1,7 @@
 """Every format, depth and mode becomes the same pixels; errors name the file that cannot be read."""
 
 import io
+import os
 import struct
 import sys
 import zlib
@@ -17,6 +18,7 @@ from daad_jax.data.containers import count_pages
 from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.headers import has_image_signature
 from daad_jax.data.images import to_pixels
+from daad_jax.data.inputs import open_image
 from daad_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -509,3 +511,20 @@ def test_heic_without_its_package_names_the_extra(tmp_path, monkeypatch):
         UserError, match=r"x\.heic: HEIC images need the package pillow-heif of the extra heic"
     ):
         decoding.decode(tmp_path / "x.heic")
+
+
+def test_what_may_never_end_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="is no regular file"):
+            decoding.read_file(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        decoding.read_file(Path("a\0b"))
+
+
+def test_an_array_of_too_many_pixels_is_refused():
+    """It repeats one value, so it takes no memory itself."""
+    with pytest.raises(
+        UserError, match="x: the image has 5000 x 4000 pixels, more than the limit of 1000000"
+    ):
+        open_image(np.broadcast_to(np.uint8(1), (4000, 5000)), "x", 10**6)

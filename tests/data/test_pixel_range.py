@@ -202,18 +202,21 @@ def test_prepared_images_are_shown_with_8_bits():
     assert show_pixels(warm, config)[0].tolist() == [[0] * 3, [127] * 3, [255] * 3]
 
 
-def test_a_damaged_record_is_made_anew(tmp_path):
+def test_a_damaged_record_is_made_anew(tmp_path, capsys):
     for i in range(4):
         save(tmp_path / f"set/{i}.tif", random(4095))
     expected = load(tmp_path).data
     (record,) = (tmp_path / "cache/ranges").iterdir()
-    for text in (
-        "",
-        "[]",
-        '{"counts": {"uint16": "x"}, "extremes": {}}',
-        '{"counts": {}}',
-        '{"counts": {"uint16": 4}, "extremes": {}}',
-    ):
-        record.write_text(text)
+    whole, rng = record.read_bytes(), np.random.default_rng(0)
+    assert load(tmp_path).data == expected
+    assert capsys.readouterr().err == ""
+    flipped = [bytearray(whole) for _ in range(30)]
+    for content in flipped:
+        content[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+    for content in (b"", b"[]", whole[:-1], *map(bytes, flipped)):
+        record.write_bytes(content)
         assert load(tmp_path).data == expected
-    assert '"uint16": 4' in record.read_text()
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {record}: this part of the image cache is damaged; the range of")
+        assert said.count("\n") == 1
+        assert record.read_bytes() == whole

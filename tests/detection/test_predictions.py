@@ -18,6 +18,7 @@ from daad_jax.config import Config
 from daad_jax.detection import predictions, sources
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict as scores_of_files
+from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training.checkpoint import Checkpoints
@@ -238,3 +239,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, images, tmp_path):
     assert "warning: only 30 image(s) are held out, so the threshold may flag up to 0.0323" in err
     assert code == 2
     assert "none of the 1 image(s) could be read" in err.splitlines()[-1]
+
+
+def test_a_folder_that_another_command_fills_is_refused(run, images, tmp_path):
+    """Two commands were given the same new folder, and one of them was first."""
+    (tmp_path / "scores.jsonl").write_text("of the other command")
+    with pytest.raises(UserError, match=r"cannot be written \(File exists\); give another --out"):
+        scores_of_files(Detector.load(run), [str(images / "a.png")], tmp_path, "none")
+    assert (tmp_path / "scores.jsonl").read_text() == "of the other command"

@@ -22,6 +22,7 @@ from daad_jax import endings
 from daad_jax.runtime import meeting, supervision
 meeting.NEWS_S, supervision.AGREED_END_S, supervision.BLAME_S, supervision.LAST_S = 0.5, 1, 1, 0.2
 port, count, index, timeout_s, code, folder = sys.argv[1:]
+OTHER
 with endings.errors_in_one_line("train.py"):
     cluster = meeting.Cluster("localhost", int(port), int(count), int(index))
     command = [sys.executable, "-c", code, index, folder]
@@ -52,10 +53,10 @@ def free_port():
 
 
 class Run:
-    """`count` watchers, some of them started; `work` is what a child does."""
+    """`count` watchers, some of them started. A child does `work`; a watcher does `other` first."""
 
-    def __init__(self, folder, count, work=SLEEP, indices=None, port=None, timeout_s=30):
-        self.folder, self.port = folder, port or free_port()
+    def __init__(self, folder, count, work=SLEEP, indices=None, port=None, timeout_s=30, other="pass"):
+        self.folder, self.port, self.other = folder, port or free_port(), other
         self.watchers = {
             index: self._start(count, index, work, timeout_s)
             for index in (range(count) if indices is None else indices)
@@ -64,7 +65,7 @@ class Run:
     def _start(self, count, index, work, timeout_s):
         words = [self.port, count, index, timeout_s, CHILD.replace("WORK", work), self.folder]
         return subprocess.Popen(
-            [sys.executable, "-c", WATCHER, *map(str, words)],
+            [sys.executable, "-c", WATCHER.replace("OTHER", self.other), *map(str, words)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -174,6 +175,13 @@ def test_a_signal_goes_on_to_the_child(tmp_path):
     assert run.end() == {0: (143, ""), 1: (143, "")}
 
 
+def test_processes_that_end_one_after_the_other_are_not_lost(tmp_path):
+    """All save after a signal, then end. Process 0 passes the first end on to process 2, which goes on."""
+    work = "time.sleep([1.6, 0.2, 0.9][index]), sys.exit(143)"
+    run = Run(tmp_path, 3, work, other="supervision.AGREED_END_S = 20")
+    assert run.end() == dict.fromkeys(range(3), (143, ""))
+
+
 def test_who_does_not_come_is_waited_for_and_named(tmp_path):
     run = Run(tmp_path, 4, indices=[0, 2], timeout_s=4)
     ended = run.end()
@@ -224,3 +232,13 @@ def test_different_options_are_named(tmp_path):
         ((status, err),) = run.end().values()
         assert status == 2
         one_line(err, "process 1 has --num_processes=3, and process 0 has 2")
+
+
+def test_different_versions_are_named(tmp_path):
+    port, other = free_port(), 'meeting.find_versions = lambda: ["jax-0.1", "numpy-2.0"]'
+    same = other.replace("0.1", "0.2")
+    runs = [Run(tmp_path, 2, indices=[i], port=port, other=o) for i, o in enumerate((same, other))]
+    for run in runs:
+        ((status, err),) = run.end().values()
+        assert status == 2
+        one_line(err, "process 1 has jax-0.1, and process 0 has jax-0.2; start all processes again")

@@ -96,3 +96,13 @@ def test_training_is_seen():
     after = ranking.rank_choices(current, config, images[:40])[0]
     assert after.separation > before.separation + 0.1
     assert after.gamma == 1
+
+
+def test_distances_that_are_not_finite_rank_nothing():
+    config = small()
+    broken = state.create_state(config)
+    broken.generator.params["stem"]["kernel"] = np.full_like(
+        broken.generator.params["stem"]["kernel"], np.nan
+    )
+    with pytest.raises(UserError, match="of a corrupted copy of one, is not finite"):
+        ranking.rank_choices(broken, config, bars(4))

@@ -124,18 +124,36 @@ def test_every_change_of_a_leaf_is_noticed():
         "b": np.int32(5),
         "c": np.zeros((0, 4)),
     }
-    described = json.loads(json.dumps(checksums.describe_leaves(leaves)))
-    assert checksums.find_difference(leaves, described) == ""
+    described = json.loads(json.dumps(checksums.describe_leaves(leaves)[0]))
+
+    def difference(others):
+        return checksums.find_difference(checksums.describe_leaves(others)[0], described)
+
+    assert difference(leaves) == ""
     a = leaves["a"]
     swapped = a.copy()
     swapped[[3, 4]] = swapped[[4, 3]]
     flipped = a.copy()
     flipped.view(np.uint8)[17, 399] ^= 128
     for other in (swapped, flipped, a.reshape(100, 30), a.view(np.int32), a.astype(np.float64), a[:-1], -a):
-        assert checksums.find_difference(leaves | {"a": other}, described) == "a"
-    assert checksums.find_difference(leaves | {"b": np.int32(4)}, described) == "b"
-    assert checksums.find_difference(leaves | {"d": np.int32(4)}, described) == "d"
-    assert checksums.find_difference({"a": a, "b": np.int32(5)}, described) == "c"
+        assert difference(leaves | {"a": other}) == "a"
+    assert difference(leaves | {"b": np.int32(4)}) == "b"
+    assert difference(leaves | {"d": np.int32(4)}) == "d"
+    assert difference({"a": a, "b": np.int32(5)}) == "c"
+
+
+def test_values_that_are_not_finite_are_found(monkeypatch):
+    monkeypatch.setattr(checksums, "CHUNK_BYTES", 400)
+    largest = np.finfo(np.float32).max
+    sound = {"a": np.full(1000, largest), "b": np.arange(5), "c": np.zeros(0), "d": np.float32(-1)}
+    assert checksums.describe_leaves(sound)[1] == ""  # also where their sum overflows
+    for value in (np.nan, np.inf, -np.inf):
+        for place in (0, 99, 100, 999):
+            bad = np.full(1000, largest, np.float32)
+            bad[place] = value
+            assert checksums.describe_leaves(sound | {"e": bad, "f": bad})[1] == "e"
+    both = np.array([np.inf, -np.inf], np.float32)
+    assert checksums.describe_leaves({"a": both})[1] == "a"
 
 
 def test_checksums_are_those_of_the_bytes_in_portions(monkeypatch):
@@ -143,11 +161,11 @@ def test_checksums_are_those_of_the_bytes_in_portions(monkeypatch):
 
     array = np.arange(1000, dtype=np.float32)
     content = array.tobytes()
-    assert checksums.describe_leaves({"a": array})["a"]["crc32"] == [zlib.crc32(content)]
+    assert checksums.describe_leaves({"a": array})[0]["a"]["crc32"] == [zlib.crc32(content)]
     monkeypatch.setattr(checksums, "CHUNK_BYTES", 1500)
     expected = [zlib.crc32(content[i : i + 1500]) for i in (0, 1500, 3000)]
     for same in (array, np.asfortranarray(array.reshape(10, 100)), np.repeat(array, 2)[::2]):
-        assert checksums.describe_leaves({"a": same})["a"]["crc32"] == expected
+        assert checksums.describe_leaves({"a": same})[0]["a"]["crc32"] == expected
 
 
 def test_every_flipped_bit_beside_the_state_is_noticed(tmp_path, config):
