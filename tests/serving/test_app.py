@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("starlette", reason="needs the extra serve")
-pytest.importorskip("httpx", reason="needs httpx")
+pytest.importorskip("httpx2", reason="needs httpx2")
 from starlette.testclient import TestClient
 
 from daad_jax.detection.detector import Detector
