@@ -166,6 +166,14 @@ def read_bytes(path: Path) -> bytes:
         return bytes(_file_system().cat_file(str(path)))
 
 
+def size_of(path: Path) -> int:
+    """The size of a file in bytes. Raises OSError."""
+    if not is_in_bucket(path):
+        return path.stat().st_size
+    with os_errors(path):
+        return int(_file_system().size(str(path)))
+
+
 def glob(pattern: str) -> list[Path]:
     """The objects and folders that match `gs://BUCKET/PATTERN`, sorted. Raises OSError."""
     with os_errors(pattern):

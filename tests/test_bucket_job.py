@@ -93,6 +93,12 @@ def test_train_kill_resume_evaluate_predict_export(images, tmp_path):
     code, _, err = call("predict.py", "--workdir", whole, job.ROOT, "--out", f"{ROOT}/out", cache=cache)
     assert (code, "exists already" in err) == (2, True)
 
+    good = f"{ROOT}/set/test/good"
+    code, out, err = call("-m", "daad_jax", "calibrate", "--workdir", whole, good, cache=cache)
+    assert code == 0, err
+    names = [found.name for found in buckets.list_objects(open_place(f"{whole}/calibrations"))]
+    assert {".lock", "in_use.json"} <= set(names)
+
     code, out, err = call("export.py", "--workdir", whole, "--formats=stablehlo", cache=cache)
     assert code == 0, err
     names = [found.name for found in buckets.list_objects(open_place(f"{whole}/export"))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from daad_jax.buckets import open_place
 from daad_jax.config import Config
 from daad_jax.data.account import format_table
 from daad_jax.data.good_images import GoodImages, describe_left_out, load_good
@@ -177,7 +178,7 @@ def _load(
         )
     held_out = run_data.load_held_out(workdir, config) if with_held_out else None
     history = known.history if known else None
-    good = load_good(config, [Path(folder) for folder in folders], history, held_out, check)
+    good = load_good(config, [open_place(folder) for folder in folders], history, held_out, check)
     if len(good.images) < MIN_IMAGES:
         raise UserError(
             f"{', '.join(folders)}: only {len(good.images)} image is left to calibrate with, at least "

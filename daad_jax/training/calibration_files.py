@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from daad_jax.buckets import is_in_bucket, size_of
 from daad_jax.data.samples import NormalImage
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
 from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.training import lease
 from daad_jax.training.checksums import digest
 
 FOLDER, IN_USE_FILE, LOCK = "calibrations", "in_use.json", ".lock"
@@ -238,7 +240,7 @@ def read(workdir: Path, id_: str) -> StoredCalibration:
 def _read_file(file: Path, keys: set[str]) -> dict[str, Any]:
     """Reads a JSON file with a checksum. Raises UserError if it is missing or not what was written."""
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
+        if size_of(file) > MAX_FILE_BYTES:
             raise _damaged(file, "it is too large")
         about = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -269,8 +271,13 @@ def _write(file: Path, about: dict[str, Any]) -> None:
 def _writing(workdir: Path) -> Iterator[None]:
     """For a block that writes calibrations: one process at a time."""
     folder = workdir / FOLDER
+    busy_message = f"{folder}: another process calibrates this run; try again later"
+    if is_in_bucket(folder):
+        with lease.holding(folder / LOCK, busy_message):
+            yield
+        return
     with explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"):
         folder.mkdir(exist_ok=True)
         (folder / LOCK).touch()
-        with exclusive(folder / LOCK, f"{folder}: another process calibrates this run; try again later"):
+        with exclusive(folder / LOCK, busy_message):
             yield

@@ -15,7 +15,7 @@ from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict
 from daad_jax.method.state import abstract_state, init_state
 from daad_jax.scoring.anomaly_score import Calibration, Unit
-from daad_jax.training import checkpoint
+from daad_jax.training import calibration_files, checkpoint
 from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.loop import train
 from daad_jax.training.workdir import saved_step
@@ -24,6 +24,7 @@ from tests.tiny import tiny_config
 
 pytestmark = [pytest.mark.usefixtures("emulator"), needs_emulator]
 STEPS = 4
+CALIBRATION = Calibration(*[Unit(1.5, 0.5)] * 4, 2.0, 1.0, 0.05, (0.5, 1.25), (2, 2))
 
 
 def make_images(folder):
@@ -50,7 +51,7 @@ def config_of(images, steps):
 def test_a_checkpoint_in_a_bucket_has_the_state(tmp_path):
     config = tiny_config(model__division=((1, 1, 1), (1, 1, 1)))
     state = init_state(abstract_state(config), 3)
-    calibration = Calibration(*[Unit(1.5, 0.5)] * 4, 2.0, 1.0, 0.05, (0.5, 1.25), (2, 2))
+    calibration = CALIBRATION
     run = open_place(f"gs://{BUCKET}/saved")
     for step in (1, 2):
         with closing(Checkpoints(run, max_to_keep=1, create=True)) as checkpoints:
@@ -64,6 +65,21 @@ def test_a_checkpoint_in_a_bucket_has_the_state(tmp_path):
     with closing(Checkpoints(run, create=True)) as checkpoints:
         checkpoints.save(replace(state, step=np.int32(3)), config, calibration)
     assert saved_step(run) == 3
+
+
+def test_calibrations_of_a_run_in_a_bucket():
+    run, of_training = open_place(f"gs://{BUCKET}/calibrated"), CALIBRATION
+    later = replace(CALIBRATION, scores=(0.25, 2.5))
+    stored = calibration_files.make(
+        of_training, 3, later, rate=0.1, confidence=None, folders=["x"], with_held_out=False, images=[]
+    )
+    assert calibration_files.read_in_use(run) is None
+    calibration_files.store(run, stored)
+    assert calibration_files.stored_ids(run) == [stored.label.id]
+    assert calibration_files.read_in_use(run) == stored.label.id
+    assert calibration_files.read(run, stored.label.id).calibration == later
+    calibration_files.put_into_use(run, None)
+    assert calibration_files.read_in_use(run) is None
 
 
 @pytest.mark.slow
