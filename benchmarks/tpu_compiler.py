@@ -1,6 +1,6 @@
 """Compiles our programs with the TPU's own compiler, on any machine, and says what bounds them.
 
-    python -m benchmarks tpu [--recipes cifar10 folder] [--programs step scoring] [--docs docs]
+    python -m benchmarks tpu [--recipes cifar10 folder] [--only scoring] [--chips v5e v4] [--docs docs]
 
 No TPU takes part: libtpu (pip install '.[tpu-check]') describes the chips and compiles for them. The programs
 are made by the code that a TPU VM runs. Compiling takes up to some minutes a program. A row is stored as soon
@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
 import numpy as np
 
+from benchmarks.tpu_section import CHIPS, bound_of, memory_share
 from daad_jax import files
 from daad_jax.config import Config
 from daad_jax.method.state import abstract_state
@@ -35,23 +36,6 @@ from daad_jax.scoring.scorer import images_at_once, variables_of
 Record = dict[str, Any]
 
 
-class Chip(NamedTuple):
-    """What a chip can do, as its maker states it (cloud.google.com/tpu/docs).
-
-    `topology` is a slice of four chips, `products` the bfloat16 FLOP a second, `bandwidth` the bytes a second
-    of its memory, and `memory` the bytes of its memory.
-    """
-
-    topology: str
-    products: float
-    bandwidth: float
-    memory: float
-
-
-CHIPS = {
-    "v5e": Chip("v5e:2x2", 197e12, 819e9, 16 * 2**30),
-    "v4": Chip("v4:2x2x1", 275e12, 1228e9, 32 * 2**30),
-}
 # By name: the recipe, and the images of a training step on each chip.
 RECIPES = {
     "mnist": ("mnist", 128),
@@ -129,14 +113,15 @@ def _repeated(count: int, x: Any) -> Any:
     return jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
 
 
-def compile_program(program: Program, chip: Chip) -> Record:
+def compile_program(program: Program, chip_name: str) -> Record:
     """Compiles a program and reads the compiler's own account of it.
 
     Returns:
         `compile_s`; of one chip and one call: `flop`, `bytes`, `bytes_per_image`, `arguments`, `temporary`
         and `updated_in_place` (bytes of memory), `collectives`; and the milliseconds that the products and
-        the bytes take at least, `products_ms` and `bytes_ms`.
+        the bytes take at least, `products_ms` and `bytes_ms`; and `chip`, the name.
     """
+    chip = CHIPS[chip_name]
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         lowered = program.lower()
     start = time.perf_counter()
@@ -145,6 +130,7 @@ def compile_program(program: Program, chip: Chip) -> Record:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     flop, accessed = float(cost["flops"]), float(cost["bytes accessed"])
     return {
+        "chip": chip_name,
         "compile_s": round(seconds, 1),
         "flop": flop,
         "bytes": accessed,
@@ -158,14 +144,12 @@ def compile_program(program: Program, chip: Chip) -> Record:
     }
 
 
-def describe(row: Record, chip: Chip) -> str:
+def describe(row: Record) -> str:
     """A row in one line."""
-    bound = "bytes" if row["bytes_ms"] > row["products_ms"] else "products"
-    share = (row["arguments"] + row["temporary"]) / chip.memory
     return (
         f"compiled in {row['compile_s']:.0f} s; {row['flop'] / 1e9:.1f} GFLOP {row['products_ms']:.2f} ms, "
-        f"{row['bytes'] / 1e9:.2f} GB {row['bytes_ms']:.2f} ms (bound by {bound}), "
-        f"{row['bytes_per_image'] / 1e6:.2f} MB an image, {100 * share:.1f} % of the memory, "
+        f"{row['bytes'] / 1e9:.2f} GB {row['bytes_ms']:.2f} ms (bound by {bound_of(row)}), "
+        f"{row['bytes_per_image'] / 1e6:.2f} MB an image, {memory_share(row):.1%} of the memory, "
         f"{row['collectives']} collectives"
     )
 
@@ -187,8 +171,8 @@ def measure(names: list[str], only: str, chips: list[str], precisions: list[str]
     versions = performance_page.versions() | {"libtpu": _libtpu_version()}
     stored = docs / "performance.json"
     for chip_name in chips:
-        chip = CHIPS[chip_name]
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices
+        topology = CHIPS[chip_name].topology
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         for name in names:
             recipe, per_chip = RECIPES[name]
             for precision in precisions:
@@ -197,11 +181,11 @@ def measure(names: list[str], only: str, chips: list[str], precisions: list[str]
                 for program in make_programs(config, per_chip, chip_name, list(devices)):
                     if only not in program.name:
                         continue
-                    row = compile_program(program, chip)
-                    print(f"{name}, {program.name}: {describe(row, chip)}", flush=True)
+                    row = compile_program(program, chip_name)
+                    print(f"{name}, {program.name}: {describe(row)}", flush=True)
                     records = json.loads(stored.read_text()) if stored.is_file() else {}
                     rows = records.setdefault("tpu", {})
-                    rows[f"{name}, {program.name}"] = row | {"chip": chip_name, "versions": versions}
+                    rows[f"{name}, {program.name}"] = row | {"versions": versions}
                     files.write_text(stored, json.dumps(records, indent=1))
                     performance_page.write(records, docs)
 

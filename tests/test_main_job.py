@@ -150,7 +150,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, finished):
     assert lines == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves(folder, number):
     workdir = folder / f"signal-{number}"
     child = start(*endless(folder, workdir), cache=folder / "c")

@@ -93,7 +93,7 @@ def read_file(path: Path) -> bytes:
         UserError: the file cannot be read, or may never end: a device or a pipe.
     """
     try:
-        if not is_in_bucket(path) and path.exists() and not path.is_file():
+        if not is_in_bucket(path) and path.exists() and not path.is_file() and not path.is_dir():
             raise UserError(f"{path}: is no regular file; give a file, the bytes of one, or pixels")
         return read_bytes(path)
     except (OSError, ValueError) as error:  # ValueError: no system has a file of this name

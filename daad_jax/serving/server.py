@@ -12,6 +12,7 @@ from daad_jax.errors import UserError
 from daad_jax.terminal import say
 
 DRAIN_SECONDS = 30  # that requests have to end after a signal
+MAX_CONNECTIONS = 512  # more are refused
 
 
 def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int) -> None:
@@ -43,7 +44,7 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         app = make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
-            server_header=False, lifespan="on",
+            server_header=False, lifespan="on", limit_concurrency=MAX_CONNECTIONS,
         )  # fmt: skip
         listener.listen(max_waiting)  # whoever reads the next line can connect
         address, taken, *_ = listener.getsockname()

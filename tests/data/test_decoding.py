@@ -515,9 +515,11 @@ def test_heic_without_its_package_names_the_extra(tmp_path, monkeypatch):
 
 def test_what_may_never_end_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
         with pytest.raises(UserError, match="is no regular file"):
             decoding.read_file(path)
+    with pytest.raises(UserError, match="this is a folder"):
+        decoding.read_file(tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         decoding.read_file(Path("a\0b"))
 

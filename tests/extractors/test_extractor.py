@@ -79,7 +79,10 @@ def test_the_maps_of_an_image_do_not_depend_on_the_others():
     assert np.abs(together[1] - changed[1]).max() > 0
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "wide_resnet50", "dinov2_vits14"])
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnet_lite0", pytest.param("wide_resnet50", marks=pytest.mark.slow), "dinov2_vits14"],
+)
 def test_exported_for_any_number_of_images(name):
     extractor = EXTRACTORS[name]
     params, images = random_params(extractor, (0, 1)), waves(28, 42, 3)

@@ -145,7 +145,9 @@ def calibrated(scores, groups, rate):
     return calibrate(scores, 0 * scores, maps, maps, 1.0, rate, groups)
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(
+    "spread", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, pytest.param(3.0, marks=pytest.mark.slow)]
+)
 def test_groups_keep_the_promise_for_images_of_new_groups(spread):
     """Also if their sizes differ much, and if few groups are held out."""
     for count, rate in ((25, 0.1), (60, 0.05)):

@@ -1,0 +1,69 @@
+"""The section of docs/performance.md about the TPU's compiler."""
+
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+
+class Chip(NamedTuple):
+    """What a chip can do, as its maker states it (cloud.google.com/tpu/docs).
+
+    `topology` is a slice of four chips, `products` the bfloat16 FLOP a second, `bandwidth` the bytes a second
+    of its memory, and `memory` the bytes of its memory.
+    """
+
+    topology: str
+    products: float
+    bandwidth: float
+    memory: float
+
+
+CHIPS = {
+    "v5e": Chip("v5e:2x2", 197e12, 819e9, 16 * 2**30),
+    "v4": Chip("v4:2x2x1", 275e12, 1228e9, 32 * 2**30),
+}
+HEAD = (
+    "program", "compiled in, s", "GFLOP", "GB", "MB an image", "products, ms", "bytes, ms", "bound by",
+    "memory of the chip", "collectives",
+)  # fmt: skip
+ABOUT = (
+    "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
+    "access. All numbers are those of one chip and one call. *Products* is the time of the operations at the "
+    "chip's bfloat16 rate, and *bytes* that of the accesses at its bandwidth, so a call takes at least the "
+    "longer of both. *Memory of the chip* is what arguments and temporary arrays take of it."
+)
+
+
+def bound_of(row: Record) -> str:
+    """What takes longer: "bytes" or "products"."""
+    return "bytes" if row["bytes_ms"] > row["products_ms"] else "products"
+
+
+def memory_share(row: Record) -> float:
+    """The share of the chip's memory that arguments and temporary arrays take."""
+    return float(row["arguments"] + row["temporary"]) / CHIPS[row["chip"]].memory
+
+
+def make_section(rows: dict[str, Record]) -> list[str]:
+    """The heading, the text and the table; nothing without rows.
+
+    Args:
+        rows: what `tpu_compiler.compile_program` returned, with `chip` and `versions`, by program.
+    """
+    if not rows:
+        return []
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    for name, row in rows.items():
+        cells = [
+            name, f"{row['compile_s']:.0f}", f"{row['flop'] / 1e9:.1f}", f"{row['bytes'] / 1e9:.2f}",
+            f"{row['bytes_per_image'] / 1e6:.2f}", f"{row['products_ms']:.2f}", f"{row['bytes_ms']:.2f}",
+            bound_of(row), f"{memory_share(row):.1%}", str(row["collectives"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    used = sorted({f"{key} {value}" for row in rows.values() for key, value in row["versions"].items()})
+    return [
+        "# By the TPU's compiler",
+        "    pip install '.[tpu-check]'\n    python -m benchmarks tpu",
+        f"{ABOUT} ({', '.join(used)})",
+        "\n".join(lines),
+    ]
