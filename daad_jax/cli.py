@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from daad_jax import config as config_lib
 from daad_jax import recipes
 from daad_jax.buckets import is_in_bucket, open_place
-from daad_jax.config import Config
+from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line, sigterm_raises
 from daad_jax.errors import UserError, nearest
 from daad_jax.runtime import startup, supervision
@@ -83,6 +83,12 @@ def define_folder(options: flags.FlagValues, name: str, help_text: str) -> None:
         lambda value: "://" not in (value or "") or is_in_bucket(value),
         "must be a folder of a mounted file system, or gs://BUCKET/FOLDER; mount other storage as a folder",
         flag_values=options,
+    )
+
+
+def define_batch_size(options: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
     )
 
 

@@ -14,8 +14,15 @@ from absl import flags
 import daad_jax
 from daad_jax import cli
 from daad_jax.buckets import is_in_bucket, open_place
-from daad_jax.cli import Command, Invocation, define_config, define_folder, define_workdir
-from daad_jax.config import MAX_BATCH, Config
+from daad_jax.cli import (
+    Command,
+    Invocation,
+    define_batch_size,
+    define_config,
+    define_folder,
+    define_workdir,
+)
+from daad_jax.config import Config
 from daad_jax.endings import errors_in_one_line
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.run_commands import RUN_COMMANDS
@@ -124,7 +131,7 @@ def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> Non
         "WORKDIR/evaluations/NAME)",
     )
     _define_check(options)
-    _define_batch_size(options)
+    define_batch_size(options)
 
 
 def _evaluate(call: Invocation) -> None:
@@ -166,7 +173,7 @@ def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None
         "choose the threshold that flags at most this share of normal images, e.g. 0.01 for 1 %",
         flag_values=options,
     )
-    _define_batch_size(options)
+    define_batch_size(options)
 
 
 def _predict(call: Invocation) -> None:
@@ -244,12 +251,6 @@ def _define_check(options: flags.FlagValues) -> None:
         False,
         "read all images again, and decode them anew if one has changed without a new time or size",
         flag_values=options,
-    )
-
-
-def _define_batch_size(options: flags.FlagValues) -> None:
-    flags.DEFINE_integer(
-        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
     )
 
 

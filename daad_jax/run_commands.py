@@ -5,8 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from daad_jax.cli import Command, Invocation, define_folder, define_workdir
-from daad_jax.config import MAX_BATCH
+from daad_jax.cli import Command, Invocation, define_batch_size, define_folder, define_workdir
 from daad_jax.errors import UserError
 from daad_jax.terminal import say
 
@@ -44,7 +43,7 @@ def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> No
         "read all images again, and decode them anew if one has changed without a new time or size",
         flag_values=options,
     )
-    _define_batch_size(options)
+    define_batch_size(options)
 
 
 def _calibrate(call: Invocation) -> None:
@@ -93,7 +92,7 @@ def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "max_waiting", 256, "how many images may wait; more are refused", 1, 2**20, flag_values=options
     )
-    _define_batch_size(options)
+    define_batch_size(options)
 
 
 def _serve(call: Invocation) -> None:
@@ -103,12 +102,6 @@ def _serve(call: Invocation) -> None:
 
     detector = Detector.load(workdir, options.batch_size)
     serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
-
-
-def _define_batch_size(options: flags.FlagValues) -> None:
-    flags.DEFINE_integer(
-        "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
-    )
 
 
 RUN_COMMANDS = {
