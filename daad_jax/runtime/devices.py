@@ -15,7 +15,7 @@ from daad_jax.errors import UserError
 from daad_jax.runtime.compilation import options
 
 AXIS = "devices"
-# By platform: to what its products round the operands in float32, unless they are told otherwise.
+# By platform: the type to which a product rounds its float32 operands, unless the program asks for more.
 ROUNDING = {"tpu": "bfloat16", "gpu": "tensorfloat32"}
 
 

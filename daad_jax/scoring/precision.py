@@ -14,8 +14,8 @@ PRECISIONS = {"float32": "float32", "device": None}
 def with_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
     """The same pure function, whose products and convolutions are traced with the given precision.
 
-    A TPU rounds the operands of a float32 product to bfloat16 unless it is told otherwise, and a GPU rounds
-    them to TF32. That moves scores by up to some per cent, but the threshold belongs to exact scores.
+    Unless a program asks for more, a TPU rounds the operands of a float32 product to bfloat16, and a GPU
+    rounds them to TF32. That moves scores by up to some per cent, but the threshold belongs to exact scores.
 
     Args:
         function: of arrays. Products in it that name a precision keep theirs.

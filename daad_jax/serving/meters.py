@@ -13,13 +13,13 @@ from prometheus_client import (
     generate_latest,
 )
 
+from daad_jax.detection.drift_watch import MORE_THAN
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.drift import OUTLIER_SHARE, find_drift
 
 # Shares of the threshold at which the histogram of scores counts; the threshold itself is 1.
 SHARES_OF_THRESHOLD = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
 DRIFT_IMAGES = 500  # the newest images, which are compared with those that set the threshold
-MIN_DRIFT_IMAGES = 51
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -53,7 +53,7 @@ class Meters:
         Gauge("daad_waiting_images", "Images that wait", registry=registry).set_function(waiting)
         Gauge(
             "daad_drift",
-            f"The newest {DRIFT_IMAGES} scores are higher (1) or lower (-1) than those of the calibration",
+            f"1: the newest {DRIFT_IMAGES} scores are higher than the calibration's scores; -1: lower",
             registry=registry,
         ).set_function(self._find_drift)
         for verdict in ("normal", "anomalous", "unusable"):
@@ -67,7 +67,7 @@ class Meters:
 
     def _find_drift(self) -> float:
         """1, -1, or 0: no drift, too few images, or a threshold from groups, which requests do not name."""
-        if len(self._newest) < MIN_DRIFT_IMAGES or self._calibration.group_sizes:
+        if len(self._newest) <= MORE_THAN or self._calibration.group_sizes:
             return 0.0
         drift = find_drift(self._calibration, np.array(self._newest), outlier_share=OUTLIER_SHARE)
         return 0.0 if drift is None else 1.0 if drift.is_higher else -1.0
