@@ -4,8 +4,8 @@
 2. Everything is committed.
 3. The wheel and the sdist build, and their metadata is what PyPI takes.
 4. The site builds.
-5. The wheel and the sdist install into clean environments of the oldest and the newest Python of this machine,
-   and the commands and all public names are there.
+5. The wheel and the sdist install into clean environments of the oldest and the newest Python of this
+   machine, and the commands and all public names are there.
 
 The first failure ends the check with one line and exit status 1. Nothing is published and nothing is tagged.
 """

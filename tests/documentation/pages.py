@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -47,7 +48,7 @@ def links(page: Path) -> Iterator[str]:
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as the site and GitHub make them."""
     found, flat = set(), tokens(page)
-    for heading, inside in zip(flat, flat[1:]):
+    for heading, inside in pairwise(flat):
         if heading.type == "heading_open":
             text = "".join(child.content for child in inside.children or [])
             found.add(re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower()))

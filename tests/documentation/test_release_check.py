@@ -15,9 +15,9 @@ def test_the_version_is_the_same_everywhere():
 def test_a_forgotten_version_is_named(tmp_path):
     (tmp_path / "CITATION.cff").write_text("title: x\nversion: 0.2.0\nlicense: y\n")
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 0.1.0 (2026-01-01)\n")
-    with pytest.raises(CheckError, match="CHANGELOG.md"):
+    with pytest.raises(CheckError, match=r"CHANGELOG\.md"):
         release_check.check_version(tmp_path, "0.2.0")
-    with pytest.raises(CheckError, match="CITATION.cff"):
+    with pytest.raises(CheckError, match=r"CITATION\.cff"):
         release_check.check_version(tmp_path, "0.1.0")
 
 
