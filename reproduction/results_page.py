@@ -13,8 +13,8 @@ from reproduction.results import Result, TableResults
 from reproduction.summary import brightness_separable
 
 SEPARABLE = (
-    "**Brightness alone separates the test set of {}.** There the image AUROC says nothing about defects; the "
-    "sections have brightness-corrected figures."
+    "**Brightness alone separates the test set of {}.** There the image AUROC says nothing about defects; "
+    "the sections have brightness-corrected figures."
 )
 OVERVIEW = (
     "The table has the mean image AUROC: the probability that an anomalous image scores higher than a normal "

@@ -153,7 +153,7 @@ def make_extra_metrics_table(stored: TableResults) -> str:
 
 def make_recipes_table(stored: TableResults) -> str:
     """A line for each trained row: what its configurations set. "" if no network was trained."""
-    lines = []
+    lines: list[list[str]] = []
     columns: list[str] = []
     for row in stored.table.variants:
         recipes = [_describe_recipe(stored.recipes[r.recipe]) for r in stored.row_results(row)]
