@@ -36,8 +36,8 @@ class TrainState:
     """A run after `step` steps.
 
     `generator` is None if the items of the memories come from the data, and `discriminator` if the losses
-    need none. `features` is the part that no step changes, see `features.abstract_features`; None if they read
-    pixels.
+    need none. `features` is the part that no step changes, see `features.abstract_features`; None if the
+    networks read pixels.
     """
 
     step: jax.Array

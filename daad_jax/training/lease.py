@@ -1,4 +1,4 @@
-"""Lets only one process write a run in a bucket, which has no locks: its writer renews an object, the lease."""
+"""Lets only one process write a run in a bucket, which has no locks: its writer renews a lease, an object."""
 
 import json
 import os
