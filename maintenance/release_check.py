@@ -75,6 +75,8 @@ def find_pythons(path: str | None = None) -> list[str]:
     """
     names = [f"python3.{minor}" for minor in range(OLDEST, 30)]
     found = [program for name in names if (program := shutil.which(name, path=path))]
+    # A version manager leaves programs for versions that are not there; those fail.
+    found = [p for p in found if subprocess.run([p, "--version"], capture_output=True).returncode == 0]
     return found[:1] + found[1:][-1:]
 
 
@@ -90,7 +92,7 @@ def check_installation(python: str, distributions: Sequence[Path], folder: Path)
         CheckError: an installation failed, or something is missing in it.
     """
     run(python, "-m", "venv", folder)
-    options = []
+    options: list[str] = []
     for distribution in distributions:
         run(folder / "bin" / "python", "-m", "pip", "install", "-q", *options, distribution)
         run(folder / "bin" / "python", "-m", "pip", "check")
