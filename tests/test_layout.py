@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "uploads",
         "data",
         "method",
+        "runtime",
         "scoring",
         "training",
         "config",
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "buckets",
         "data",
         "detection",
+        "runtime",
         "scoring",
         "training",
         "config",
@@ -88,6 +90,7 @@ MAY_IMPORT = {
     },
     "run_commands": {"serving", "detection", "evaluation", "training", "cli", "config", "errors", "terminal"},
     "endings": {"buckets", "errors", "escaping"},
+    "cluster_options": {"runtime", "errors"},
     "cli": {"buckets", "recipes", "runtime", "config", "endings", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}

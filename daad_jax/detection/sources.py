@@ -1,6 +1,7 @@
 """The files that are to be scored: what the user named, and the account of all of it."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -66,6 +67,12 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
                 if stat.S_ISDIR(mode)
                 else f"{source}: there is no such file or folder, and no file matches this pattern{what}"
             )
+
+
+def list_images(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[ImageFile]:
+    """The images of `sources`, in order; a file may have several. Raises UserError, see `find`."""
+    for path in find(sources, leave_out):
+        yield from list_pages(path)
 
 
 def _mode_of(path: Path) -> int:
@@ -146,13 +153,16 @@ class Account:
         """
         self._sources, self._out, self._leave_out = sources, out, leave_out or out
         self._tallies: dict[str, Tally] = defaultdict(Tally)
+        names = hashlib.sha256()
         for group, file in list_files(sources, self._leave_out):
+            names.update(os.fsencode(f"{file.path}\0{file.reason}\0"))
             tally = self._tallies[group]
             tally.files += 1
             images = 0 if file.reason else find_pages(file.path)
             tally.images += images
             tally.used += images
             tally.left_out[file.reason] += bool(file.reason)
+        self.digest = names.hexdigest()  # of the names of all files
         # Filled by the thread that lists files, and emptied by the one that writes.
         self._groups: deque[str] = deque()
         self._left_out: deque[FileRecord] = deque()
