@@ -37,7 +37,7 @@ class Results:
     def __enter__(self) -> "Results":
         with explain_write_errors(self._mirror.folder, REMEDY), ExitStack() as stack:
             self._table = stack.enter_context(ScoreTable(self._mirror.local))
-            stack.enter_context(self._account)
+            stack.enter_context(self._account.recording(self._mirror.local))
             self._stack = stack.pop_all()
         return self
 

@@ -40,7 +40,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
         UserError: there is no image, no image can be read, or `out` cannot be used.
     """
     with Mirror(out) as mirror:
-        account = Account(sources, mirror.local, leave_out=out)
+        account = Account(sources, leave_out=out)
         say(*format_table(account.rows).splitlines())
         start = time.perf_counter()
         with Results(detector, account, mirror) as results, Progress(account.count) as progress:

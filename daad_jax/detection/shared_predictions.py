@@ -59,7 +59,7 @@ def predict_together(
     share, start = processes.own_share(detector.batch_size), time.perf_counter()
     out = _agree_on_folder(workdir, chosen)
     with processes.errors_end_all():
-        account = Account(sources, out, leave_out=out)
+        account = Account(sources, leave_out=out)
     label = detector.calibration_label
     processes.require_same(
         f"{account.count} images with names of digest {account.digest[:16]}, step {detector.step}, "

@@ -7,9 +7,9 @@ import os
 import stat
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from daad_jax import buckets
 from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
@@ -140,18 +140,17 @@ class Account:
     millions of files need no memory.
     """
 
-    def __init__(self, sources: Sequence[str], out: Path, leave_out: Path | None = None) -> None:
+    def __init__(self, sources: Sequence[str], leave_out: Path) -> None:
         """Counts the files.
 
         Args:
             sources: files, folders and patterns.
-            out: the folder for `data.json`.
-            leave_out: a folder whose files are passed over; None: `out`.
+            leave_out: a folder whose files are passed over.
 
         Raises:
             UserError: see `find`.
         """
-        self._sources, self._out, self._leave_out = sources, out, leave_out or out
+        self._sources, self._leave_out = sources, leave_out
         self._tallies: dict[str, Tally] = defaultdict(Tally)
         names = hashlib.sha256()
         for group, file in list_files(sources, self._leave_out):
@@ -196,12 +195,25 @@ class Account:
                     self._groups.append(group)
                     yield image
 
-    def __enter__(self) -> "Account":
-        self._partial = self._out / f".{DATA_FILE}.partial"
-        self._file = self._partial.open("w", encoding="utf-8")
-        self._file.write('{"files": [')
-        self._separator = "\n"
-        return self
+    @contextmanager
+    def recording(self, out: Path) -> Iterator[None]:
+        """For a block that calls `write` for each image: writes `data.json` into `out`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        partial = out / f".{DATA_FILE}.partial"
+        try:
+            with partial.open("w", encoding="utf-8") as self._file:
+                self._file.write('{"files": [')
+                self._separator = "\n"
+                yield
+                self._write_left_out()
+                rows = [asdict(row) for row in self.rows]
+                self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
+            os.replace(partial, out / DATA_FILE)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def write(self, image: ImageFile, error: str, sha256: str) -> None:
         """Notes the next image that was scored, or could not be read. A record has all images of a file."""
@@ -226,16 +238,3 @@ class Account:
     def _write_record(self, record: FileRecord) -> None:
         self._file.write(self._separator + json.dumps(asdict(record)))
         self._separator = ",\n"
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            if kind is None:
-                self._write_left_out()
-                rows = [asdict(row) for row in self.rows]
-                self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
-        if kind is None:
-            os.replace(self._partial, self._out / DATA_FILE)
-        else:
-            self._partial.unlink(missing_ok=True)
