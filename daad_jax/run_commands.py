@@ -1,13 +1,17 @@
 """Further commands about finished runs, for `commands.COMMANDS`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from daad_jax.buckets import open_place
 from daad_jax.cli import Command, Invocation, define_batch_size, define_folder, define_workdir
 from daad_jax.errors import UserError
 from daad_jax.terminal import say
+
+RAY_BATCH = 64  # images that a worker scores at once
 
 
 def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -104,6 +108,65 @@ def _serve(call: Invocation) -> None:
     serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
 
 
+def _define_predict_on_ray(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run; all machines must see it under this name")
+    define_folder(options, "out", "the folder for the results, new or empty (default: WORKDIR/predictions)")
+    flags.DEFINE_string(
+        "address",
+        "",
+        "of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to (default: a new one "
+        "on this machine)",
+        flag_values=options,
+    )
+    flags.DEFINE_integer("workers", 1, "how many processes score at the same time", 1, flag_values=options)
+    flags.DEFINE_float("cpus", 1.0, "how many processors a worker takes", 0.1, flag_values=options)
+    flags.DEFINE_string(
+        "accelerators", "", "what else a worker takes, for instance TPU=4 or GPU=1", flag_values=options
+    )
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "an image with a higher score is anomalous (default: of the run)",
+        flag_values=options,
+    )
+    define_batch_size(options)
+
+
+def _predict_on_ray(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if not call.words:
+        raise UserError("no images were named; give files, folders or a pattern in quotes")
+    if options.threshold is not None and math.isnan(options.threshold):
+        raise UserError("--threshold=nan: must be a number")
+    from daad_jax.detection.predictions import output_folder
+    from daad_jax.detection.ray_predictions import Workers, predict_on_ray
+
+    workers = Workers(options.address, options.workers, options.cpus, _accelerators(options.accelerators))
+    out = open_place(options.out) if options.out else None
+    predict_on_ray(
+        workdir,
+        call.words,
+        output_folder(workdir, out),
+        workers,
+        options.threshold,
+        options.batch_size or RAY_BATCH,
+    )
+
+
+def _accelerators(text: str) -> dict[str, float]:
+    """The name and the number of the accelerators of a worker, from NAME=NUMBER or "".
+
+    Raises:
+        UserError: the text has another form.
+    """
+    name, _, number = text.partition("=")
+    if not text:
+        return {}
+    if not name or not number.isdecimal() or not int(number):
+        raise UserError(f"--accelerators={text}: must be NAME=NUMBER, for instance TPU=4 or GPU=1")
+    return {name: float(number)}
+
+
 RUN_COMMANDS = {
     "calibrate": Command(
         "--workdir DIR FOLDER...",
@@ -120,6 +183,14 @@ RUN_COMMANDS = {
         "the verdicts differ. Nothing is scored: run evaluate first.",
         _define_compare,
         _compare,
+        takes_words=True,
+    ),
+    "predict-on-ray": Command(
+        "--workdir DIR IMAGE_OR_FOLDER... [--address=HOST:PORT] [--workers=8]",
+        "Scores new images on a Ray cluster: workers may be on many machines, and what a lost one had is "
+        "scored by another. Writes Parquet files with a row for each image.",
+        _define_predict_on_ray,
+        _predict_on_ray,
         takes_words=True,
     ),
     "serve": Command(

@@ -121,7 +121,9 @@ def test_predictions_of_two_processes_are_those_of_one(run, images, tmp_path):
     assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
     assert not (together / "parts").exists()
     assert (together / "data.json").read_bytes() == (alone / "data.json").read_bytes()
-    rows = [list(csv.DictReader((place / "scores.csv").read_text().splitlines())) for place in (alone, together)]
+    rows = [
+        list(csv.DictReader((place / "scores.csv").read_text().splitlines())) for place in (alone, together)
+    ]
     for one, other in zip(*rows, strict=True):
         assert all(one[column] == other[column] for column in {*one} - {*NUMBERS})
         if one["verdict"] != "unreadable":
