@@ -19,8 +19,8 @@ COUNT, BATCH = 1200, 4
 NUMBERS = ("score", "p_value", "R", "L")
 
 
-# A head without processors, and two nodes with one each. One node is lost when a line is read, and all are lost
-# when the input ends.
+# A head without processors, and two nodes with one each. One node is lost when a line is read, and all are
+# lost when the input ends.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
