@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test test-all faults lint
+.PHONY: env demo test test-all faults lint docs release-check
 env: .venv/ready
 ifneq ($(origin PYTHON),file)
 	@$(same_python) || { echo "make: .venv is $$($(BIN)/python -V), $(PYTHON) is another; rm -r .venv, then again" >&2; exit 2; }
@@ -36,6 +36,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # Files side by side; each test process has eight devices already.
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
@@ -49,3 +50,12 @@ test-all: lint
 # Injects faults of every kind, and prints tried, right, wrong and lost for each part. `test-all` tries a twentieth.
 faults: env
 	DAAD_FAULTS=all $(BIN)/python -m pytest -s tests/faults
+
+# The documentation site, in site/. Open site/index.html in a browser; no server and no network are needed.
+docs: env
+	$(BIN)/python -m maintenance.commands_page
+	$(BIN)/python -m zensical build --clean --strict
+
+# Builds the package and the site, and installs the package into clean environments. Publishes nothing.
+release-check: env
+	$(BIN)/python -m maintenance.release_check

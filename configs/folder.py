@@ -1,14 +1,16 @@
 """Your own images: a folder of good images, or one in any layout of docs/data.md (MVTec AD, OK and NG, ...).
 
     python train.py --config configs/folder.py:PATH[,VARIANT][,smoke]
+    python predict.py --workdir runs/folder-NAME IMAGE_OR_FOLDER...
 
-VARIANT: see daad_jax/variants.py. By default memories read features of a frozen network (daad_features),
-which takes about 80 seconds for 200 images on two CPU cores. Without the extra `features` the networks learn
-from pixels (daad_plus). For features the shorter side of images is 224 pixels and the longer one keeps the
-usual shape of the training images; for pixels, images are resized to 128 x 128. Give a path that contains a
-comma with --config.data.path instead. Without test images, training ends with a checkpoint and a threshold,
-but evaluation has no figures. configs/__init__.py gives the reasons for values that all recipes on pixels
-share.
+Checkpoints, a threshold and suspects.csv come out. If the folder has test images, evaluate.py adds figures
+and report.html. For 200 images the default takes about 80 seconds on two CPU cores (2026-11-28).
+
+By default the memories read features of a frozen network (daad_features): the shorter side of images is 224
+pixels, and the longer one keeps the usual shape of the training images. Without the extra `features`, and for
+variants on pixels, images are resized to 128 x 128 and networks learn from them (daad_plus).
+daad_jax/variants.py lists the variants. Give a path that contains a comma with --config.data.path instead.
+configs/__init__.py gives the reasons for values that all recipes on pixels share.
 """
 
 from daad_jax import variants

@@ -1,11 +1,15 @@
-"""MVTec AD, one category (paper: image AUROC per category).
+"""MVTec AD: the good images of one category are normal, its defects are anomalous.
 
-    python train.py --config configs/mvtec_ad.py[:CATEGORY[,VARIANT][,smoke]]
+    DAAD_MVTEC_DIR=FOLDER python train.py --config configs/mvtec_ad.py[:CATEGORY[,VARIANT][,smoke]]
+    python evaluate.py --workdir runs/mvtec_ad-bottle
 
-CATEGORY is bottle by default. VARIANT: see daad_jax/variants.py. DAAD_MVTEC_DIR or --config.data.path is
-the folder that holds the categories. Images are resized to 64 x 64.
-configs/__init__.py gives the reasons for values that all recipes share.
-Bottle reaches 0.973 AUROC (DAAD+) in two minutes on a GPU, or an hour on one CPU core.
+FOLDER (or --config.data.path) holds the folders of the categories. CATEGORY is bottle by default. Images are
+resized to 64 x 64. daad_jax/variants.py lists the variants; the default is daad_plus. configs/__init__.py
+gives the reasons for values that all recipes share.
+
+Bottle has an AUROC of 0.973 (DAAD+, mean of three seeds, 2026-11-27). One seed takes two minutes on an H200,
+or about an hour on one CPU core. On features (daad_features) the AUROC is 1.000 after two minutes on two CPU
+cores (2026-11-28). The paper prints 0.976 for DAAD+.
 """
 
 from daad_jax import variants

@@ -1,6 +1,9 @@
 """The configuration of an earlier run, from its config.json: to repeat the run, or to continue it elsewhere.
 
-python train.py --config configs/stored.py:RUN/config.json --workdir ANOTHER_RUN
+    python train.py --config configs/stored.py:RUN/config.json --workdir ANOTHER_RUN
+
+The new run has the images, the seed and the settings of the old one, so it comes out the same on the same
+machine.
 """
 
 from daad_jax import config as config_lib

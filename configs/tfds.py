@@ -1,10 +1,12 @@
-"""Any TFDS data set of images with classes: one of TFDS's, or one that is prepared in your TFDS directory.
+"""Any data set of images with classes: one that TFDS knows, or one that is prepared in your TFDS directory.
 
     python train.py --config configs/tfds.py:NAME[/CONFIG][:CLASS][,VARIANT][,smoke]
+    python train.py --config configs/tfds.py:fashion_mnist:3
 
-CLASS is normal, all other classes are anomalous. VARIANT: see daad_jax/variants.py. Images are resized to
-128 x 128. --config.data.protocol=leave_one_out makes CLASS the anomalous one. The split test is tested, or
-else the split validation. The recipe takes all other values from configs/folder.py.
+CLASS is normal, and all other classes are anomalous; --config.data.protocol=leave_one_out makes CLASS the
+anomalous one. Without CLASS, the command lists the classes. The split `test` is tested, or else the split
+`validation`. Images are resized to 128 x 128. daad_jax/variants.py lists the variants. All other values are
+those of configs/folder.py. Nobody has tuned this recipe to any data set.
 """
 
 import re

@@ -129,7 +129,7 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     with sigterm_raises(), errors_in_one_line(program, is_debugged):
         startup.enable_compilation_cache()
         if any(word in HELP for word in arguments):
-            print(_help(command, program))
+            print(help_text(command, program))
         else:
             command.main(_parse(command, program, arguments))
         if sys.stdout:
@@ -213,7 +213,7 @@ def _is_key(key: str) -> bool:
     return True
 
 
-def _help(command: Command, program: str) -> str:
+def help_text(command: Command, program: str) -> str:
     """The help text: usage, what the command does, its options in the order of their definition."""
     options = flags.FlagValues()
     command.define(options, [])

@@ -24,56 +24,52 @@ PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 class DataConfig:
     """What is normal, what is tested, and how an image becomes `[H, W, C]` uint8 or uint16."""
 
-    # "tfds" (a TFDS data set, by name), "folder" (read in place) or "memory" (`train(..., data=...)`).
+    #: "tfds" (a TFDS data set, by name), "folder" (read in place) or "memory" (`train(..., data=...)`).
     source: str = "tfds"
-    name: str = "cifar10"  # TFDS data set, e.g. "mnist", "mvtec_ad/bottle", or any other that has classes
-    path: str = ""  # folder: its path; mvtec_ad: the original data set (else $DAAD_MVTEC_DIR)
-    data_dir: str = ""  # TFDS directory, may be gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
-    cache_dir: str = ""  # decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
-    # one_class: `normal_class` is normal, all others anomalous. leave_one_out: `normal_class` is the
-    # anomalous one, all others normal. inspection: the source itself says normal / anomalous.
+    name: str = "cifar10"  #: TFDS data set, e.g. "mnist", "mvtec_ad/bottle", or any other that has classes
+    path: str = ""  #: the path of a folder, or of the original MVTec AD (else $DAAD_MVTEC_DIR)
+    data_dir: str = ""  #: TFDS directory, may be gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    cache_dir: str = ""  #: decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
+    #: one_class: `normal_class` is normal, all others anomalous. leave_one_out: `normal_class` is the
+    #: anomalous one, all others normal. inspection: the source itself says normal / anomalous.
     protocol: str = "one_class"
-    normal_class: str = "automobile"  # class name or number, for one_class and leave_one_out
-    height: int = 32
-    width: int = 32
-    channels: int = 3  # 1 (grey) or 3 (RGB); images are converted
-    # Images of other sizes: "exact" refuses them, "pad" keeps their aspect and pads their edges, "resize"
-    # stretches them. "aspect" finds the size from the usual shape of the training images: the shorter side is
-    # `height` = `width`, the longer one follows.
+    normal_class: str = "automobile"  #: class name or number, for one_class and leave_one_out
+    height: int = 32  #: of the images that the model gets, in pixels
+    width: int = 32  #: as `height`
+    channels: int = 3  #: 1 (grey) or 3 (RGB); images are converted
+    #: Images of other sizes: "exact" refuses them, "pad" keeps their aspect and pads their edges, "resize"
+    #: stretches them. "aspect" finds the size from the usual shape of the training images: the shorter side
+    #: is `height` = `width`, and the longer one follows.
     fit: str = "exact"
-    # Of large images: the side, in pixels of the file, of overlapping square tiles. Each tile is brought to
-    # `height` x `width`, and trains and scores. 0: an image is brought to that size as a whole.
-    tiles: int = 0
-    # Of a folder: names of folders, or patterns, with commas between; "*": all. Empty: by the usual names.
-    normal: str = ""  # good images
-    anomalous: str = ""  # anomalous images
-    masks: str = ""  # masks, which mark the defects of anomalous images
-    # Share of the normal images of a folder that has anomalous images but no good ones for testing: it is
-    # tested, and does not train.
-    test_fraction: float = 0.2
-    calibration_fraction: float = 0.1  # of the normal training images, held out by seed
-    # Which images belong together, so that they all train or are all held out: "" (each image for itself),
-    # "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
+    tiles: int = 0  #: side of the overlapping tiles into which large images are cut; 0: they are not cut
+    normal: str = ""  #: folders or patterns of good images, with commas between; "*": all; empty: usual names
+    anomalous: str = ""  #: as `normal`, for anomalous images
+    masks: str = ""  #: as `normal`, for the masks that mark the defects of anomalous images
+    test_fraction: float = 0.2  #: share of good images to test, if a folder has only anomalous ones to test
+    calibration_fraction: float = 0.1  #: share of the normal training images that is held out, by the seed
+    #: Which images belong together, so that they all train or are all held out: "" (each image for itself),
+    #: "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
     group: str = ""
-    on_bad_image: str = "stop"  # unreadable image: "stop", or "skip" (named and counted)
-    # What becomes 0 and 1. "auto": found from the training images. "type": the full range of the files' type.
-    # "LOW,HIGH": these values. "TYPE:LOW,HIGH": these, for files of that type (uint16, float32, ...; joined
-    # by ";" for several types); files of another type by its full range.
+    on_bad_image: str = "stop"  #: for an image that cannot be read: "stop", or "skip" (named and counted)
+    #: The pixel values that become 0 and 1. "auto": found from the training images. "type": the full range of
+    #: the files' type. "LOW,HIGH": these values. "TYPE:LOW,HIGH": these values for files of that type
+    #: (uint16, float32, ...); several types are joined by ";". Files of another type have the full range of
+    #: their type.
     range: str = "auto"
-    bits: int = 0  # of the prepared images: 8, 16, or 0: 16 if training images have more than 8
-    max_pixels: int = MAX_PIXELS  # a larger image is refused before its memory is allocated
-    mixed_channels: str = "convert"  # grey and colour files in one folder: "convert" or "stop"
-    limit_train: int = 0  # first N after a seeded shuffle; 0: all (smoke runs)
-    limit_test: int = 0  # as above, per label
-    flip_horizontal: bool = False  # augmentation of training images, each with probability 1/2
-    flip_vertical: bool = False
-    shift: int = 0  # largest random shift in pixels, edges replicated
+    bits: int = 0  #: depth of prepared images: 8, 16, or 0 for 16 if training images have more than 8
+    max_pixels: int = MAX_PIXELS  #: a larger image is refused before its memory is allocated
+    mixed_channels: str = "convert"  #: grey and colour files in one folder: "convert" or "stop"
+    limit_train: int = 0  #: use N training images at most, drawn by the seed; 0: all
+    limit_test: int = 0  #: as `limit_train`, for each label of the test images
+    flip_horizontal: bool = False  #: flip each training image with a probability of 1/2
+    flip_vertical: bool = False  #: as `flip_horizontal`, upside down
+    shift: int = 0  #: largest random shift of training images in pixels; edges are continued
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """The pixel values that become 0 and 1, by the type of a file; "" is the key for files of any type.
+        """The pixel values that become 0 and 1, for each type of file; the key "" stands for every type.
 
-        Files of other types go by their type's full range.
+        Files of a type without a key have the full range of their type.
 
         Raises:
             UserError: `range` is none of the forms above.
@@ -127,41 +123,42 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Networks of the paper's Fig. 3. Scale 1 is the bottleneck, scales 2.. are the skips going up."""
+    """The networks and the memories. Scale 1 is the bottleneck; scales 2, 3, ... are the skips, upwards."""
 
-    levels: int = 4  # 2x down-samplings
-    base_width: int = 64  # channels at full resolution; doubled per level
-    max_width: int = 512
-    # Of scales 2 to `levels` (1/8, 1/4 and 1/2 of the size); the full resolution has no skip.
+    levels: int = 4  #: how often the generator halves the size of the map
+    base_width: int = 64  #: channels at full resolution; each level has twice as many
+    max_width: int = 512  #: the largest number of channels of a layer
+    #: Whether scales 2 to `levels` (1/8, 1/4 and 1/2 of the size) have a skip; the full resolution has none.
     skips: tuple[bool, ...] = (True, True, True)
-    # N per scale; 0: features pass unchanged. coreset: N at most, for each entry of `blocks`.
+    #: Items of each scale; 0: features pass unchanged. With "coreset": at most, for each entry of `blocks`.
     memory_items: tuple[int, ...] = (500, 500, 500, 500)
-    # Cuts (r_h, r_w, r_c) per scale; 0 stands for the whole axis, so (0, 0, 1) is pixel-wise (MemAE).
+    #: Blocks of each scale by height, width and channels. 0: the whole axis; (0, 0, 1) is pixel-wise (MemAE).
     division: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (1, 1, 1), (2, 2, 1), (4, 4, 1))
-    temperature: float = 1.0  # softmax(cos / temperature); 1: the paper
-    shrink: float = 0.0  # MemAE's hard-shrinkage threshold on the weights; 0: the paper
-    discriminator_width: int = 64  # first convolution; doubled per down-sampling to max_width
-    # What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of EXTRACTORS
-    # in `extractors/extractor.py`.
+    temperature: float = 1.0  #: of the memories' weights, softmax(cos / temperature); 1: the paper
+    shrink: float = 0.0  #: MemAE's hard-shrinkage threshold on the weights; 0: the paper
+    discriminator_width: int = 64  #: channels of its first layer; each further layer has twice as many
+    #: What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of
+    #: EXTRACTORS in `extractors/extractor.py`.
     features: str = ""
-    feature_weights: str = ""  # a file of weights or a name on a hub; "": the installed package of weights
-    # Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
+    feature_weights: str = ""  #: a file of weights or a name on a hub; "": the installed package of weights
+    #: Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
     feature_layers: tuple[tuple[int, ...], ...] = ()
-    # Whether the whole image is described by the standard deviation of its features, too, beside their mean.
+    #: Whether the whole image is described by the standard deviation of its features, too, beside their mean.
     spread: bool = True
-    # The unit of features: "raw", "standardised" (over the training images, each channel has mean 0 and
-    # spread 1) or "whitened" (the channels are uncorrelated, too).
+    #: The unit of features: "raw", "standardised" (over the training images, each channel has mean 0 and
+    #: spread 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"
-    neighbourhood: int = 1  # side of the square of places that are averaged at each place of a map; odd
-    # The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned, there
-    # is one entry: the blocks are the places of the map that the generator reconstructs.
+    neighbourhood: int = 1  #: side of the square over which each place of a map is averaged; odd
+    #: The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned,
+    #: there is one entry: the blocks are the places of the map that the generator reconstructs.
     blocks: tuple[int, ...] = (16,)
-    # "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all blocks.
-    # Without anything to learn there are no networks: each memory is compared with what it reads.
+    #: "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all
+    #: blocks. Without anything to learn there are no networks: each memory is compared with what it reads.
     items: str = "learned"
-    nearest: int = 1  # coreset: how many items are read; the distance is the mean of their distances
-    # coreset: how far apart the upper and the lower edge of an image are, in typical distances of two blocks.
-    # 0: a block may be anywhere. Below 0: none or 1, whichever finds more corruptions of training images.
+    nearest: int = 1  #: with "coreset": how many items are read; their mean distance counts
+    #: With "coreset": how far apart the upper and the lower edge of an image are, in typical distances of two
+    #: blocks. 0: a block may be anywhere. Below 0: none or 1, whichever finds more corruptions of training
+    #: images.
     place_weight: float = 0.0
 
 
@@ -169,71 +166,69 @@ class ModelConfig:
 class LossConfig:
     """L = reconstruction * E||x - x^|| + adversarial * L_adv + alignment * E||f(x) - f(x^)||."""
 
-    reconstruction: float = 50.0
-    adversarial: float = 1.0  # adversarial = alignment = 0: DAAD without "+", no discriminator
-    alignment: float = 1.0
-    distance: str = "squared"  # "squared" (mean square) or "l2" (the paper's plain norm)
-    generator: str = "non_saturating"  # or "minimax" (the paper's log(1 - D(x^)))
+    reconstruction: float = 50.0  #: weight of the distance between image and reconstruction
+    adversarial: float = 1.0  #: weight of the adversarial loss
+    alignment: float = 1.0  #: weight of the feature distance; both 0: no discriminator (DAAD without "+")
+    distance: str = "squared"  #: "squared" (mean square) or "l2" (the paper's plain norm)
+    generator: str = "non_saturating"  #: or "minimax" (the paper's log(1 - D(x^)))
 
 
 @dataclass
 class TrainConfig:
     """Optimisation, and what is written while it runs."""
 
-    steps: int = 2000
-    batch_size: int = 64  # global, over all devices and processes
-    learning_rate: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    schedule: str = "constant"  # or "cosine" to zero
-    warmup_steps: int = 0
-    # Beyond the paper: how the generator's input is degraded, for the output to restore it. Names of
-    # `method/restoration.py`, joined by "_": "grey" (no colour), "turns" (turned) or "grey_turns".
+    steps: int = 2000  #: how many batches train the networks
+    batch_size: int = 64  #: images of a batch, over all devices and processes
+    learning_rate: float = 2e-4  #: of Adam, for both networks
+    beta1: float = 0.5  #: of Adam
+    beta2: float = 0.999  #: of Adam
+    schedule: str = "constant"  #: of the learning rate: "constant", or "cosine" (falls to zero)
+    warmup_steps: int = 0  #: how many steps the learning rate rises at the start
+    #: Not in the paper: how the generator's input is degraded, which the output restores: "grey" (no colour),
+    #: "turns" (turned) or "grey_turns", see `method/restoration.py`.
     restore: str = ""
-    # Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
-    # losses and parameters are float32. `score.precision` is that of scoring.
+    #: Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
+    #: losses and parameters are float32. `score.precision` is that of scoring.
     precision: str = "float32"
-    steps_per_call: int = 1  # steps in one call of the device; more help if a small model waits for Python
-    log_every: int = 50
-    checkpoint_every: int = 500
-    max_to_keep: int = 3
-    devices: int = 0  # local devices to use; 0: all
+    steps_per_call: int = 1  #: steps in one call of the device; more help if a small model waits for Python
+    log_every: int = 50  #: steps between two lines of the log
+    checkpoint_every: int = 500  #: steps between two checkpoints
+    max_to_keep: int = 3  #: how many checkpoints are kept
+    devices: int = 0  #: local devices to use; 0: all
 
 
 @dataclass
 class ScoreConfig:
     """A(x) = gamma * R(x) + (1 - gamma) * L(x), each in units of held-out normal images."""
 
-    gamma: float = 0.9
-    # R, a name of DISTANCES in `scoring/distances.py`: "l2" (the paper), "squared", "cosine" (ignores the
-    # strength of the light) or "correlation" (ignores brightness and contrast).
+    gamma: float = 0.9  #: how much R counts, 0 to 1; L counts the rest
+    #: R, a name of DISTANCES in `scoring/distances.py`: "l2" (the paper), "squared", "cosine" (ignores the
+    #: strength of the light) or "correlation" (ignores brightness and contrast).
     distance: str = "l2"
-    # L, a name of ALIGNMENTS there: "l2" (the paper, of f_D) or "layers" (ours: of all layers, relative).
+    #: L, a name of ALIGNMENTS there: "l2" (the paper, of f_D) or "layers" (ours: of all layers, relative).
     alignment: str = "l2"
-    smoothing: float = 0.0  # sigma in pixels of a Gaussian on both images before comparing
-    # Ours: R is the power mean of its heat map's squares with this exponent. 1: the paper, every place counts
-    # the same. 8: the worst places count nearly alone, which finds small defects.
+    smoothing: float = 0.0  #: sigma in pixels of a Gaussian on both images before comparing
+    #: Ours: R is the power mean of its heat map's squares with this exponent. 1: the paper, every place
+    #: counts the same. 8: the worst places count nearly alone, which finds small defects.
     pooling: int = 1
-    # coreset: how much each memory counts in R and in the heat map; empty: all count the same. Small blocks
-    # show where a defect is, large ones know better whether there is one.
+    #: With "coreset": how much each memory counts in R; empty: all the same. Large blocks know better whether
+    #: there is a defect.
     weights: tuple[float, ...] = ()
-    heat_weights: tuple[float, ...] = ()
-    heat_smoothing: float = 0.02  # sigma of the heat map's Gaussian, a share of the shorter side
-    false_alarm_rate: float = 0.05  # the threshold flags at most this share of normal images
-    # Precision of the networks' products in scoring: "float32", the same scores on every device; or "device",
-    # which is faster on a TPU or a GPU and rounds as that device does. The calibration then rounds, too.
+    heat_weights: tuple[float, ...] = ()  #: as `weights`, for the heat map; small blocks show the place
+    heat_smoothing: float = 0.02  #: sigma of the heat map's Gaussian, a share of the shorter side
+    false_alarm_rate: float = 0.05  #: the threshold flags at most this share of normal images
+    #: Precision of the networks' products in scoring: "float32", the same scores on every device; or
+    #: "device", which is faster on a TPU or a GPU and rounds as that device does, also when it calibrates.
     precision: str = "float32"
-    # How many images a device scores at once. 0: 8, or more if the images are small. 1 is fastest for a
-    # single image.
-    batch_size: int = 0
+    batch_size: int = 0  #: images that a device scores at once; 0: 8, or more if images are small
 
 
 @dataclass
 class Config:
-    """One run."""
+    """The configuration of one run."""
 
-    name: str = "default"  # default workdir: runs/<name>
-    seed: int = 0
+    name: str = "default"  #: the default workdir is runs/ and this name
+    seed: int = 0  #: of the held-out images, the initial weights, the batches and the augmentation
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -247,12 +242,14 @@ class Config:
 
     @property
     def uses_discriminator(self) -> bool:
+        """True if a loss of the discriminator has a weight."""
         if self.uses_coreset:
             return False
         return self.loss.adversarial > 0 or self.loss.alignment > 0
 
 
 def to_json(config: Config) -> str:
+    """The configuration as JSON text, with all defaults."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 

@@ -12,29 +12,36 @@ from reproduction.markdown import format_range, wrap
 from reproduction.results import Result, TableResults
 from reproduction.summary import brightness_separable
 
+SEPARABLE = (
+    "**Brightness alone separates the test set of {}.** There the image AUROC says nothing about defects; "
+    "the sections have brightness-corrected figures."
+)
+OVERVIEW = (
+    "The table has the mean image AUROC: the probability that an anomalous image scores higher than a normal "
+    "one. 1 is perfect and 0.5 is chance. *Best baseline* is the best score that needs no network. **†** "
+    "marks a figure of ours that is no better than the best baseline. `±` is the standard deviation over "
+    "seeds. The sections below have every method, class and recipe."
+)
 HEAD = (
-    "`python reproduce.py` writes this page from the figures in [results/](results), and `python "
-    "reproduce.py --report_only` writes it again without running anything. A figure is an image AUROC "
-    "unless the table names another metric. Our figures come from the last training step, never from a "
-    "chosen one. The threshold and the units of both distances come from held-out normal images. No test "
-    "label takes part in any of these.",
-    "Recipes were chosen without test labels, with three exceptions. The selection criterion was settled "
-    "while MNIST's test results were known. Two recipes were kept although another recipe had a higher "
-    "criterion value and test results were known: MNIST's width, and the division rates for "
+    "**How it was measured.** Figures of ours come from the last training step, never from a chosen one. The "
+    "threshold and the units of both distances come from held-out normal images, and no test label takes "
+    "part. Cells ran beside other work, so the times of two rows cannot be compared. A time is the median "
+    "over the cells of a row; a range covers several machines. A difference exceeds the spread over seeds if "
+    "it is larger than both rows' standard deviations.",
+    "**How recipes were chosen.** Without test labels, with three exceptions. The selection criterion was "
+    "settled while MNIST's test results were known. Two recipes were kept although another recipe had a "
+    "higher criterion value and test results were known: MNIST's width, and the division rates for "
     "poly-crystalline cells ([recipes.md](recipes.md)).",
-    "`±` is the standard deviation over seeds. A difference between two rows exceeds the spread over seeds "
-    "if it is larger than both rows' standard deviations. A time is the median over the cells of a row; a "
-    "range covers the medians of several machines. Cells ran beside other work, so the times of two rows "
-    "cannot be compared.",
-    "Many networks that were measured up to 2026-11-26 began with weights that jax.random drew. Since that "
-    "day NumPy draws the weights from the same distributions ([design.md](design.md)). The seeds of a row "
-    "may be of both kinds.",
-    "Every table begins with baselines, which are scores without a network. *Mean intensity* is the mean "
-    "over all pixels of an image. Its figure is max(AUROC, 1 - AUROC): the labels choose the direction, so "
-    "the figure is the most that brightness could reach. *Nearest image* is the distance to the nearest of "
-    "all normal training images: 1 - cos after smoothing with sigma = 1 pixel, or plain L2. **†** marks a "
-    "figure of ours that is no better than the best baseline. The paper's figures stand only in columns "
-    "called paper. Where the paper prints one figure of its own method, the row is DAAD.",
+    "**Baselines.** *Mean intensity* is the mean over all pixels of an image. Its figure is max(AUROC, 1 - "
+    "AUROC): the labels choose the direction, so the figure is the most that brightness could reach. "
+    "*Nearest image* is the distance to the nearest of all normal training images: 1 - cos after smoothing "
+    "with sigma = 1 pixel, or plain L2.",
+    "**The paper's figures** stand only in columns called paper. Where the paper prints one figure of its "
+    "own method, the row is DAAD.",
+    "**Initial weights.** Up to 2026-11-26, jax.random drew them; since that day NumPy does, from the same "
+    "distributions ([design.md](design.md)). The seeds of a row may be of both kinds.",
+    "`python reproduce.py` writes this page from the figures in [results/](results), and `python "
+    "reproduce.py --report_only` writes it again without running anything.",
 )
 
 
@@ -67,7 +74,11 @@ def render(tables: Sequence[TableResults], picture_names: set[str]) -> str:
     """
     with_results = [stored for stored in tables if stored.results]
     without_results = [f"`{stored.table.name}`" for stored in tables if not stored.results]
-    parts = ["\n\n".join(["# Results", *(wrap(paragraph) for paragraph in HEAD)]) + "\n"]
+    overview = [wrap(OVERVIEW), results_tables.make_overview(with_results)] if with_results else []
+    separable = dict.fromkeys(subject for stored in with_results for subject in brightness_separable(stored))
+    if separable:
+        overview.append(wrap(SEPARABLE.format(", ".join(separable))))
+    parts = ["\n\n".join(["# Results", *overview, *map(wrap, HEAD)]) + "\n"]
     parts += [_make_section(stored, picture_names) for stored in with_results]
     if text := order.describe_order_over_tables(with_results):
         parts.append(f"## Order over the tables\n\n{wrap(text)}\n")

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from daad_jax import config as config_lib
@@ -24,6 +25,7 @@ EXTRA_METRICS = {
     "aupro": "AUPRO",
     "levelled_auroc": "image AUROC, brightness-corrected",
 }
+OVERVIEW_ROWS = ("daad", "daad_plus", "patchcore", "daad_features")
 # The last column of the recipes lists all values that differ from the defaults, except these: they have a
 # column of their own, or the page states them elsewhere.
 KEYS_STATED_ELSEWHERE = (
@@ -31,6 +33,31 @@ KEYS_STATED_ELSEWHERE = (
     "data.limit_train", "data.limit_test", "model.base_width", "model.discriminator_width",
     "model.memory_items", "model.division", "train.steps", "train.batch_size",
 )  # fmt: skip
+
+
+def make_overview(tables: Sequence[TableResults]) -> str:
+    """A line for each table that compares methods: the paper, our main rows and the best baseline."""
+    lines = []
+    for stored in tables:
+        if stored.table.compares_divisions or stored.table.compares_dirt:
+            continue
+        baseline = best_baseline_mean(stored, stored.subjects, "auroc")
+        printed = paper.mean_auroc(stored.table.name, ROW_TITLES["daad"])
+        if paper.prints_subjects(stored.table.name):
+            printed = paper.mean_over(stored.table.name, stored.subjects, ROW_TITLES["daad"])
+        is_complete = set(stored.subjects) == set(stored.table.subjects)
+        subjects = "" if is_complete else f" ({', '.join(stored.subjects)})"
+        line = [stored.table.title + subjects, format_auroc(printed)]
+        for row in OVERVIEW_ROWS:
+            ours = mean_over_subjects(stored, row, "auroc")
+            if ours is None:
+                line.append(NONE)
+                continue
+            same = best_baseline_mean(stored, ours.subjects, "auroc")
+            part = f" ({len(ours.subjects)} of {len(stored.subjects)})"
+            line.append(format_result(ours, same) + part * (len(ours.subjects) < len(stored.subjects)))
+        lines.append([*line, format_auroc(baseline)])
+    return make_grid(["", "paper, DAAD", *(ROW_TITLES[row] for row in OVERVIEW_ROWS), "best baseline"], lines)
 
 
 def make_means_table(stored: TableResults) -> str:
@@ -126,7 +153,7 @@ def make_extra_metrics_table(stored: TableResults) -> str:
 
 def make_recipes_table(stored: TableResults) -> str:
     """A line for each trained row: what its configurations set. "" if no network was trained."""
-    lines = []
+    lines: list[list[str]] = []
     columns: list[str] = []
     for row in stored.table.variants:
         recipes = [_describe_recipe(stored.recipes[r.recipe]) for r in stored.row_results(row)]
@@ -134,13 +161,35 @@ def make_recipes_table(stored: TableResults) -> str:
             continue
         columns = list(recipes[0])
         # Cells of one row may have several recipes; each different value is listed once.
-        values = (" / ".join(dict.fromkeys(recipe[column] for recipe in recipes)) for column in columns)
-        lines.append([ROW_TITLES[row], *values])
-    return make_grid(["", *columns], lines) if lines else ""
+        values = [" / ".join(dict.fromkeys(recipe[column] for recipe in recipes)) for column in columns]
+        values.append(_describe_other_values([stored.recipes[r.recipe] for r in stored.row_results(row)]))
+        same = next((line for line in lines if line[1:] == values), None)
+        if same:
+            same[0] += f"; {ROW_TITLES[row]}"
+        else:
+            lines.append([ROW_TITLES[row], *values])
+    return make_grid(["", *columns, "other values"], lines) if lines else ""
+
+
+def _describe_other_values(trees: Sequence[dict[str, Any]]) -> str:
+    """The values without a column of their own that are not the defaults.
+
+    Args:
+        trees: the recipes of a row's cells. Where they differ, each different value is listed once.
+    """
+    default = config_lib.flat(json.loads(config_lib.to_json(Config())))
+    recipes = [config_lib.flat(tree) for tree in trees]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe if key not in KEYS_STATED_ELSEWHERE)
+    others = []
+    for key in keys:
+        values = list(dict.fromkeys(json.dumps(recipe.get(key, default.get(key))) for recipe in recipes))
+        if values != [json.dumps(default.get(key))]:
+            others.append(f"{key} = {' / '.join(values)}")
+    return ", ".join(others) or NONE
 
 
 def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
-    """The columns of the recipes' table, by title."""
+    """The columns of the recipes' table, by title, except the last one."""
     model, train = tree["model"], tree["train"]
     # Recipes that are older than memories filled from the data do not name this key.
     learns = model.get("items") != "coreset"
@@ -148,12 +197,6 @@ def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
     division = [
         "x".join(map(str, cuts)) if items else NONE
         for cuts, items in zip(model["division"], model["memory_items"])
-    ]
-    default = config_lib.flat(json.loads(config_lib.to_json(Config())))
-    others = [
-        f"{key} = {json.dumps(value)}"
-        for key, value in config_lib.flat(tree).items()
-        if key not in KEYS_STATED_ELSEWHERE and value != default.get(key)
     ]
     return {
         "image": "{height} x {width} x {channels}".format(**tree["data"]),
@@ -163,7 +206,6 @@ def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
         "division": ", ".join(division) if learns else NONE,
         "steps": str(train["steps"]) if learns else NONE,
         "batch": str(train["batch_size"]) if learns else NONE,
-        "other values": ", ".join(others) or NONE,
     }
 
 

@@ -142,4 +142,4 @@ def test_the_last_of_two_plain_values_counts(monkeypatch, capsys, tmp_path):
 
 def test_every_command_has_the_option_debug(capsys):
     for command in commands.COMMANDS.values():
-        assert "--[no]debug: show the messages of the libraries" in cli._help(command, "x")
+        assert "--[no]debug: show the messages of the libraries" in cli.help_text(command, "x")

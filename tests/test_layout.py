@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "cli": {"buckets", "recipes", "runtime", "config", "endings", "errors"},
 }
 ABOVE_ALL = {"__init__", "__main__", "commands"}
-NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "tests"}
+NOT_OF_THE_LIBRARY = {"reproduction", "benchmarks", "configs", "examples", "maintenance", "tests"}
 
 
 def part_of(path: Path) -> str:
@@ -183,7 +183,7 @@ def test_what_runs_before_the_start_up_flags_imports_no_jax():
 def test_no_file_name_is_used_twice():
     stems = [path.stem for path in FILES if path.stem not in ("__init__", "__main__")]
     scripts = [path.stem for path in ROOT.glob("*.py")]
-    outside = [p.stem for d in ("reproduction", "benchmarks") for p in (ROOT / d).glob("*.py")]
+    outside = [p.stem for d in ("reproduction", "benchmarks", "maintenance") for p in (ROOT / d).glob("*.py")]
     names = sorted([*stems, *scripts, *(name for name in outside if not name.startswith("__"))])
     assert [a for a, b in pairwise(names) if a == b] == []
 

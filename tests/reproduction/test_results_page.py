@@ -213,9 +213,10 @@ def test_the_recipes_table(mvtec):
 
     memory = "500, 500, 500, 500 | 1x1x1, 1x1x1, 2x2x1, 4x4x1 | 2000 | 64"
     weights = "loss.adversarial = 0.0, loss.alignment = 0.0"
-    heat = "model.skips = [true, false, true], model.temperature = 0.05"
+    both = "model.skips = [true, true, true] / [true, false, true], model.temperature = 1.0 / 0.05, "
+    both += "loss.adversarial = 0.0 / 1.0, loss.alignment = 0.0 / 1.0"
     assert row(made[0]) == f"| DAAD | 32 x 32 x 3 | 64 | – | {memory} | {weights} |"
-    assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {weights} / {heat} |"
+    assert row(*made) == f"| DAAD | 32 x 32 x 3 | 64 | – / 64 | {memory} | {both} |"
     other.model.memory_items = (500, 0, 0, 500)  # no division where there is no memory
     assert "| 500, 0, 0, 500 | 1x1x1, –, –, 4x4x1 |" in row(json.loads(config_lib.to_json(other)))
 

@@ -1,0 +1,1 @@
+"""What keeps pages and releases true: generated pages and the check before a release."""
