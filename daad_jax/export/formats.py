@@ -57,8 +57,8 @@ def to_onnx(
     The other arguments: see `to_stablehlo`.
     """
     import jax2onnx
-    import onnx_ir
-    from onnx_ir.passes.common import DeduplicateHashedInitializersPass
+
+    from daad_jax.export.onnx_rewriting import rewrite
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are about the converter's own work
     graph = make_graph(variables, config, calibration, size, "native")
@@ -79,10 +79,7 @@ def to_onnx(
     )
     # Shapes of inner values, wrong where a layout changed after they were noted; runtimes infer them.
     del model.graph.value_info[:]
-    # The converter stores a weight once for each of its uses.
-    model = onnx_ir.from_proto(model)
-    DeduplicateHashedInitializersPass()(model)
-    model = onnx_ir.to_proto(model)
+    model = rewrite(model)
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
         model.metadata_props.add(key=key, value=text)

@@ -432,3 +432,30 @@ def test_an_onnx_file_stores_no_weight_twice_and_takes_a_fixed_number(tmp_path):
     images = images_of(run[1], 6)
     same(call(images), Detector(*run).score(images), run)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+
+
+@pytest.mark.skipif("onnx" not in FORMATS, reason="not installed: pip install .[export]")
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_mean_over_an_image_is_exact_in_onnxruntime(keepdims):
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    from daad_jax.export.onnx_rewriting import rewrite
+
+    taken = helper.make_tensor_value_info("x", 1, ["b", 64, 64, 3])
+    given = helper.make_tensor_value_info("y", 1, None)
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], "mean", keepdims=keepdims)
+    axes = numpy_helper.from_array(np.array([1, 3, 2], np.int64), "axes")
+    model = helper.make_model(
+        helper.make_graph([node], "means", [taken], [given], [axes]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    images = np.random.default_rng(0).uniform(0.5, 0.6, (3, 64, 64, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        rewrite(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(["y"], {"x": images})
+    expected = images.mean((1, 2, 3), dtype=np.float64, keepdims=bool(keepdims))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=4e-7)
