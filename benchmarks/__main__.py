@@ -223,6 +223,12 @@ def main() -> None:
         from benchmarks import tpu_compiler
 
         return tpu_compiler.main(sys.argv[2:])
+    if sys.argv[1:2] == ["serve"]:
+        startup.restart_with_large_pages("benchmarks")
+        startup.compile_quickly()
+        from benchmarks import serving_load
+
+        return serving_load.main(sys.argv[2:])
     startup.compile_quickly(trains=True)  # for this process; the engines set their own flags
     startup.restart_with_large_pages("benchmarks")
     # This process (which measures matrix products) and the engines share a GPU's memory. Without these
