@@ -80,7 +80,9 @@ def _run_clients(connection: Any, port: int, bodies: Sequence[bytes]) -> None:
         connection.send(asyncio.run(_load(port, bodies, *order)))
 
 
-def measure(workdir: Path, images: Sequence[bytes], rounds: int, seconds: float, options: Sequence[str]) -> Record:
+def measure(
+    workdir: Path, images: Sequence[bytes], rounds: int, seconds: float, options: Sequence[str]
+) -> Record:
     """Lets the server and the loop take turns.
 
     Args:
