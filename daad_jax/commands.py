@@ -201,6 +201,13 @@ def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         flag_values=options,
     )
     define_folder(options, "output", "the folder for the files (default: WORKDIR/export)")
+    flags.DEFINE_list(
+        "batch_sizes",
+        ["any"],
+        "how many images a file takes, a file for each: any, or numbers such as 1,16; more programs can read "
+        "a file for a fixed number",
+        flag_values=options,
+    )
     for name in ("height", "width"):
         help_text = f"the {name} of the images that the exported model will get; give both or neither"
         flags.DEFINE_integer(name, None, help_text, 1, 2**16, flag_values=options)
@@ -213,7 +220,8 @@ def _export(call: Invocation) -> None:
     from daad_jax.export.exporter import export
 
     size = (options.height, options.width) if options.height else None
-    files = export(workdir, options.formats, size, open_place(options.output) if options.output else None)
+    output = open_place(options.output) if options.output else None
+    files = export(workdir, options.formats, size, output, options.batch_sizes)
     for name, file in files.items():
         if is_in_bucket(file):
             say(f"next: copy {file}, and run it as examples/score_{name}.py of the repository does")
