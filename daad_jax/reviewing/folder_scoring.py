@@ -7,8 +7,8 @@ from functools import partial
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.reviewing.folder_images import ReviewImage
-from daad_jax.reviewing.pictures import Pictures, WatchedFile
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
+from daad_jax.reviewing.shown_pictures import Pictures, WatchedFile
 from daad_jax.terminal import warn
 
 Outcome = tuple[ReviewImage, StoredScore | None, str]  # a score, or why there is none

@@ -18,11 +18,10 @@ from daad_jax.reviewing.fair_sample import describe_bias
 from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage
 from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
-from daad_jax.reviewing.pictures import Pictures
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
+from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
 from daad_jax.scoring.false_alarms import images_needed
-from daad_jax.terminal import warn
 from daad_jax.training import calibrations, run_data
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
@@ -68,8 +67,8 @@ class Review:
                 self._outcomes[image.id] = image, score, ""
             else:
                 todo.append(image)
+        self._remarked: set[str] = set()  # images with a mark of another content of their file
         self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
-        self._warn_about_other_contents()
 
     @property
     def config(self) -> Config:
@@ -111,11 +110,17 @@ class Review:
         is_running = self._scoring.is_running
         with self._lock:
             done = len(self._outcomes)
+        notes = [self._scoring.problem, "" if is_running else self._describe_drift()]
+        if count := len(self._remarked):
+            notes.append(
+                "1 image has changed since it was marked, so its mark does not count."
+                if count == 1
+                else f"{count} images have changed since they were marked, so their marks do not count."
+            )
         return {
             "done": done,
             "is_scoring": is_running,
-            "problem": for_page(self._scoring.problem),
-            "drift": "" if is_running else for_page(self._describe_drift()),
+            "notes": for_page(" ".join(note for note in notes if note)),
         }
 
     def rows(self, since: int) -> dict[str, Any]:
@@ -260,6 +265,9 @@ class Review:
     def _add(self, outcomes: list[Outcome]) -> None:
         with self._lock:
             self._outcomes.update((outcome[0].id, outcome) for outcome in outcomes)
+        for image, score, _ in outcomes:
+            if score and self._marks.is_of_other_content(image.id, score.sha256):
+                self._remarked.add(image.id)
 
     def _detector(self) -> Detector:
         """The detector. It is compiled when it is first needed."""
@@ -270,23 +278,20 @@ class Review:
             return self._compiled
 
     def _describe_drift(self) -> str:
+        """One line about a drift of the images that nobody has called a defect; "" if there is none."""
         with self._lock:
-            outcomes = [outcome for outcome in self._outcomes.values() if outcome[1]]
-        watch = DriftWatch(self._run.calibration, self._run.config.data)
-        watch.add([image.name for image, _, _ in outcomes], self._score([score for _, score, _ in outcomes]))
+            outcomes, run = list(self._outcomes.values()), self._run
+        names, found = [], []
+        for image, score, _ in outcomes:
+            if not score:
+                continue
+            mark = self._marks.get(image.id, score.sha256)
+            if mark != DEFECT and (image.label != LABEL_DEFECT or mark == GOOD):
+                names.append(image.name)
+                found.append(score)
+        watch = DriftWatch(run.calibration, run.config.data)
+        watch.add(names, self._score(found))
         return watch.describe()
-
-    def _warn_about_other_contents(self) -> None:
-        others = [
-            image.name
-            for image, score, _ in self._outcomes.values()
-            if score and self._marks.is_of_other_content(image.id, score.sha256)
-        ]
-        if others:
-            warn(
-                f"{len(others)} image(s) have changed since they were marked, so their marks do not count; "
-                f"the first is {others[0]}"
-            )
 
 
 def store_key(run: CalibratedRun) -> str:

@@ -19,8 +19,8 @@ from daad_jax.escaping import for_page
 from daad_jax.reviewing.folder_images import ReviewImage
 from daad_jax.reviewing.gate import Gate
 from daad_jax.reviewing.marks import MARKS, Marked
-from daad_jax.reviewing.pictures import Shown
 from daad_jax.reviewing.review import Review
+from daad_jax.reviewing.shown_pictures import Shown
 
 MAX_BODY = 4096  # bytes
 MAX_NUMBER = 10  # digits

@@ -119,8 +119,7 @@ async function follow() {
     element("progress-row").hidden = !progress.is_scoring;
     element("progress").value = count() / Math.max(1, review.total);
     element("progress-text").textContent = `Scoring: ${count()} of ${review.total} images`;
-    const lines = [progress.problem, progress.drift].filter(Boolean);
-    const notice = lines.join(" ");
+    const notice = progress.notes;
     element("notice-text").textContent = notice;
     element("notice").hidden = !notice || notice === closedNotice;
     if (progress.is_scoring || progress.done > count()) setTimeout(follow, POLL);

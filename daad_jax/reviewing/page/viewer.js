@@ -170,7 +170,8 @@ export class Viewer {
     this.layers.style.width = `${this.width}px`;
     this.layers.style.height = `${this.height}px`;
     this.layers.style.transform = `translate(${this.x}px, ${this.y}px)`;
-    this.whole.classList.toggle("coarse", this.width / this.whole.naturalWidth >= 3);
+    const isCoarse = !this.showsReconstruction && this.width / this.whole.naturalWidth >= 3;
+    this.whole.classList.toggle("coarse", isCoarse);
   }
 
   // A pointer moves the image, two pointers zoom it, and a swipe over the whole image goes to the next one.
