@@ -167,6 +167,25 @@ def _accelerators(text: str) -> dict[str, float]:
     return {name: float(number)}
 
 
+def _define_review(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    define_folder(
+        options,
+        "out",
+        "the folder for marks and scores, new or of an earlier review (default: DIR/review/NAME)",
+    )
+    flags.DEFINE_integer("port", 0, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
+
+
+def _review(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if len(call.words) != 1:
+        raise UserError("give the folder of the images to review; one folder")
+    from daad_jax.reviewing.review_server import review
+
+    review(workdir, call.words[0], Path(options.out) if options.out else None, options.port)
+
+
 RUN_COMMANDS = {
     "calibrate": Command(
         "--workdir DIR FOLDER...",
@@ -191,6 +210,15 @@ RUN_COMMANDS = {
         "scored by another. Writes Parquet files with a row for each image.",
         _define_predict_on_ray,
         _predict_on_ray,
+        takes_words=True,
+    ),
+    "review": Command(
+        "--workdir DIR FOLDER [--out DIR]",
+        "Shows the images of a folder in the browser, likely mistakes first, to mark them as good or "
+        "defective. Every mark is saved at once. The page can calibrate the run from the images that are "
+        "marked as good.",
+        _define_review,
+        _review,
         takes_words=True,
     ),
     "serve": Command(

@@ -74,6 +74,19 @@ MAY_IMPORT = {
         "terminal",
     },
     "serving": {"data", "detection", "scoring", "errors", "terminal"},
+    "reviewing": {
+        "data",
+        "detection",
+        "scoring",
+        "serving",
+        "training",
+        "buckets",
+        "config",
+        "errors",
+        "escaping",
+        "files",
+        "terminal",
+    },
     "selection": {"data", "method", "scoring", "training", "config", "errors", "terminal"},
     "export": {
         "data",
@@ -90,6 +103,7 @@ MAY_IMPORT = {
     },
     "run_commands": {
         "buckets",
+        "reviewing",
         "serving",
         "detection",
         "evaluation",

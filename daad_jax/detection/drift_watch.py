@@ -29,7 +29,7 @@ class DriftWatch:
         self._scores = array("d")
         self._names: list[str] = []
 
-    def add(self, names: Sequence[str], scores: Sequence[float]) -> None:
+    def add(self, names: Sequence[str], scores: Sequence[float] | np.ndarray) -> None:
         """Notes images, and their scores by the calibration."""
         self._scores.extend(scores)
         if self._calibration.group_sizes:

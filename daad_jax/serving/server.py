@@ -34,7 +34,7 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         from daad_jax.serving.app import Limits, make_app
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener:
         start = time.perf_counter()
         data = detector.config.data
@@ -53,7 +53,8 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that has its address. Raises UserError if the address cannot be used."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
