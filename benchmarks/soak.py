@@ -142,11 +142,11 @@ class Server:
             raise RuntimeError(f"the server ended with status {status}")
 
 
-def measure(root: Path, server: Server) -> list[float]:
-    """What `MEASURED` names: of this process, of the server, and the disk below `root`."""
+def measure(root: Path, server: int) -> list[float]:
+    """What `MEASURED` names: of this process, of the process `server`, and the disk below `root`."""
     return [
         *_measure_process(os.getpid()),
-        *_measure_process(server.pid),
+        *_measure_process(server),
         sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6,
     ]
 
@@ -209,7 +209,7 @@ def main() -> None:
                 with redirect_stdout(log):
                     stops += run_round(root, config, len(samples) + 2, rng)
                 server.ask(sorted((root / "new").iterdir())[:REQUESTS])
-                samples.append(measure(root, server))
+                samples.append(measure(root, server.pid))
         finally:
             server.stop()
     rounds = np.array(samples)
