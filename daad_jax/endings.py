@@ -63,7 +63,7 @@ def errors_in_one_line(program: str, debug: bool = False) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """What the system refused, and what helps; "" for every other error."""
+    """Says what the system refused and what helps; "" for every other error."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
@@ -86,7 +86,7 @@ def _explain(error: Exception) -> str:
 
 
 def _name(error: Exception) -> str:
-    """The kind, the message and the place of an error that nobody foresaw."""
+    """Describes an error that nobody foresaw: its kind, its message and its place in the code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
     return f"unexpected {type(error).__name__}: {str(error)[:MAX_MESSAGE]} ({place})"

@@ -1,4 +1,4 @@
-"""What ends a command on purpose, and the hint that an error about a name gives."""
+"""The exceptions that end a command on purpose, and hints for misspelled names."""
 
 import difflib
 import errno
@@ -29,7 +29,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. Not an Exception: nothing that mends those may keep it."""
+    """A signal asked the process to end. It is no Exception, so that `except Exception` does not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -74,7 +74,7 @@ def replacing_together(folder: Path, name: str) -> Iterator[Path]:
 
 
 def finish_replacing(folder: Path, name: str) -> None:
-    """Ends what a killed `replacing_together` began: moves files that were complete, removes others."""
+    """Finishes a killed `replacing_together`: moves the files if all were complete, else removes them."""
     complete = folder / f".{name}.complete"
     if complete.is_dir():
         for file in sorted(complete.iterdir()):
@@ -156,7 +156,7 @@ def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
 
 @contextmanager
 def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
-    """For a block that writes into `place`.
+    """Wraps a block that writes into `place`.
 
     Raises:
         UserError: the system refuses to write (no right, no space, no folder); the message ends in `remedy`.

@@ -1,4 +1,4 @@
-"""What our commands print: lines beside the progress bars, safe whatever names of files they hold."""
+"""Prints lines beside the progress bars. The lines are safe for the terminal, whatever names they hold."""
 
 import sys
 from typing import TextIO

@@ -91,7 +91,7 @@ def create(path: Path, text: str, generation: int = 0) -> int:
 
 
 def finish_uploading(folder: Path, name: str) -> None:
-    """Ends what a killed `uploading_together` began."""
+    """Finishes a killed `uploading_together`: copies the rest if all files were uploaded."""
     from google.api_core.exceptions import NotFound
 
     complete = folder / f".{name}.complete"
@@ -116,7 +116,7 @@ def finish_uploading(folder: Path, name: str) -> None:
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
-    """Removes what killed commands have uploaded and will never copy."""
+    """Removes uploads of killed commands that nobody will copy."""
     from google.api_core.exceptions import NotFound
 
     staged = blob(folder / f".{name}.partial-")

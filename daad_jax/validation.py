@@ -110,7 +110,7 @@ def _check_tiles(config: Config, need: Need) -> None:
 
 
 def _check_size(config: Config, need: Need) -> None:
-    """The size of the images, and of what the networks read of them."""
+    """Checks the size of the images, and of the networks' input."""
     data, model = config.data, config.model
     if config.uses_coreset:
         for key in ("height", "width"):
@@ -280,7 +280,7 @@ def _check_score(config: Config, need: Need) -> None:
 
 
 def _check_names(config: Config, need: Need) -> None:
-    """Names of functions, against the tables that own them."""
+    """Checks the names of functions against the tables that have these functions."""
     # These modules import JAX, so they come last: other mistakes need not wait for that import.
     from daad_jax.method.losses import DISTANCES as LOSS_DISTANCES
     from daad_jax.method.losses import GENERATOR_LOSSES

@@ -51,7 +51,7 @@ def _unchanged(config: Config) -> None:
 
 
 def _read_features(config: Config) -> None:
-    """What all variants on features share: the frozen network, and the image size that trained it."""
+    """Sets the values that all variants on features share: the frozen network and its image size."""
     data, model, score = config.data, config.model, config.score
     data.height = data.width = 224
     data.flip_horizontal = data.flip_vertical = False

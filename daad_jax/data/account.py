@@ -21,7 +21,7 @@ NOT_NORMAL_OR_LIMITED = "not normal, unreadable, or beyond a limit"
 
 COLUMNS = ("role", "folder", "files", "images", "masks", "used", "left out")
 MAX_ROWS = 11
-MAX_REASONS = 4  # a row names at most so many reasons, and counts the files with other reasons together
+MAX_REASONS = 4  # reasons that a row names; it counts the files with other reasons together
 MAX_FOLDER_WIDTH = 40  # characters on the terminal
 
 
@@ -109,7 +109,7 @@ def of_parts(rows: Iterable[tuple[str, str, int, int]]) -> Account:
 
 
 def shorten(rows: Sequence[AccountRow]) -> list[AccountRow]:
-    """At most MAX_ROWS rows. The folders of the role with the most rows are put together first.
+    """Shortens a table to MAX_ROWS rows. The folders of the role with the most rows are put together first.
 
     Of two roles with as many rows, it is the later one.
     """

@@ -12,8 +12,8 @@ from daad_jax.data import protocol
 from daad_jax.data.decoding import picture_size
 from daad_jax.data.samples import Sample, Source
 
-SAMPLED_IMAGES = 32  # so many images tell the usual shape
-MAX_ASPECT = 3  # the longer side is at most so many times the shorter one, which bounds the work
+SAMPLED_IMAGES = 32  # images that are enough to know the usual shape
+MAX_ASPECT = 3  # the longer side divided by the shorter one, at most; this bounds the work
 UNIT = 32  # pixels: the frozen networks halve an image five times
 
 
@@ -36,7 +36,7 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
 
 
 def follows_images(config: DataConfig) -> bool:
-    """Whether the size of the run depends on the shape of its images. Tiles are squares."""
+    """True if the size of the run depends on the shape of its images. Tiles are squares."""
     return config.fit == "aspect" and not config.tiles
 
 

@@ -1,4 +1,4 @@
-"""Decoded images as one memory-mapped file of 8 or 16 bits, made once, safe to delete at any time."""
+"""Keeps decoded images in one memory-mapped file of 8 or 16 bits. It is safe to delete at any time."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Files that can hold several images: how many there are, and the pages of a TIFF file."""
+"""Counts the images in files that can hold several, and finds the pages of a TIFF file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

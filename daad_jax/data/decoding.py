@@ -1,6 +1,6 @@
 """From a file, its bytes or an array to a picture: pixels as they are stored, upright, of bounded size.
 
-Pillow decodes what is stored with 8 bits, and `deep_pixels.py` all that has more.
+Pillow decodes files of 8 bits, and `deep_pixels.py` decodes deeper files.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Good images from outside of a run's own data, to calibrate the run anew with."""
+"""Reads good images that a run has not seen, to calibrate the run with them."""
 
 import hashlib
 from collections import Counter
@@ -47,9 +47,9 @@ EXAMPLES = 3
 class GoodImages:
     """Good images that have not trained.
 
-    `split` are the images, `images` what a run remembers of them, in the same order. `left_out` has the names
-    of the other images by the reason why they are not used. `rows` are the account, and `notes` sentences for
-    the user.
+    `split` holds the images, and `images` what a run remembers of each image, in the same order. `left_out`
+    maps each reason to the names of the images that are not used for this reason. `rows` are the account.
+    `notes` are sentences for the user.
     """
 
     split: Split
@@ -66,21 +66,21 @@ def load_good(
     held_out: Split | None = None,
     check: bool = False,
 ) -> GoodImages:
-    """The good images of some folders, as the model gets them.
+    """Reads the good images of some folders, as the model gets them.
 
-    Of a folder that has good and anomalous images, or parts for training and testing, only the good ones are
-    used. Images that have trained the run are left out, because their scores would make the threshold too
-    low. So are copies, and images that the training held out.
+    If a folder also has anomalous images, only its good images are used. Three kinds of images are left out:
+    images that have trained the run (their scores would make the threshold too low), copies, and images that
+    the training held out.
 
     Args:
         config: of the run: the size of the images, their range and their groups.
         folders: each in one of the layouts of docs/data.md.
         history: of the run, if it is known.
-        held_out: what the training held out, to go with the images; None: the images stay alone.
+        held_out: images that the training held out, to be used as well; None to use new images only.
         check: read all files again, see `cache.load_decoded`.
 
     Returns:
-        The images; those of `held_out` come first in `split`, and are not in `images`.
+        The good images. `split` begins with the images of `held_out`; `images` lists only the new ones.
 
     Raises:
         UserError: see `open_folder` and `cache.load_decoded`; or no image is left.
@@ -179,7 +179,7 @@ def _gather(
 
 
 def describe_left_out(left_out: dict[str, list[str]]) -> str:
-    """How many images are left out, why, and some of their names."""
+    """Says how many images are left out and why, with some of their names."""
     reasons = []
     for reason, names in left_out.items():
         more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
@@ -188,7 +188,7 @@ def describe_left_out(left_out: dict[str, list[str]]) -> str:
 
 
 def _open(folder: Path, data: DataConfig) -> Source:
-    """Opens a folder; with the names of folders that the run was trained with, if they are there."""
+    """Opens a folder by the names in the run's configuration if they fit, else by the usual names."""
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; give folders of good images")
     plain = replace(data, normal="", anomalous="", masks="")
@@ -202,9 +202,9 @@ def _open(folder: Path, data: DataConfig) -> Source:
 
 
 def _find_reasons(decoded: Decoded, history: History | None, earlier: list[NormalImage]) -> dict[int, str]:
-    """Why some images of a folder do not calibrate, by their indices.
+    """Finds the images of a folder that must not calibrate: their indices, and the reason for each.
 
-    `earlier` are images of other folders that calibrate.
+    `earlier` are images of other folders that do calibrate.
     """
     images = describe_images(decoded, np.arange(len(decoded.names)))
     is_anomalous = protocol.labels(decoded.kinds, (), DataConfig(protocol="inspection"))
@@ -234,7 +234,7 @@ def _find_reasons(decoded: Decoded, history: History | None, earlier: list[Norma
 def _account_for(
     decoded: Decoded, kept: np.ndarray, reasons: dict[int, str], folder: Path
 ) -> list[AccountRow]:
-    """The rows of a folder, where every good image counts as held out."""
+    """Makes the account of a folder, in which every good image counts as held out."""
     files = [
         replace(file, role=account.HELD_OUT) if file.role in (account.TRAINING, account.TEST_GOOD) else file
         for file in decoded.files
@@ -251,7 +251,7 @@ def _note_groups(found: groups.Groups, names: list[str], setting: str) -> list[s
     if len(alone) == len(names):
         raise UserError(
             f"config.data.group = {setting!r}: gives a group to none of these images, such as {names[0]}; "
-            "name their files and folders as those of the training"
+            "name these files and folders in the same way as the training images"
         )
     if not len(alone):
         return []

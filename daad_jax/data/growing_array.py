@@ -1,4 +1,4 @@
-"""An array on the disk whose number of rows is not known before the last one is written."""
+"""An array on the disk that grows row by row, because the number of rows is not known in advance."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class GrowingArray:
         return np.lib.format.open_memmap(self._path, "r")
 
     def close(self) -> None:
-        """Closes the file, whatever has become of it."""
+        """Closes the file, also after an error."""
         self._file.close()
 
     def _write_header(self, count: int) -> None:

@@ -56,7 +56,7 @@ class History:
         seed: int,
         groups: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Cuts normal images into those that train and those that are held out.
+        """Divides normal images: some train, and the others are held out.
 
         The images of the last training keep their roles. Of other images, a share is held out and the others
         train, but an image whose content has ever trained in this run always trains. A new image of a group

@@ -1,4 +1,4 @@
-"""The one way from a picture to the pixels of the model, and from its maps back to the picture's size."""
+"""Prepares pictures for the model, and brings the model's maps back to the size of the picture."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Bytes that are what was written: space, synchronisation and checksums of the files of a cache entry."""
+"""Keeps the files of a cache entry sound: their space on the disk, their synchronisation, their checksums."""
 
 import errno
 import hashlib
@@ -27,7 +27,7 @@ INDEX_START, INDEX_MIDDLE, INDEX_END = b'{"sha256": "', b'",\n"index": ', b"}\n"
 
 
 class Damaged(Exception):
-    """A file is not what was written; the message is what is wrong, for people."""
+    """A file has changed since it was written. The message says what is wrong, for people."""
 
 
 def create_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:

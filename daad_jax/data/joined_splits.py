@@ -1,4 +1,4 @@
-"""Several splits as one, whose images stay where they are."""
+"""Joins several splits to one without copying their images."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""From the names of the files below a folder to what each file is for. No file is opened here."""
+"""Finds out what each file below a folder is for, from names alone. No file is opened here."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

@@ -94,7 +94,7 @@ def find(held_out: Any, train: Any) -> NearDuplicates:
         if key in first and np.array_equal(held_out[i], train[first[key]])
     ]
     rank = min(MAX_OTHER_RANK, max(MIN_OTHER_RANK, len(thumbnails) // 10))
-    # Few images cannot tell what is natural, and tiny ones cannot be compared.
+    # Few images do not show how much different parts differ, and tiny images cannot be compared.
     if len(thumbnails) < rank + OTHERS or min(train.shape[1:3]) < 2 * SHIFT + CELL:
         return NearDuplicates(identical, identical, len(held_out_keys))
 
@@ -164,7 +164,7 @@ def _pooling(side: int) -> np.ndarray:
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """Squared distances of the rows of `a` to those of `b`, `[A, T]` and `[B, T]`, as blocks `[rows, B]`."""
+    """Yields squared distances between the rows of `a` `[A, T]` and `b` `[B, T]`, in blocks `[rows, B]`."""
     lengths = np.einsum("it,it->i", b, b)
     for start in range(0, len(a), ROWS_AT_ONCE):
         rows = a[start : start + ROWS_AT_ONCE]

@@ -153,7 +153,7 @@ def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:
 def hold_out(
     count: int, config: DataConfig, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts `count` normal training images into those that train and those that calibrate.
+    """Divides `count` normal training images: some train, and the others are held out to calibrate.
 
     Groups are drawn by the seed, and held out as a whole until the share `config.calibration_fraction` of the
     images is reached. A limit on the number of images keeps the first ones of each side.

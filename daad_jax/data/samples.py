@@ -12,8 +12,8 @@ from daad_jax.data.decoding import Picture
 from daad_jax.data.tiles import TileGrid, Tiling
 
 GOOD = "good"  # the kind of normal images, in sources that mark defects
-# The parts of a source. Normal images of "train" train, or are held out by seed; those of "held_out" are held
-# out as they are; "test" is tested, with all its labels.
+# The parts of a source. Normal images of "train" train, or are held out by seed. All images of
+# "held_out" are held out, and all images of "test" are tested.
 TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 
 

@@ -1,4 +1,4 @@
-"""Labelled images from outside of a run's own data, to test the run with."""
+"""Reads labelled images that do not belong to a run, to test the run with them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,10 +44,11 @@ class LabelledImages:
 def load_test(
     config: Config, folder: Path, history: History | None = None, check: bool = False
 ) -> LabelledImages:
-    """The labelled images of any folder, to test a run with.
+    """Reads the labelled images of any folder, to test a run with them.
 
-    If the folder has a part to train on, only its test part is tested; otherwise all its images are. Images
-    that have trained the run or were held out are left out, because they would flatter the figures.
+    If the folder has a training part, only its test part is tested. Otherwise all its images are tested.
+    Images that have trained the run or were held out are left out, because they would make the figures look
+    better than they are.
 
     Args:
         config: of the run: its protocol, the size of the images, and what to do with unreadable ones.
@@ -100,7 +101,7 @@ def load_test(
 
 
 def _open_labelled(folder: Path, data: DataConfig) -> Source:
-    """Opens a labelled folder; with the names of folders that the run was trained with, if they are there."""
+    """Opens a labelled folder by the run's names of folders if they fit, else by the usual names."""
     try:
         return open_folder(folder, data)
     except UserError:

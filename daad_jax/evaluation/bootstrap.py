@@ -1,4 +1,4 @@
-"""How far an AUROC depends on the test images that happened to be drawn: an interval by resampling them.
+"""Computes intervals of AUROCs by resampling the test images: other test images would give other figures.
 
 The interval is the percentile interval over bootstrap samples of the images (Efron and Tibshirani 1993). The
 images of each label are drawn separately, so each sample has as many of both as the test set. The same test
@@ -19,7 +19,7 @@ Interval = tuple[float, float]  # the lower and the upper end, in [0, 1]
 
 
 def auroc_interval(labels: np.ndarray, scores: np.ndarray) -> Interval:
-    """The interval of 95 % of the AUROC of images; see `sample_aurocs` for the arguments."""
+    """Computes the 95 % interval of an image AUROC; see `sample_aurocs` for the arguments."""
     return interval_of(sample_aurocs(labels, scores))
 
 
@@ -93,7 +93,7 @@ def _find_edges(heat: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
 
 
 def _draw_weights(normal: int, anomalous: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """How often S samples draw each image, normal and anomalous ones: `[S, normal]` and `[S, anomalous]`."""
+    """Draws how often each of S samples has each image: `[S, normal]` and `[S, anomalous]`."""
     rng = np.random.default_rng(SEED)
     at_once = max(1, VALUES_AT_ONCE // (normal + anomalous))
     drawn = []

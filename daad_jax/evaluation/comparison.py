@@ -1,4 +1,4 @@
-"""Compares evaluated runs: figures, differences with intervals, and the images on which they disagree."""
+"""Compares evaluated runs: their figures, the differences, and the images with different verdicts."""
 
 import csv
 import io
@@ -21,11 +21,18 @@ MAX_FILE_BYTES = 2**28
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """What the evaluation of a run has left, for N test images.
+    """The stored results of an evaluation of N test images.
 
-    `keys` identify the images, `names` and `kinds` are as `scores.csv` shows them. `labels` are 0 (normal) or
-    1 (anomalous), `scores` A(x), `p_values` as evaluated, and `is_flagged` the verdicts, all `[N]`. `figures`
-    is `evaluation.json`.
+    Attributes:
+        folder: of the run or of the evaluation.
+        keys: identify the images: the name, and how often the name has come so far.
+        names: of the images, as `scores.csv` shows them.
+        kinds: of defects, as `scores.csv` shows them.
+        labels: 0 (normal) or 1 (anomalous), `[N]`.
+        scores: A(x), `[N]`.
+        p_values: `[N]`, in (0, 1].
+        is_flagged: the verdicts, bool `[N]`.
+        figures: the content of `evaluation.json`.
     """
 
     folder: Path
@@ -39,7 +46,7 @@ class EvaluatedRun:
     figures: dict[str, Any]
 
     def take(self, keys: Sequence[tuple[str, int]]) -> "EvaluatedRun":
-        """The run with the images `keys`, in this order."""
+        """Returns the run with only the images `keys`, in this order."""
         place = {key: i for i, key in enumerate(self.keys)}
         rows = np.array([place[key] for key in keys], int)
         return EvaluatedRun(
@@ -66,12 +73,15 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a run differs from the first one on the same images.
+    """How a run differs from the first run on the same images.
 
-    `auroc` is the difference of the AUROCs, `interval` its bootstrap interval of 95 %: the same images are
-    drawn for both. `only_this` and `only_first` count images that only this run, or the first one, judges
-    right. `p_value` is that of McNemar's exact test: how probable so unequal counts are if both are equally
-    often right.
+    Attributes:
+        auroc: the AUROC of this run minus the AUROC of the first run.
+        interval: the 95 % bootstrap interval of `auroc`. Both runs get the same bootstrap samples.
+        only_this: the number of images that only this run judges right.
+        only_first: the number of images that only the first run judges right.
+        p_value: of McNemar's exact test: the probability of counts at least as unequal as these, if both runs
+            are right equally often.
     """
 
     auroc: float
@@ -85,9 +95,9 @@ class Difference:
 class Comparison:
     """Runs on their common test images.
 
-    `intervals` are those of the image AUROCs. `differences` are those from the first run, for the others.
-    `disagreed` are the indices of the images with different verdicts, those with the most different ranks
-    first.
+    `intervals` has a 95 % interval for each of `aurocs`. `differences` compares every further run with the
+    first run. `disagreed` has the indices of images with different verdicts; images whose ranks differ most
+    come first.
     """
 
     runs: list[EvaluatedRun]
@@ -191,7 +201,7 @@ def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _count_right(run: EvaluatedRun, first: EvaluatedRun) -> tuple[int, int, float]:
-    """The last three numbers of a `Difference`."""
+    """Counts the images that only one of two runs judges right, and tests the counts (McNemar)."""
     only_this = int((run.is_right & ~first.is_right).sum())
     only_first = int((first.is_right & ~run.is_right).sum())
     count = only_this + only_first
@@ -199,7 +209,7 @@ def _count_right(run: EvaluatedRun, first: EvaluatedRun) -> tuple[int, int, floa
 
 
 def _find_disagreed(runs: Sequence[EvaluatedRun]) -> np.ndarray:
-    """The images with different verdicts; those whose ranks among all images differ most come first."""
+    """Finds the images with different verdicts. Images whose ranks differ most come first."""
     flags = np.stack([run.is_flagged for run in runs])
     ranks = np.stack([np.argsort(np.argsort(run.scores)) for run in runs])
     spread = ranks.max(axis=0) - ranks.min(axis=0)

@@ -168,7 +168,7 @@ def _warn_if_outdated(run: EvaluatedRun) -> None:
 
 
 def _load_pictures(run: EvaluatedRun, indices: np.ndarray) -> dict[int, np.ndarray]:
-    """The pixels `[h, w, C]` of some images by their index, as far as the images of the run are there."""
+    """Loads the pixels `[h, w, C]` of some images, by index. Images that are not there are left out."""
     stored = run.folder / "config.json"
     if not len(indices) or not stored.is_file():
         return {}

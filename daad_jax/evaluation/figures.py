@@ -1,4 +1,4 @@
-"""A labelled test split scored by a detector: figures and arrays. Nothing here writes or prints."""
+"""Scores a labelled test split with a detector and computes its figures. Nothing here writes or prints."""
 
 import math
 from dataclasses import dataclass, replace
@@ -127,7 +127,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
 
 
 def _find_stride(test: Split) -> int:
-    """Of how many rows and columns of the heat maps one is used in pixel figures: 1 without tiles."""
+    """Returns n if pixel figures use every n-th row and column of the heat maps; 1 without tiles."""
     if test.grids is None:
         return 1
     pixels = sum(rows * columns for rows, columns in (grid.joined_size for grid in test.grids))

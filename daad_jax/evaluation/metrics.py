@@ -1,4 +1,4 @@
-"""Figures of a labelled test split: of whole images, and of their pixels."""
+"""Computes the figures of a labelled test split: for whole images, and for their pixels."""
 
 from collections.abc import Sequence
 from typing import Any

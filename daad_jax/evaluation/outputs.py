@@ -179,7 +179,7 @@ def _write_files(
 
 
 def _count_calibrating(workdir: Path, detector: Detector, test: Split) -> int:
-    """How many of the test images are among those of a calibration that was made after the training."""
+    """Counts the test images that a later calibration has used."""
     label = detector.calibration_label
     if not label.created:
         return 0

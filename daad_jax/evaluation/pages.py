@@ -1,4 +1,4 @@
-"""What all pages have in common: templates that escape, one style, and pictures inside of the page."""
+"""The common parts of all pages: templates that escape, one style, and pictures inside of the page."""
 
 import base64
 import io

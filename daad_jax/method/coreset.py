@@ -1,4 +1,4 @@
-"""Items that are taken from the data: a coreset, which leaves no normal block far from an item.
+"""Chooses items among the blocks of the data: a coreset, so that no normal block is far from an item.
 
 Greedy k-centre (Gonzalez 1985), as in PatchCore (Roth et al., CVPR 2022): the next item is the block that is
 farthest from all items so far.

@@ -1,4 +1,4 @@
-"""The features of an image's blocks, which memories read instead of pixels.
+"""Computes features of an image's blocks. Memories can read these features instead of pixels.
 
 A frozen extractor gives maps of several resolutions. The image is cut into square blocks, and a block is
 described by the average features of all maps inside it, one after the other: PatchCore (Roth et al., CVPR
@@ -52,7 +52,7 @@ def channels_of(model: ModelConfig, index: int) -> int:
 def make_block_reader(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Any, jax.Array], Blocks]:
-    """The function from an extractor's parameters and images `[B, H, W, C]`, uint8 or uint16, to `Blocks`."""
+    """Makes the function from an extractor's parameters and images `[B, H, W, C]` to `Blocks`."""
     model, size = config.model, (config.data.height, config.data.width)
     extractor, layers = needed_layers(model)
     _, layers_of = extractor_of(model)
@@ -134,7 +134,7 @@ def block_matrix(size: int, count: int) -> np.ndarray:
 
 
 def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
-    """Features in units of the training images: `[..., D]` -> `[..., D]`, or D + 2 where the place counts.
+    """Scales features by the training images: `[..., D]` -> `[..., D]`, or D + 2 if the place counts.
 
     Args:
         blocks: of one grid, `[B, h, w, D]`.
@@ -161,9 +161,9 @@ def place_grid(rows: int, columns: int) -> np.ndarray:
 def make_encoder(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """What the networks read: the function from a state's frozen features and images to `[B, H, W, C]`.
+    """Makes the function from a state's frozen features and images to the networks' input `[B, H, W, C]`.
 
-    Images are uint8 or uint16. The result are pixels in [0, 1] or, if the configuration has `model.features`,
+    Images are uint8 or uint16. The result is pixels in [0, 1] or, if the configuration has `model.features`,
     the scaled features of the blocks.
     """
     if not config.model.features:

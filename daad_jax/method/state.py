@@ -36,8 +36,8 @@ class TrainState:
     """A run after `step` steps.
 
     `generator` is None if the items of the memories come from the data, and `discriminator` if the losses
-    need none. `features` is what no step changes, see `features.abstract_features`; None if the networks read
-    pixels.
+    need none. `features` is the part that no step changes, see `features.abstract_features`; None if the
+    networks read pixels.
     """
 
     step: jax.Array
@@ -64,7 +64,7 @@ def build_discriminator(
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Step -> learning rate: linear warm-up, then constant or cosine to zero."""
+    """Makes the function from step to learning rate: a linear warm-up, then constant or cosine to 0."""
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, config.steps - config.warmup_steps)
     else:
@@ -93,7 +93,7 @@ def create_state(config: Config) -> TrainState:
 
 
 def input_shape(config: Config) -> tuple[int, int, int]:
-    """(H, W, C) of what the networks read and reconstruct: the image, or its map of features."""
+    """Returns the shape (H, W, C) of the networks' input: an image, or its map of features."""
     data, model = config.data, config.model
     if not model.features:
         return (data.height, data.width, data.channels)

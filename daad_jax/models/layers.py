@@ -156,7 +156,7 @@ def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
 
 
 def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """Since up is the adjoint of down, its gradients are those of down with input and output swapped."""
+    """Up is the adjoint of down, so its gradients are the gradients of down with input and output swapped."""
     x, kernel = operands
     batch, rows, columns, channels = x.shape
     if winograd.is_faster(gradient.shape, channels, x.dtype):

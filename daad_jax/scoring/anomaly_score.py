@@ -24,7 +24,7 @@ class Unit:
 
     @staticmethod
     def measure(values: np.ndarray) -> "Unit":
-        """The unit of `values` of any shape. The spread of a constant is set to 1."""
+        """Measures the unit of `values` of any shape. If all values are equal, the spread is set to 1."""
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         return Unit(mean, std if std > SMALLEST_SPREAD * max(1.0, abs(mean)) else 1.0)
 
@@ -139,7 +139,7 @@ class Calibration:
         return max(rate, 1 / (self.group_count + 1))
 
     def shortage(self, rate: float) -> str:
-        """The warning that too few images or groups are held out for `rate`; "" if there are enough."""
+        """Returns a warning if too few images or groups are held out to promise `rate`, and "" otherwise."""
         return shortage(self.group_count, rate, are_groups=bool(self.group_sizes))
 
     def describe_promise(self, rate: float) -> str:
@@ -193,7 +193,7 @@ class Calibration:
 
     @staticmethod
     def from_json(tree: Any) -> "Calibration":
-        """Raises UserError where `tree` is not what `to_json` made."""
+        """The inverse of `to_json`. Raises UserError if `tree` was not made by `to_json`."""
         try:
             units: dict[str, Any] = {k: Unit(float(tree[k]["mean"]), float(tree[k]["std"])) for k in UNITS}
             numbers: dict[str, Any] = {k: float(tree[k]) for k in NUMBERS}
@@ -212,12 +212,12 @@ class Calibration:
 
 
 def held_out_needed(rate: float) -> int:
-    """How many held-out images, or groups of them, are needed to promise a false-alarm rate."""
+    """Returns the number of held-out images, or groups, that a promise of a false-alarm rate needs."""
     return math.ceil(1 / rate - 1e-9) - 1  # the margin is for rounding
 
 
 def shortage(held_out: int, rate: float, are_groups: bool = False) -> str:
-    """The warning that so few held-out images, or groups of them, cannot promise `rate`; "" if they can."""
+    """Returns a warning if too few images or groups are held out to promise `rate`, and "" otherwise."""
     if held_out >= held_out_needed(rate):
         return ""
     things = "group(s) of images" if are_groups else "image(s)"

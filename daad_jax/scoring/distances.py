@@ -28,10 +28,13 @@ EPSILON = 1e-12
 
 
 class Variables(NamedTuple):
-    """What scoring needs of a state.
+    """The part of a training state that scoring needs.
 
-    `generator` and `discriminator` are variables of Flax; None where there is no such network. `features` is
-    the frozen part of the state, see `method.features.abstract_features`; None if the networks read pixels.
+    Attributes:
+        generator: variables of Flax; None if the run has no generator.
+        discriminator: variables of Flax; None if the run has no discriminator.
+        features: the frozen part of the state, see `method.features.abstract_features`; None if the networks
+            read pixels.
     """
 
     generator: Any
@@ -42,10 +45,12 @@ class Variables(NamedTuple):
 class NetworkOutputs(NamedTuple):
     """What both networks return for a batch.
 
-    `images` `[B, H, W, C]` in [0, 1], or what else the networks read; `reconstructions` `[T, B, H, W, C]`, T
-    = 1 unless an image is restored from T degraded copies; `real_maps` and `fake_maps`, the extractor's maps
-    of the images and of the reconstructions, `[B, h, w, F]` and `[T, B, h, w, F]` for each layer, f_D last,
-    empty without a discriminator.
+    Attributes:
+        images: the input of the networks, `[B, H, W, C]`: pixels in [0, 1], or features.
+        reconstructions: `[T, B, H, W, C]`. T is 1, unless an image is restored from T degraded copies.
+        real_maps: the discriminator's features of the images, `[B, h, w, F]` for each layer; f_D comes last.
+            Empty without a discriminator.
+        fake_maps: the same of the reconstructions, `[T, B, h, w, F]` for each layer.
     """
 
     images: jax.Array
@@ -57,9 +62,13 @@ class NetworkOutputs(NamedTuple):
 class Distances(NamedTuple):
     """The distances of B images.
 
-    `reconstruction` R and `alignment` L `[B]` (0 without a discriminator), their maps `[B, H, W]`, and the
-    reconstructed images `reconstructed` `[B, H, W, C]`, of the type of the images that were given; None if
-    the model reads features, which are no picture.
+    Attributes:
+        reconstruction: R, `[B]`.
+        alignment: L, `[B]`; 0 without a discriminator.
+        reconstruction_map: the map of R, `[B, H, W]`.
+        alignment_map: the map of L, `[B, H, W]`.
+        reconstructed: the reconstructed images `[B, H, W, C]`, in the type of the given images; None if the
+            model reads features, because features are no picture.
     """
 
     reconstruction: jax.Array
@@ -96,9 +105,11 @@ def centred_difference(x: jax.Array, y: jax.Array) -> jax.Array:
 class Distance:
     """A way to compare an image with its reconstruction.
 
-    `residual` compares pixel by pixel. `from_mean_square` makes R `[B]` from the residual's mean square `[B]`
-    and the number of its entries. `from_residual`, if there is one, makes R from the residual itself, where
-    every place counts the same.
+    Attributes:
+        residual: compares two images pixel by pixel: `[B, H, W, C]` twice -> `[B, H, W, C]`.
+        from_mean_square: makes R `[B]` of the residual's mean square `[B]` and the number of its entries.
+        from_residual: makes R `[B]` of the residual itself, for `config.score.pooling` = 1; None to use
+            `from_mean_square` then, too.
     """
 
     residual: Callable[[jax.Array, jax.Array], jax.Array]

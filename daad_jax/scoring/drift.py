@@ -1,4 +1,4 @@
-"""Drift: whether new images still score as the images that set the threshold do.
+"""Drift: tests whether new images still score like the images that set the threshold.
 
 If nothing has changed, held-out and new scores are drawn alike, and the conformal p-values of new images are
 uniform, up to what the finite number of held-out images allows. p-values of one calibration depend on each
@@ -24,7 +24,7 @@ OUTLIER_SHARE = 0.1  # of unlabelled images; up to so many may be anomalous
 
 @dataclass(frozen=True)
 class Drift:
-    """A difference between new scores and those of a calibration that chance hardly explains.
+    """New scores differ from the scores of a calibration, and chance hardly explains the difference.
 
     `is_higher` says whether the new scores are higher. `p_value` is that of the test. `typical_p_value` is
     the median of the images' conformal p-values, about 0.5 without a drift.

@@ -1,4 +1,4 @@
-"""The distance of images from the items that other images gave."""
+"""Measures how far each image is from items that were taken from other images."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ QUERIES_AT_ONCE = 4096
 def image_distances(
     blocks: np.ndarray, owners: np.ndarray, memory: Any, item_owners: np.ndarray, pooling: int
 ) -> np.ndarray:
-    """The distance of each image from the items of a memory that other images gave.
+    """Computes the distance of each image from the items that a memory took from other images.
 
     Args:
         blocks: of one grid, as the extractor gives them, `[n, h, w, D]`.
@@ -39,7 +39,7 @@ def image_distances(
 def distance_to_others(
     queries: np.ndarray, owners: np.ndarray, items: np.ndarray, item_owners: np.ndarray
 ) -> np.ndarray:
-    """The distance of each query from the nearest item of another image.
+    """Computes the distance of each query from the nearest item of another image.
 
     Args:
         queries: `[n, D]`.

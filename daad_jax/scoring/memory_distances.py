@@ -22,9 +22,9 @@ MIN_PLACES = 128  # of an image that is compared alone
 def nearest_distance(
     queries: jax.Array, items: Any, count: int, implementation: Implementation = "auto"
 ) -> jax.Array:
-    """The mean distance of queries `[B, h, w, D]` from their `count` nearest items of `[N, D]`: `[B, h, w]`.
+    """Computes the mean distance of queries `[B, h, w, D]` from their `count` nearest items: `[B, h, w]`.
 
-    Products find the items. The distance is then that of the difference, because a distance from products
+    Products find the nearest items. Differences then give the distances, because a distance from products
     loses its digits where an item is near. `implementation`: see `select_implementation`; it matters where
     one item is read.
     """

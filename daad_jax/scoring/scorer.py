@@ -25,7 +25,7 @@ Batches = Iterable[tuple[np.ndarray, Distances]]  # images and their distances
 
 
 def variables_of(state: TrainState) -> Variables:
-    """The part of a state that scoring needs."""
+    """Selects the part of a state that scoring needs."""
     return Variables(
         generator=with_inverse_lengths(state.generator.variables) if state.generator else None,
         discriminator=state.discriminator.variables if state.discriminator else None,
@@ -93,7 +93,7 @@ class BatchedFunction:
 
 
 class _HeldOut(NamedTuple):
-    """What `anomaly_score.calibrate` takes: of N images, or of the T tiles of N images."""
+    """The arguments of `anomaly_score.calibrate`, for N images or for the T tiles of N images."""
 
     reconstruction: np.ndarray
     alignment: np.ndarray

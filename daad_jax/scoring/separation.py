@@ -1,4 +1,4 @@
-"""How well a score separates two sets of images."""
+"""Measures how well a score separates two sets of images."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score

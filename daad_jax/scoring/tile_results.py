@@ -9,7 +9,7 @@ from daad_jax.scoring.distances import Distances
 
 
 class Joiner(Protocol):
-    """Puts values over the tiles of an image together, tile by tile."""
+    """Joins the values over the tiles of one image, tile by tile."""
 
     def add(self, values: np.ndarray) -> None:
         """Adds the values over the next tile, `[H, W, ...]`."""

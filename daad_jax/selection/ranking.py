@@ -47,7 +47,7 @@ AllDistances = dict[Setting | str, np.ndarray]  # R of every setting and L of ev
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to score with a trained run, and how well it finds corruptions.
+    """A way to score with a trained run, and how well this way finds corruptions.
 
     `separations`: for every kind of corruption, the AUROC of corrupted copies against the held-out images.
     """

@@ -1,4 +1,4 @@
-"""A bounded sample of the blocks of many images: one pass over the images."""
+"""Takes a bounded sample of the blocks of many images, in one pass over the images."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class BlockSample(NamedTuple):
     places: np.ndarray
 
     def of_images(self, is_chosen: np.ndarray) -> "BlockSample":
-        """The blocks of the images that `is_chosen`, bool `[N]`, names."""
+        """Selects the blocks of the images for which `is_chosen`, bool `[N]`, is True."""
         rows = is_chosen[self.owners]
         return BlockSample(self.blocks[rows], self.owners[rows], self.places[rows])
 
@@ -66,7 +66,7 @@ class ImageReader:
         self._params = self._function.place(params)
 
     def read(self, images: Any, title: str) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Yields batch by batch which images it is about, and their blocks `[b, h, w, D]` of every grid.
+        """Yields for every batch which images it holds, and their blocks `[b, h, w, D]` of every grid.
 
         Args:
             images: uint8 or uint16 `[N, H, W, C]` (anything that slices into arrays).

@@ -34,7 +34,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class CalibrationLabel:
-    """Says which calibration a verdict is of.
+    """Names the calibration that a verdict belongs to.
 
     `id` are 8 hexadecimal digits. `created` is the time in UTC, "2026-11-28T09:15:00Z"; "" for the
     calibration of the training. `images` is the number of images, `groups` that of their groups (0 if each
@@ -60,7 +60,7 @@ class CalibrationLabel:
 
 @dataclass(frozen=True)
 class StoredCalibration:
-    """A calibration that was made after the training, as its file has it.
+    """The content of the file of a calibration that was made after the training.
 
     Attributes:
         label: says which it is.
@@ -174,7 +174,7 @@ def _write_in_use(workdir: Path, id_: str) -> None:
 
 
 def fingerprint(calibration: Calibration, step: int) -> str:
-    """What tells a checkpoint from all others: the scores of its held-out images depend on every weight."""
+    """Returns a digest that only this checkpoint has: its held-out images' scores depend on every weight."""
     return digest({"step": step, "calibration": calibration.to_json()})
 
 
@@ -193,7 +193,7 @@ def _is_id(name: object) -> bool:
 
 
 def read_in_use(workdir: Path) -> str | None:
-    """The id of the calibration in use; None for that of the training.
+    """Returns the id of the calibration in use; None if the calibration of the training is in use.
 
     Raises:
         UserError: the file that names it is damaged.

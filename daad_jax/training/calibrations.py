@@ -13,7 +13,7 @@ from daad_jax.training.calibration_files import OF_TRAINING, CalibrationLabel, S
 
 
 class CalibratedRun(NamedTuple):
-    """A run with the calibration that is in use. `stored` is None if that is the one of the training."""
+    """A run with its calibration in use. `stored` is None if the calibration of the training is in use."""
 
     state: TrainState
     config: Config
@@ -57,7 +57,7 @@ def load(workdir: Path) -> CalibratedRun:
 
 
 def use(workdir: Path, name: str) -> str:
-    """Puts a stored calibration into use, or that of the training (`OF_TRAINING`).
+    """Puts a calibration into use: a stored one, or the one of the training (`OF_TRAINING`).
 
     Args:
         workdir: of the run.

@@ -103,7 +103,7 @@ class Checkpoints:
         raise UserError(f"step {step}: {reason}; {last_good}; {remedy}")
 
     def restore(self) -> tuple[TrainState, Config, Calibration]:
-        """The newest checkpoint that can be read; a damaged one is named on standard error.
+        """Restores the newest checkpoint that can be read. A damaged one is named on standard error.
 
         Raises:
             UserError: there is none.
@@ -203,7 +203,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits like `wait`, and frees what Orbax holds."""
+        """Waits like `wait`, and frees Orbax's threads and files."""
         try:
             self.wait()
         finally:
@@ -212,7 +212,7 @@ class Checkpoints:
 
 
 def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
-    """The newest readable checkpoint of a workdir.
+    """Loads the newest readable checkpoint of a workdir.
 
     Raises:
         UserError: no such workdir, or no readable checkpoint in it.
@@ -228,7 +228,7 @@ def load(workdir: Path) -> tuple[TrainState, Config, Calibration]:
 
 
 def _verify_about(about: Any, step: int) -> bool:
-    """Compares the checksum of what a checkpoint has beside its state, and its step.
+    """Compares the checksum of the metadata of a checkpoint, and its step.
 
     Returns:
         Whether the checkpoint has checksums.
@@ -252,6 +252,6 @@ def _verify_about(about: Any, step: int) -> bool:
 
 
 def _require_step(leaves: Leaves, step: int) -> None:
-    """Raises Damaged if these leaves are not those of a step."""
+    """Raises Damaged if the leaves do not belong to the step."""
     if leaves["step"] != step:
         raise Damaged(f"it has the state of step {leaves['step']}")

@@ -89,6 +89,6 @@ def find_difference(found: Mapping[str, Any], described: Mapping[str, Any]) -> s
 
 
 def digest(about: Mapping[str, Any]) -> str:
-    """The SHA-256 of what JSON holds: of its text with sorted keys and without spaces, in ASCII."""
+    """Returns the SHA-256 of a tree as JSON text with sorted keys and without spaces, in ASCII."""
     text = json.dumps(about, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -15,7 +15,7 @@ from daad_jax.runtime.devices import DeviceGroup
 
 
 def device_batches(config: Config, group: DeviceGroup, split: Split, first_step: int) -> Iterator[Any]:
-    """The batch of every call from `first_step` on, on the devices and ahead of time.
+    """Yields the batch of every call from `first_step` on. Batches are on the devices ahead of time.
 
     Args:
         config: of the run.
@@ -43,7 +43,7 @@ def device_batches(config: Config, group: DeviceGroup, split: Split, first_step:
 
 
 def gather_batch(images: jax.Array, plan: BatchPlan, config: DataConfig) -> jax.Array:
-    """The batch that `batches.augment` makes of `images[plan.chosen]`, to the bit.
+    """Makes the batch of a plan on the device. It equals `batches.augment` of the same images to the bit.
 
     Args:
         images: uint8 or uint16 `[N, H, W, C]`.

@@ -24,7 +24,7 @@ Memory = dict[str, np.ndarray]
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
         state: NumPy arrays, at step 1.

@@ -1,4 +1,4 @@
-"""One writer for a run in a bucket, which has no locks: an object that its holder renews while it lives."""
+"""Lets only one process write a run in a bucket, which has no locks: its writer renews a lease, an object."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def _this_machine() -> str:
 
 
 def _start_of(process: int) -> str:
-    """When a process of this machine began, in ticks since the boot; "" if there is no such process."""
+    """Returns when a process of this machine began, in ticks since the boot; "" if it does not exist."""
     try:
         content = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

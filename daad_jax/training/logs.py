@@ -21,7 +21,7 @@ METRICS_FILE = "metrics.jsonl"  # in the workdir
 
 
 class RunLog(Protocol):
-    """What the training loop asks of a log."""
+    """The functions that the training loop calls."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Logs the mean metrics of the steps since the last call, up to `step`."""
@@ -135,7 +135,7 @@ class FileLog:
 
     @contextmanager
     def _no_matter_of_training(self) -> Iterator[None]:
-        """For a block that writes the log. If the system refuses, a line says so, and the log ends."""
+        """Wraps a block that writes the log. If the system refuses, a line says so, and the log ends."""
         try:
             yield
         except OSError as error:

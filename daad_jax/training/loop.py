@@ -112,7 +112,7 @@ def train(
         names = "\0".join(splits.calibration.names).encode("utf-8", "replace")
         digest = hashlib.sha256(names).hexdigest()[:12]
         processes.require_same(f"images {splits.normal_digest}, held out {digest}")
-        # Say what is trained on what.
+        # Print the table of images, the sizes and the number of steps.
         _print(*format_table(splits.account.rows).splitlines())
         notes = [*splits.notes, about_new_images]
         if processes.is_first():

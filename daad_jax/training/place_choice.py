@@ -1,4 +1,4 @@
-"""Whether the place of a block in the image counts: chosen without labels, by corrupted training images."""
+"""Chooses whether the place of a block in the image counts. Corrupted training images decide, not labels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -76,7 +76,7 @@ def choose_place_weight(
 
 
 def describe_choice(separations: Mapping[float, float]) -> str:
-    """What was chosen, and why, in a sentence."""
+    """Describes the choice and its reason in one sentence."""
     if not separations:
         return "a block may be anywhere: there are too few images or blocks to choose"
     without, with_place = (separations[weight] for weight in PLACE_WEIGHTS)

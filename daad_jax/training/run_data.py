@@ -22,7 +22,7 @@ REMEDY = "bring back the images of its training, or train a new run in another -
 
 @dataclass(frozen=True)
 class RunData:
-    """What `data.json` says: the history of `count` normal images, and the absolute `paths` of the data."""
+    """The content of `data.json`: the history of `count` normal images, and absolute `paths` of the data."""
 
     history: History
     count: int
@@ -54,7 +54,7 @@ def read(workdir: Path) -> RunData | None:
 def load_splits(
     workdir: Path, config: Config, given: Any = None, typed_now: bool = False, check: bool = False
 ) -> Splits:
-    """The splits of the run in a workdir: everything that asks for a run's images asks here.
+    """Loads the splits of the run in a workdir. All code that needs the images of a run calls this function.
 
     The same images give the same splits as in the last training. If there are other images now, those that
     have trained are not held out, see `History.cut`.
@@ -77,7 +77,7 @@ def load_splits(
 
 
 def _located(config: Config, known: RunData | None, typed_now: bool) -> Config:
-    """The configuration with the paths where the images are."""
+    """Replaces the paths in the configuration by the paths at which the images are now."""
     return replace(config, data=locate(config.data, known.paths, typed_now)) if known else config
 
 
@@ -95,7 +95,7 @@ def load_held_out(workdir: Path, config: Config) -> Split:
     """The held-out images of the run in a workdir.
 
     Raises:
-        UserError: see `load_splits`; or the images are others than those of the training, and it is not known
+        UserError: see `load_splits`; or the images differ from the training images, and it is not known
             which of them have trained.
     """
     splits, known = load_splits(workdir, config), read(workdir)
@@ -108,7 +108,7 @@ def load_held_out(workdir: Path, config: Config) -> Split:
 
 
 def claim_data(workdir: Path, config: Config, splits: Splits, fresh_hold_out: bool) -> str:
-    """Binds a workdir to its images, or checks that they are those it was trained on.
+    """Binds a workdir to its images, or checks that it was trained on these images.
 
     The threshold comes from images that were held out. Images that have trained the model must never be held
     out: they would make the threshold too low.
@@ -146,7 +146,7 @@ def claim_data(workdir: Path, config: Config, splits: Splits, fresh_hold_out: bo
 def _require_fresh_hold_out(
     workdir: Path, config: Config, known: RunData, count: int, fresh_hold_out: bool
 ) -> None:
-    """Raises UserError unless a run can go on with images other than those of its last training."""
+    """Raises UserError unless a run can go on although its images have changed since the last training."""
     step = saved_step(workdir)
     if not fresh_hold_out:
         raise UserError(

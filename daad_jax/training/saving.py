@@ -1,4 +1,4 @@
-"""What keeps a checkpoint from being saved, in one line that says how to go on."""
+"""Explains in one line why a checkpoint cannot be saved, and how to go on."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ MAX_REASON = 200  # characters of an error that a library words
 
 @contextmanager
 def explain_save_errors(workdir: Path) -> Iterator[None]:
-    """For a block that saves a checkpoint into `workdir`, or waits for one that is being saved.
+    """Wraps a block that saves a checkpoint into `workdir`, or waits until one is saved.
 
     Raises:
         UserError: the checkpoint could not be saved. Orbax and tensorstore raise errors of many kinds for

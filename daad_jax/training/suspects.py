@@ -1,4 +1,4 @@
-"""The least normal training images: people's good images contain a few defects that nobody saw."""
+"""Finds the least normal training images, because collected good images contain defects that nobody saw."""
 
 import csv
 import io

@@ -98,7 +98,7 @@ def _read_config(file: Path) -> Config:
 
 
 def find_claim(workdir: Path) -> tuple[int, int]:
-    """What distinguishes this claim of a workdir from others, for `require_claim`.
+    """Returns a token of this claim of a workdir, for `require_claim`.
 
     Raises:
         UserError: this process does not see the files that process 0 wrote in `claim_workdir`.
