@@ -72,7 +72,7 @@ class Child:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return json.loads(line)
-        raise RuntimeError(f"{self._process.args}: ended; its message stands above")
+        raise RuntimeError(f"{SCRIPT.name} ended; its message stands above")
 
 
 @contextmanager
