@@ -9,6 +9,7 @@ with other versions of JAX. The libraries and `Detector` take turns, so that the
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class Child:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return json.loads(line)
-        raise RuntimeError(f"{self._process.args!r}: ended; its message stands above")
+        raise RuntimeError(f"{SCRIPT.name} ended; its message stands above")
 
 
 @contextmanager
@@ -139,9 +140,9 @@ def race(
                     pairs[name].append((theirs, 1000 * (time.perf_counter() - start)))
         for name, times in pairs.items():
             theirs_ms, ours_ms = zip(*times)
-            result[name]["ms"][count] = statistics.median(theirs_ms)
-            result[name]["detector_ms"][count] = statistics.median(ours_ms)
-            result[name]["ratio"][count] = statistics.median(a / b for a, b in times)
+            result[name]["ms"][str(count)] = statistics.median(theirs_ms)
+            result[name]["detector_ms"][str(count)] = statistics.median(ours_ms)
+            result[name]["ratio"][str(count)] = statistics.median(a / b for a, b in times)
     return result
 
 
@@ -219,7 +220,7 @@ def main(arguments: list[str]) -> None:
     for row in rows.values():
         print(describe(row))
     if given.docs:
-        store(given.docs, given.workdir.name, rows)
+        store(given.docs, given.workdir.absolute().name, rows)
 
 
 def describe(row: Record) -> str:
@@ -240,6 +241,7 @@ def store(docs: Path, name: str, rows: dict[str, Record]) -> None:
     stored = docs / "performance.json"
     records = json.loads(stored.read_text()) if stored.is_file() else {}
     kept = list(rows.values())  # without the interpreters' places on this machine
-    records.setdefault("deployments", {})[name] = {"rows": kept, "versions": performance_page.versions()}
+    versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
+    records.setdefault("deployments", {})[name] = {"rows": kept, "versions": versions}
     files.write_text(stored, json.dumps(records, indent=1))
     performance_page.write(records, docs)

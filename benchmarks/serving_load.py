@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> None:
     late = rows["1"]["p99"] - rows["loop"]["p99"]
     print(f"{CLIENTS[-1]} clients: {share:.2f} times the loop's rate; p99 of one client {late:+.1f} ms")
     if given.docs:
-        _store(given.docs, f"{given.workdir.name}", rows)
+        _store(given.docs, given.workdir.absolute().name, rows)
 
 
 def _store(docs: Path, name: str, rows: Record) -> None:
@@ -180,8 +180,7 @@ def _store(docs: Path, name: str, rows: Record) -> None:
 
     stored = docs / "performance.json"
     records = json.loads(stored.read_text()) if stored.is_file() else {}
-    load = "; load " + " ".join(f"{x:.1f}" for x in os.getloadavg()[:1])
-    versions = performance_page.versions()
-    records.setdefault("serve", {})[name] = {"rows": rows, "versions": versions, "load": load}
+    versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
+    records.setdefault("serve", {})[name] = {"rows": rows, "versions": versions}
     files.write_text(stored, json.dumps(records, indent=1))
     performance_page.write(records, docs)

@@ -90,6 +90,12 @@ def _compare(call: Invocation) -> None:
 def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     flags.DEFINE_string(
+        "export",
+        None,
+        "serve this .stablehlo file, with the model.json beside it, in place of a run",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
         "host", "127.0.0.1", "the address to listen at; 0.0.0.0 answers other machines", flag_values=options
     )
     flags.DEFINE_integer("port", 8000, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
@@ -100,12 +106,24 @@ def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def _serve(call: Invocation) -> None:
-    options, workdir = call.options, call.workdir()
-    from daad_jax.detection.detector import Detector
+    options = call.options
+    if options.export is not None and options.workdir is not None:
+        raise UserError("--workdir and --export exclude each other; give the run, or an exported file of it")
+    from daad_jax.serving.scoring_queue import Judge
     from daad_jax.serving.server import name_of, serve
 
-    detector = Detector.load(workdir, options.batch_size)
-    serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
+    detector: Judge
+    if options.export is not None:
+        from daad_jax.export.exported_detector import ExportedDetector
+
+        detector = ExportedDetector(Path(options.export), options.batch_size)
+        name = detector.config.name
+    else:
+        from daad_jax.detection.detector import Detector
+
+        workdir = call.workdir()
+        detector, name = Detector.load(workdir, options.batch_size), name_of(workdir)
+    serve(detector, name, options.host, options.port, options.max_waiting)
 
 
 def _define_predict_on_ray(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -222,7 +240,7 @@ RUN_COMMANDS = {
         takes_words=True,
     ),
     "serve": Command(
-        "--workdir DIR [--port=8000]",
+        "--workdir DIR | --export FILE [--port=8000]",
         "Answers images over HTTP with scores, verdicts and heat maps. The server listens on this machine "
         "only, unless --host says otherwise.",
         _define_serve,

@@ -23,8 +23,8 @@ OUTPUTS = {
     "reconstruction": ("", "[b, H, W, C]", "the image as the model reconstructs it"),
     "p_value": ("float32", "[b]", "how often a normal image scores as high or higher"),
 }
-# What can read a file. The oldest JAX was found by trial, see docs/deploy.md.
-STABLEHLO_READERS = {None: f"jax >= {jax.__version__}", "fixed": "jax >= 0.8.0"}
+# What can read a file. The oldest JAX for a fixed number of images was found by trial, see docs/deploy.md.
+OLDEST_READER = (0, 9, 0)
 ONNX_READERS = f"runtimes of ONNX opset {OPSET}: onnxruntime >= 1.14, onnxruntime-web >= 1.14, OpenVINO"
 
 
@@ -74,8 +74,9 @@ def describe_file(path: Path, batch_size: int | None) -> dict[str, Any]:
         path: of the file, whose suffix names the format.
         batch_size: how many images it takes; None: any number.
     """
-    is_onnx = path.suffix == ".onnx"
-    readers = ONNX_READERS if is_onnx else STABLEHLO_READERS[None if batch_size is None else "fixed"]
+    own = jax.__version_info__[:3]
+    oldest = own if batch_size is None else min(own, OLDEST_READER)
+    readers = ONNX_READERS if path.suffix == ".onnx" else f"jax >= {'.'.join(map(str, oldest))}"
     return {
         "format": path.suffix[1:],
         "batch_size": batch_size,

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.serving.scoring_queue import Judge
 from daad_jax.terminal import say
 
 DRAIN_SECONDS = 30  # that requests have to end after a signal
 MAX_CONNECTIONS = 512  # more are refused
 
 
-def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int) -> None:
+def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) -> None:
     """Answers requests until SIGTERM or Ctrl-C. Requests that have begun are answered before the end.
 
     Args:
