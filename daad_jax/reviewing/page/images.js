@@ -89,7 +89,8 @@ export function arrange(filters, order) {
   }
   // Ids are digests, so their order has nothing to do with the scores.
   const texts = order === "random" ? images.id : images.name;
-  return view.sort((a, b) => (texts[a] < texts[b] ? -1 : texts[a] > texts[b] ? 1 : 0));
+  const isLast = (n) => Number(order === "random" && images.score[n] === null);
+  return view.sort((a, b) => isLast(a) - isLast(b) || (texts[a] < texts[b] ? -1 : texts[a] > texts[b] ? 1 : 0));
 }
 
 // A sentence about an image, for its caption and for screen readers.

@@ -75,7 +75,8 @@ async function save(work) {
 
 const mark = (what) => save(async () => {
   const number = grid.number();
-  if (number === undefined || images.score[number] === null) return;
+  if (number === undefined) return;
+  if (images.score[number] === null) { tell("This image cannot be read, so it cannot be marked.", true); return; }
   // The answer comes when the mark is on the disk. Only then the next image is shown.
   const saved = await post("/api/mark", { id: images.id[number], mark: what });
   images.mark[number] = saved.mark;
