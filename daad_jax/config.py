@@ -34,8 +34,8 @@ class DataConfig:
     #: anomalous one, all others normal. inspection: the source itself says normal / anomalous.
     protocol: str = "one_class"
     normal_class: str = "automobile"  #: class name or number, for one_class and leave_one_out
-    height: int = 32  #: of the images that the model gets, in pixels
-    width: int = 32  #: as `height`
+    height: int = 32  #: height of the images that the model gets, in pixels
+    width: int = 32  #: width of these images
     channels: int = 3  #: 1 (grey) or 3 (RGB); images are converted
     #: Images of other sizes: "exact" refuses them, "pad" keeps their aspect and pads their edges, "resize"
     #: stretches them. "aspect" finds the size from the usual shape of the training images: the shorter side
@@ -50,7 +50,7 @@ class DataConfig:
     #: Which images belong together, so that they all train or are all held out: "" (each image for itself),
     #: "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
     group: str = ""
-    on_bad_image: str = "stop"  #: for an image that cannot be read: "stop", or "skip" (named and counted)
+    on_bad_image: str = "stop"  #: what an unreadable image does: "stop", or "skip" (it is named and counted)
     #: The pixel values that become 0 and 1. "auto": found from the training images. "type": the full range of
     #: the files' type. "LOW,HIGH": these values. "TYPE:LOW,HIGH": these values for files of that type
     #: (uint16, float32, ...); several types are joined by ";". Files of another type have the full range of
@@ -134,7 +134,7 @@ class ModelConfig:
     memory_items: tuple[int, ...] = (500, 500, 500, 500)
     #: Blocks of each scale by height, width and channels. 0: the whole axis; (0, 0, 1) is pixel-wise (MemAE).
     division: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (1, 1, 1), (2, 2, 1), (4, 4, 1))
-    temperature: float = 1.0  #: of the memories' weights, softmax(cos / temperature); 1: the paper
+    temperature: float = 1.0  #: the memories' weights are softmax(cos / temperature); 1: the paper
     shrink: float = 0.0  #: MemAE's hard-shrinkage threshold on the weights; 0: the paper
     discriminator_width: int = 64  #: channels of its first layer; each further layer has twice as many
     #: What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of
@@ -179,10 +179,10 @@ class TrainConfig:
 
     steps: int = 2000  #: how many batches train the networks
     batch_size: int = 64  #: images of a batch, over all devices and processes
-    learning_rate: float = 2e-4  #: of Adam, for both networks
-    beta1: float = 0.5  #: of Adam
-    beta2: float = 0.999  #: of Adam
-    schedule: str = "constant"  #: of the learning rate: "constant", or "cosine" (falls to zero)
+    learning_rate: float = 2e-4  #: learning rate of Adam, for both networks
+    beta1: float = 0.5  #: Adam's decay of the mean of the gradients
+    beta2: float = 0.999  #: Adam's decay of the mean of their squares
+    schedule: str = "constant"  #: the learning rate is "constant", or falls to zero ("cosine")
     warmup_steps: int = 0  #: how many steps the learning rate rises at the start
     #: Not in the paper: how the generator's input is degraded, which the output restores: "grey" (no colour),
     #: "turns" (turned) or "grey_turns", see `method/restoration.py`.
@@ -228,7 +228,7 @@ class Config:
     """The configuration of one run."""
 
     name: str = "default"  #: the default workdir is runs/ and this name
-    seed: int = 0  #: of the held-out images, the initial weights, the batches and the augmentation
+    seed: int = 0  #: draws the held-out images, the initial weights, the batches and the augmentation
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

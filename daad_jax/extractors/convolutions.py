@@ -47,7 +47,7 @@ def same_pads(size: tuple[int, ...], kernel_size: int, stride: int) -> Pads:
 
 
 def along_channels(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A value for each channel, `[C]`, with as many axes as `like` has."""
+    """Gives `[C]`, a value for each channel, as many axes as `like` has."""
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 

@@ -107,7 +107,7 @@ class EfficientNetLite:
         return self.blocks[layer].channels
 
     def abstract_params(self, layers: tuple[int, ...]) -> Params:
-        """The shapes of what `load` returns."""
+        """Returns the shapes of the parameters that `load` returns."""
         params: Params = {"stem": abstract_layer(3, 3, 3, STEM_CHANNELS)}
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             size = block.kernel_size

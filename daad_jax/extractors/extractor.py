@@ -16,7 +16,7 @@ from daad_jax.extractors.wide_resnet import WideResNet50
 
 
 class Network(Protocol):
-    """What each architecture offers. Its methods are documented in `Extractor`."""
+    """The methods of each architecture; `Extractor` documents them."""
 
     @property
     def layer_count(self) -> int: ...

@@ -27,7 +27,7 @@ COUNT_BYTES = 8  # the number of values in front of each storage
 
 
 class _Refused(Exception):
-    """The file is not what it should be; the message says why."""
+    """The file cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)

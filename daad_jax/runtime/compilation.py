@@ -1,4 +1,4 @@
-"""What XLA's compiler is told, by platform."""
+"""Chooses the options of XLA's compiler for each platform."""
 
 import functools
 
@@ -15,7 +15,7 @@ CPU_OPTIONS: Options = {
 
 @functools.cache
 def options(platform: str) -> Options | None:
-    """For a platform ("cpu", "gpu", "tpu"); None: nothing."""
+    """Returns the options for a platform ("cpu", "gpu" or "tpu"); None if the compiler needs none."""
     if platform != "cpu":
         return None
     try:

@@ -50,7 +50,7 @@ def is_first() -> bool:
 
 @contextmanager
 def errors_end_all() -> Iterator[None]:
-    """For a part that every process does on its own: an error in one process ends all of them.
+    """Wraps a part that every process runs on its own. An error in one process ends all of them.
 
     The processes exchange their errors at the end of the block.
 
@@ -144,7 +144,7 @@ def deferred_signals() -> Iterator[list[int]]:
 
 
 def agreed_signal(received: list[int], meeting: bool) -> int:
-    """The signal that ends the run after this step, 0 for none: the same in every process.
+    """Returns the signal that ends the run after this step, the same in every process; 0 for none.
 
     A single process may stop after any step. Several stop only after steps that all of them call with
     `meeting`.

@@ -1,4 +1,4 @@
-"""What our commands set before JAX starts: memory pages, compiler options, the cache of compiled programs.
+"""Sets what our commands need before JAX starts: memory pages, compiler options, the cache of programs.
 
 This file imports no JAX, since JAX reads these settings when it starts.
 """
@@ -86,7 +86,7 @@ def belongs_to_our_command(module: str) -> bool:
 
 
 def _started_program() -> tuple[bool, str]:
-    """Whether the interpreter was started with `-m`, and the module or the path that it was started for."""
+    """Returns whether the interpreter was started with `-m`, and the module or path of its program."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-m":
@@ -111,7 +111,7 @@ def _has_large_pages() -> bool:
 
 
 def compile_quickly(trains: bool = False) -> None:
-    """Leaves out compiler passes that cost time and make no program faster; one more if `trains`.
+    """Leaves out compiler passes that cost time and make no program faster; if `trains`, one more pass.
 
     Only where the CPU is JAX's only device, because the options would reach another device's compiler too.
     """
@@ -124,7 +124,7 @@ def compile_quickly(trains: bool = False) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences what libraries print about errors that our own lines report, and about their own future.
+    """Silences libraries that print about errors which our own lines report, or about their own future.
 
     What reaches Python's hooks for unhandled errors comes from threads and callbacks of libraries: commands
     end by `SystemExit`, and our threads hand their errors over. Messages of JAX about its devices stay. Call
@@ -142,7 +142,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_compiled_code() -> None:
-    """Sends what compiled libraries print nowhere; Python's own output stays.
+    """Discards the output of compiled libraries. Python's own output stays.
 
     It is for one of several processes: when another one ends, these libraries print their stacks.
     """
@@ -158,7 +158,7 @@ def quiet_compiled_code() -> None:
 
 
 def trace_quickly() -> None:
-    """Lets Python search for garbage less often: tracing makes many objects, and hardly any is garbage."""
+    """Makes Python collect garbage less often, because tracing makes many objects and hardly any garbage."""
     gc.set_threshold(50_000)
 
 

@@ -83,7 +83,7 @@ def supervise(cluster: Cluster, command: Sequence[str] | None = None, timeout_s:
 
 @contextlib.contextmanager
 def following_watcher(index: int) -> Iterator[None]:
-    """For the work of the child: it ends when its watcher does, and leaves first word about errors to it.
+    """Wraps the work of a child process. It ends when its watcher ends; the watcher explains errors first.
 
     Args:
         index: the number of the process.
@@ -133,7 +133,7 @@ def _forwarding_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 class _Watch:
-    """What one watcher knows. Process 0 passes on what it hears to all others."""
+    """The state of one watcher. Process 0 passes all messages on to the other processes."""
 
     def __init__(
         self, cluster: Cluster, links: dict[int, socket.socket], child: "subprocess.Popen[bytes]"

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import daad_jax
+from daad_jax import recipes
 from tests.documentation import pages
 
 pytestmark = pytest.mark.slow
@@ -30,11 +32,11 @@ NOT_RUN = {
     r"select.recipe": "only for networks; tests/selection ranks small runs",
     r"--fresh_hold_out|--use ID": "needs a run with a history, which tests/training make",
     r"onnx": "the extra `export` needs an environment of its own",
-    r"^daad-jax (train|evaluate|predict|export|calibrate|compare)$": "a name in a sentence, without options",
 }
-PIXELS = ["--config.data.height=32", "--config.data.width=32", "--config.train.batch_size=4"]
-PIXELS += ["--config.train.steps=4", "--config.model.base_width=4", "--config.model.discriminator_width=4"]
-FEATURES = ["--config.data.height=64", "--config.data.width=64"]
+HAVE_RUN: set[str] = set()  # several pages show the same command
+SIZE = ["--config.data.height=64", "--config.data.width=64"]
+NETWORKS = ["--config.model.base_width=4", "--config.model.discriminator_width=4"]
+NETWORKS += ["--config.train.steps=4", "--config.train.batch_size=4"]
 
 
 def reason_not_to_run(command: str) -> str:
@@ -70,9 +72,15 @@ def place(tmp_path_factory):
             place / "parts" / "train" / "good" / f"part{number}_0.png"
         )
     for workdir in ("RUN", "runs/folder-parts"):
-        run(place, ["train", "--config", "folder:parts", *FEATURES, "--workdir", workdir])
+        run(place, ["train", "--config", "folder:parts", *SIZE, "--workdir", workdir])
         run(place, ["evaluate", "--workdir", workdir])
     return place
+
+
+def load_small_recipe(recipe: str) -> daad_jax.Config:
+    config = recipes.load_recipe(recipe)
+    config.data.height = config.data.width = 64
+    return config
 
 
 def blocks(page: str) -> list[str]:
@@ -88,26 +96,27 @@ def run(place: Path, arguments: list[str]) -> None:
     assert done.returncode == 0, (arguments, done.stderr)
 
 
-def at_smoke_size(words: list[str], number: int) -> list[str]:
-    """A shown command on small images. A training gets its own workdir, except the one that others use."""
+def at_smoke_size(words: list[str], workdir: str) -> list[str]:
+    """A shown command on small images. A training goes to `workdir`, except the one that others use."""
     words = [word.removesuffix("...") for word in words]
     if words[0] == "compare":  # two different runs
         words[words.index("RUN")] = "runs/folder-parts"
     if words[0] != "train":
         return words
-    is_on_pixels = any(re.search(r"daad_plus$|memae|ae$", word) for word in words)
+    learns = "daad_plus" in " ".join(words)
     keys = {word.partition("=")[0] for word in words}
-    small = [word for word in (PIXELS if is_on_pixels else FEATURES) if word.partition("=")[0] not in keys]
+    small = [word for word in SIZE + NETWORKS * learns if word.partition("=")[0] not in keys]
     is_used_later = words == ["train", "--config", "folder:parts"]
-    return [*words, *small, *([] if is_used_later else ["--workdir", f"runs/shown-{number}"])]
+    return [*words, *small, *([] if is_used_later else ["--workdir", workdir])]
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
 def test_shown_commands_run(place, page):
     shown = dict.fromkeys(" ".join(words) for words in pages.commands(page))
     for number, command in enumerate(shown):
-        if not reason_not_to_run(command):
-            run(place, at_smoke_size(command.split()[1:], number))
+        if command not in HAVE_RUN and not reason_not_to_run(command):
+            run(place, at_smoke_size(command.split()[1:], f"runs/{page.stem}-{number}"))
+            HAVE_RUN.add(command)
 
 
 def test_the_list_of_what_does_not_run_has_no_idle_entry():
@@ -121,8 +130,9 @@ def test_shown_python_runs(place, page, count, monkeypatch):
     assert len(shown) == count
     monkeypatch.chdir(place)
     monkeypatch.setenv("DAAD_CACHE_DIR", str(place / "cache"))
+    monkeypatch.setattr(daad_jax, "load_recipe", load_small_recipe)
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (48, 224, 224, 3)).astype(np.uint8)
+    pictures = rng.integers(0, 255, (20, 64, 64, 3)).astype(np.uint8)
     names = {
         "images": pictures[:12],
         "good": pictures[:12],
