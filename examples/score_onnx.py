@@ -8,9 +8,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-model = Path(sys.argv[1])
+model = Path(sys.argv[1]) if sys.argv[2:] else sys.exit(__doc__)
 if (sums := Path(f"{model}.sha256")).exists():
     for line in sums.read_text().splitlines():
         digest, name = line.split("  ", 1)

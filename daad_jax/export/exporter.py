@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,7 +161,9 @@ def _file_name(name: str, batch_size: int | None) -> str:
 
 def _warn_of_others(folder: Path, written: set[str]) -> None:
     """Names models of an earlier export, which the new `model.json` does not describe."""
-    found = {path.name for path in folder.iterdir()}
+    found: set[str] = set()
+    with suppress(FileNotFoundError):  # in a bucket, a folder begins to exist with its first file
+        found = {path.name for path in folder.iterdir()}
     models = {name for name in found if any(name.endswith(f".{each}") for each in FORMATS)}
     if others := sorted(models - written):
         warn(
