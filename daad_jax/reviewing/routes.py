@@ -22,6 +22,7 @@ from daad_jax.reviewing.marks import MARKS, Marked
 from daad_jax.reviewing.review import Review
 from daad_jax.reviewing.shown_pictures import Shown
 
+API_THREADS = 2
 MAX_BODY = 4096  # bytes
 MAX_NUMBER = 10  # digits
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -31,10 +32,15 @@ Made = TypeVar("Made")
 
 
 class Routes:
-    """Answers requests about a review. `pool` has the threads that read files."""
+    """Answers requests about a review.
 
-    def __init__(self, review: Review, pool: ThreadPoolExecutor) -> None:
-        self._review, self._pool = review, pool
+    `pool` has the threads for everything but pictures, so that a mark never waits for them. `picture_pool`
+    has the threads that decode and draw.
+    """
+
+    def __init__(self, review: Review, pool: ThreadPoolExecutor, picture_pool: ThreadPoolExecutor) -> None:
+        self._review, self._pool, self._picture_pool = review, pool, picture_pool
+        self._model = asyncio.Lock()  # one image at a time goes through the model
         self._files = {path.name: path.read_bytes() for path in PAGE_FOLDER.iterdir() if path.suffix in KINDS}
 
     async def _in_thread(self, work: Callable[..., Made], *arguments: Any) -> Made:
@@ -97,17 +103,25 @@ class Routes:
         return await self._picture(request, self._review.pictures.whole)
 
     async def heat(self, request: Request) -> Response:
-        return await self._picture(request, self._review.pictures.heat)
+        return await self._picture_of_model(request, self._review.pictures.heat)
 
     async def reconstruction(self, request: Request) -> Response:
-        return await self._picture(request, self._review.pictures.reconstruction)
+        return await self._picture_of_model(request, self._review.pictures.reconstruction)
+
+    async def _picture_of_model(
+        self, request: Request, make: Callable[[ReviewImage], Shown | None]
+    ) -> Response:
+        async with self._model:
+            if await request.is_disconnected():  # the reader has gone on to another image
+                return Response(status_code=400)
+            return await self._picture(request, make)
 
     async def _picture(self, request: Request, make: Callable[[ReviewImage], Shown | None]) -> Response:
         try:
             image = self._review.find(request.path_params["id"])
         except KeyError:
             raise HTTPException(404, "there is no such image") from None
-        shown = await self._in_thread(make, image)
+        shown = await asyncio.get_running_loop().run_in_executor(self._picture_pool, make, image)
         if shown is None:
             raise HTTPException(404, "there is no such picture of this image")
         return Response(shown.content, media_type=shown.kind, headers={"Cache-Control": KEEP_PICTURES})
@@ -167,16 +181,17 @@ def make_app(review: Review, token: str, cookie: str, threads: int) -> Gate:
         review: what it is about. It begins to score when the application starts, and is closed at its end.
         token: who knows it may use the application.
         cookie: the name of the cookie that holds the token.
-        threads: that read files and draw.
+        threads: that decode images and draw.
     """
-    pool = ThreadPoolExecutor(threads, "review")
-    routes = Routes(review, pool)
+    pool, picture_pool = ThreadPoolExecutor(API_THREADS, "review"), ThreadPoolExecutor(threads, "pictures")
+    routes = Routes(review, pool, picture_pool)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         review.start()
         yield
-        pool.shutdown(cancel_futures=True)
+        for each in (picture_pool, pool):
+            each.shutdown(cancel_futures=True)
         review.close()
 
     app = Starlette(

@@ -89,6 +89,7 @@ const undo = () => save(async () => {
   const undone = await post("/api/undo", {});
   if (undone.id === undefined) { tell("There is nothing to undo."); return; }
   const number = find(undone.id);
+  if (number === undefined) { tell("The mark of an image that is not scored yet is taken back."); return; }
   images.mark[number] = undone.mark;
   const place = grid.view.indexOf(number);
   if (place >= 0) grid.select(place);
