@@ -189,6 +189,7 @@ def make_app(review: Review, token: str, cookie: str, threads: int) -> Gate:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         review.start()
+        pool.submit(review.describe)  # imports SciPy, so that the page need not wait for it
         yield
         for each in (picture_pool, pool):
             each.shutdown(cancel_futures=True)

@@ -108,7 +108,9 @@ async function follow() {
   try {
     const progress = await get("/api/progress");
     const before = count();
-    if (progress.done > before && take(await get(`/api/images?since=${before}`))) {
+    const rows = progress.done > before ? await get(`/api/images?since=${before}`) : null;
+    // While the rows were on their way, another calibration may have been put into use.
+    if (rows?.calibration === review.calibration && take(rows)) {
       threshold.refresh();
       if (viewer.isOpen) {
         const fresh = [];
@@ -133,8 +135,8 @@ async function follow() {
 
 // Takes over the run and its calibration, with the scores that all images have by it.
 async function load() {
-  review = await get("/api/review");
-  const rows = await get("/api/images?since=0");
+  const [about, rows] = await Promise.all([get("/api/review"), get("/api/images?since=0")]);
+  review = about;
   take(rows);
   document.title = `Review: ${review.run}`;
   element("title").textContent = `Review: ${review.run}`;
