@@ -1,6 +1,7 @@
 """The page's server: who gets in, what it says about a folder, marks, and the calibration from marks."""
 
 import csv
+import hashlib
 import io
 import shutil
 from unittest.mock import ANY
@@ -339,6 +340,9 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         stored = calibrations.load(workdir)
         assert stored.label.id == after["calibration"] != before["calibration"]
         assert len(stored.calibration.scores) == 20
+        files = [root / "parts" / f"good/{number:03d}.png" for number in range(20)]
+        digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        assert {image.name: image.sha256 for image in stored.stored.images} == digests
         scores = sorted(now[f"good/{number:03d}.png"]["score"] for number in range(20))
         assert scores == pytest.approx(list(stored.calibration.scores), rel=1e-6)
         assert result["before"] == before["calibration"]

@@ -112,12 +112,14 @@ async function follow() {
     // While the rows were on their way, another calibration may have been put into use.
     if (rows?.calibration === review.calibration && take(rows)) {
       threshold.refresh();
-      if (viewer.isOpen) {
+      // Nothing moves under the eyes of somebody who looks at the images already.
+      if (viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
         const fresh = [];
         for (let n = before; n < count(); n++) if (passes(n, filters())) fresh.push(n);
         grid.append(fresh);
+        summarise();
       } else {
-        rearrange(grid.selected > 0);
+        rearrange();
       }
     }
     element("progress-row").hidden = !progress.is_scoring;
@@ -220,12 +222,13 @@ function pressed(event) {
 // Does what a key stands for; returns whether it stands for something.
 function act(key, target, isHeld) {
   const dialog = document.querySelector("dialog[open]");
-  if (dialog && !viewer.isOpen) return false;
+  if (key === "Escape" && !dialog) { element("grid").focus(); return true; }
+  if ((dialog && !viewer.isOpen) || target.matches("select")) return false; // letters choose in a list
   if (key in MARK_KEYS || key === "z") {
     if (!isHeld) key === "z" ? undo() : mark(MARK_KEYS[key]);
     return true;
   }
-  const movesItself = target.matches("input[type=range], select");
+  const movesItself = target.matches("input[type=range]");
   if (viewer.isOpen) {
     if (key === "ArrowLeft" || key === "ArrowRight") {
       if (movesItself) return false;
@@ -238,9 +241,10 @@ function act(key, target, isHeld) {
     "/": () => element("search").focus(), "?": () => element("help").showModal(),
     t: () => { element("threshold-panel").open = true; element("slider").focus(); },
   };
-  if (key in others && !target.matches("select")) { others[key](); return true; }
-  if (target !== element("grid") && target !== document.body) return false;
-  if (key === "Enter" || key === " ") { open(); return true; }
+  if (key in others) { others[key](); return true; }
+  if (movesItself) return false;
+  const isOnGrid = target === element("grid") || target === document.body;
+  if (key === "Enter" || key === " ") { if (isOnGrid) open(); return isOnGrid; }
   return grid.key(key);
 }
 
