@@ -22,7 +22,7 @@ from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.scoring.false_alarms import images_needed
+from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
 from daad_jax.training import calibrations, run_data
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
@@ -159,8 +159,11 @@ class Review:
         """Takes the last mark back; see `Marks.undo`."""
         return self._marks.undo(self._about)
 
-    def recalibrate(self) -> dict[str, Any]:
+    def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
         """Calibrates the run anew from the images that are marked as good, and puts this into use.
+
+        Args:
+            confidence: see `recalibration.calibrate_run`.
 
         Returns:
             What the page shows: `lines`, and `changed`, the ids of the images whose verdicts are others now.
@@ -181,7 +184,7 @@ class Review:
             known = run_data.read(self._workdir)
             good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
             before = _score(outcomes, run.calibration)
-            made = calibrate_with(self._workdir, run, good, [str(self._folder)])
+            made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
             bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
             left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
@@ -190,11 +193,11 @@ class Review:
                 bias,
                 left_out,
                 *good.notes,
-                stored.drift.replace("with --use", "with the button below"),
+                stored.drift,
                 describe_outliers(stored.outliers) if stored.outliers else "",
                 *describe_promises(stored.calibration, stored.rate, stored.confidence),
             ]
-            return self._change([line for line in lines if line])
+            return self._change([_in_words_of_the_page(line) for line in lines if line])
 
     def use(self, id_: str) -> dict[str, Any]:
         """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
@@ -292,6 +295,14 @@ def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
     pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
     distances = np.array(pairs, np.float64).reshape(-1, 2)
     return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
+
+
+def _in_words_of_the_page(line: str) -> str:
+    """A sentence of `calibrate`, with what the page offers in place of the command's options."""
+    line = line.replace("go back with --use", "go back with the button below")
+    return line.replace(
+        f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
+    )
 
 
 def store_key(run: CalibratedRun) -> str:

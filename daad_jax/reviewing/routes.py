@@ -21,8 +21,10 @@ from daad_jax.reviewing.gate import Gate
 from daad_jax.reviewing.marks import MARKS, Marked
 from daad_jax.reviewing.review import Review
 from daad_jax.reviewing.shown_pictures import Shown
+from daad_jax.scoring.false_alarms import CONFIDENCE
 
 API_THREADS = 2
+CONFIDENCES = {"": None, f"{CONFIDENCE:g}": CONFIDENCE}  # as the page spells them
 MAX_BODY = 4096  # bytes
 MAX_NUMBER = 10  # digits
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -88,8 +90,12 @@ class Routes:
         return _json(marked._asdict() if marked else {})
 
     async def recalibrate(self, request: Request) -> Response:
-        await _read_body(request)
-        return _json(await self._in_thread(self._review.recalibrate))
+        """Calibrates from the images that are marked as good."""
+        body = await _read_body(request, "confidence")
+        if body["confidence"] not in CONFIDENCES:
+            raise HTTPException(400, f"confidence: must be one of {list(CONFIDENCES)}")
+        confidence = CONFIDENCES[body["confidence"]]
+        return _json(await self._in_thread(self._review.recalibrate, confidence))
 
     async def use(self, request: Request) -> Response:
         """Goes back to another calibration."""

@@ -93,7 +93,8 @@ def open_large_review(
     run = calibrations.load(workdir)
     store = ScoreStore(out / "scores.sqlite", store_key(run))
     names = [f"part-{n:06d}.png" for n in range(count)]
-    images = [ReviewImage(make_id(name), name, ImageFile(out / name), "1", "") for name in names]
+    nowhere = ImageFile(out / "none.png")
+    images = [ReviewImage(make_id(name), name, nowhere, "1", "") for name in names]
     unit = run.calibration.reconstruction
     distances = unit.mean + unit.std * np.random.default_rng(0).lognormal(0, 1, count)
     alignment = run.calibration.alignment.mean

@@ -298,8 +298,15 @@ def test_on_a_phone_and_in_the_dark(browser, large, scheme):
             ".map(c => Number(c.match(/\\d+/)[0]))"
         )
         assert (page > 200 > 60 > text) if scheme == "light" else (page < 60 < 200 < text)
+        tab.page.locator("#threshold-panel summary").tap()
+        tab.page.wait_for_selector("#slider")
+        tab.page.locator("#threshold-panel summary").tap()
         tab.page.locator(".tile").nth(3).tap()
         tab.page.wait_for_selector("#viewer[open]")
+        rows_of_tools = {
+            b.bounding_box()["y"] for b in tab.page.locator(".viewer-tools button:visible").all()
+        }
+        assert len(rows_of_tools) == 1
         for button in tab.page.locator("#viewer button:visible").all():
             box = button.bounding_box()
             assert box["height"] >= 34

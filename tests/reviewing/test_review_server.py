@@ -27,6 +27,7 @@ def start(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_serves_one_review_until_a_signal(tmp_path):
     workdir, folder = make_run(tmp_path), draw(tmp_path / "parts", 3, 1)
     child = start("--workdir", workdir, folder)

@@ -326,7 +326,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
     workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
     out = shutil.copytree(root / "out", tmp_path / "out")
     with client_of(open_review(workdir, root / "parts", out)) as client:
-        refused = client.post("/api/recalibrate", json={})
+        refused = client.post("/api/recalibrate", json={"confidence": ""})
         assert refused.status_code == 409
         assert "no image is marked as good" in refused.json()["error"]
         before = client.get("/api/review").json()
@@ -334,7 +334,13 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         for number in range(20):
             id_ = make_id(f"good/{number:03d}.png")
             client.post("/api/mark", json={"id": id_, "mark": "good"})
-        result = client.post("/api/recalibrate", json={}).json()
+        assert client.post("/api/recalibrate", json={"confidence": "2"}).status_code == 400
+        sure = client.post("/api/recalibrate", json={"confidence": "0.95"}).json()
+        assert calibrations.load(workdir).stored.confidence == 0.95
+        client.post("/api/use", json={"id": sure["before"]})
+        result = client.post("/api/recalibrate", json={"confidence": ""}).json()
+        assert calibrations.load(workdir).stored.confidence is None
+        assert not any("--" in line for line in result["lines"])
         after, now = client.get("/api/review").json(), rows_of(client)
         # The new calibration is that of the same images by the command.
         stored = calibrations.load(workdir)
@@ -357,7 +363,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         assert client.get("/api/review").json() == before
         assert rows_of(client)["good/030.png"]["score"] == rows["good/030.png"]["score"]
         assert client.post("/api/use", json={"id": "../../x"}).status_code == 409
-    assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False]
+    assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False, False]
 
 
 def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):

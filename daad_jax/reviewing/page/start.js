@@ -192,7 +192,9 @@ function connect() {
     element(`open-${id}`).addEventListener("click", () => element(id).showModal());
     element(`${id}-close`).addEventListener("click", () => element(id).close());
   }
-  element("calibrate-start").addEventListener("click", () => changeCalibration("/api/recalibrate", {}));
+  element("calibrate-start").addEventListener("click", () => changeCalibration("/api/recalibrate", {
+    confidence: element("calibrate-sure").checked ? "0.95" : "",
+  }));
   element("calibrate-back").addEventListener("click", (event) => changeCalibration("/api/use", { id: event.target.dataset.id }));
   element("calibrate-show").addEventListener("click", () => {
     element("calibrate").close();
