@@ -235,6 +235,11 @@ class Review:
         """Takes over the calibration that is in use now, and tells which verdicts change by it."""
         run = calibrations.load(self._workdir)
         outcomes, old = self._snapshot()
+        if fingerprint(run.of_training, run.label.step) != fingerprint(old.of_training, old.label.step):
+            raise UserError(
+                f"{self._workdir}: has trained on since this review began, to step {run.label.step}; start "
+                "the review again"
+            )
         with self._lock:
             self._run = run
             if self._compiled:

@@ -242,6 +242,25 @@ def test_pictures_show_the_image_and_the_detectors_heat(client, root):
         assert "torn.png" in answer.json()["error"]
 
 
+@pytest.mark.slow
+def test_images_that_are_cut_into_tiles_are_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    workdir = make_run(tmp_path, data__tiles=16, data__channels=1)
+    folder = draw(tmp_path / "parts", 3, 1, blot=True)
+    detector = Detector.load(workdir)
+    expected = detector.score([folder / "001.png"])
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        assert rows_of(client)["001.png"]["score"] == pytest.approx(expected.scores[0], rel=1e-6)
+        id_ = make_id("001.png")
+        assert picture(client.get(f"/image/{id_}")).shape == (16, 24)
+        assert picture(client.get(f"/reconstruction/{id_}")).shape == (16, 24)
+        heat = Image.fromarray(expected.heat[0].astype(np.float32)).resize(
+            (24, 16), Image.Resampling.BILINEAR
+        )
+        shown = picture(client.get(f"/heat/{id_}")).astype(int)
+        np.testing.assert_allclose(shown, draw_heat(np.asarray(heat)), atol=1)
+
+
 def test_a_layer_of_heat_over_the_image_is_the_overlay():
     rng = np.random.default_rng(0)
     image, heat = rng.integers(0, 256, (9, 7, 3), np.uint8), rng.uniform(0, 3, (9, 7))
