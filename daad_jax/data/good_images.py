@@ -18,7 +18,7 @@ from daad_jax.data.decoded_images import describe_images, make_account, make_spl
 from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.history import ContentIndex, History
-from daad_jax.data.image_files import ImageFile
+from daad_jax.data.image_files import ImageFile, digest_of_file
 from daad_jax.data.joined_splits import join_splits
 from daad_jax.data.protocol import Roles
 from daad_jax.data.samples import (
@@ -32,7 +32,6 @@ from daad_jax.data.samples import (
     Source,
     Split,
 )
-from daad_jax.data.walk import classify
 from daad_jax.errors import UserError
 
 # Why an image of a folder does not calibrate. The texts follow a count.
@@ -129,8 +128,10 @@ def _choose(folder: Path, chosen: Sequence[ImageFile], data: DataConfig) -> Sour
 
     digest = hashlib.sha256()
     for image in chosen:
-        stamp = classify(image.path)[1]
-        digest.update(repr((name_of(image), stamp)).encode("utf-8", "surrogateescape"))
+        sha256 = ""
+        with suppress(UserError):  # reading the image says so
+            sha256 = digest_of_file(image.path)
+        digest.update(repr((name_of(image), sha256)).encode("utf-8", "surrogateescape"))
     return Source(f"chosen {make_absolute(folder)} {digest.hexdigest()}", read, folder)
 
 

@@ -77,6 +77,7 @@ class FolderScoring:
             row = 0
             for image, entry in zip(images, entries):
                 if entry.error or detections is None:
+                    warn(str(entry.error))
                     outcomes.append((image, None, str(entry.error)))
                     continue
                 score = StoredScore(

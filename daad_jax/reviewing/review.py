@@ -21,7 +21,8 @@ from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
-from daad_jax.scoring.false_alarms import images_needed
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
 from daad_jax.training import calibrations, run_data
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
@@ -97,8 +98,8 @@ class Review:
             "calibration": run.label.id,
             "calibration_text": run.label.describe(),
             "threshold": run.calibration.threshold,
-            "rate": run.calibration.false_alarm_rate,
-            "needed": images_needed(run.calibration.false_alarm_rate),
+            "rate": run.config.score.false_alarm_rate,
+            "needed": images_needed(run.config.score.false_alarm_rate),
             "steps": find_steps(run.calibration)._asdict(),
             "total": len(self._found.images),
             "left_out": dict(self._found.left_out),
@@ -125,13 +126,13 @@ class Review:
 
     def rows(self, since: int) -> dict[str, Any]:
         """The images that were scored since `since` of them were known, as columns of equal length."""
-        with self._lock:
-            outcomes = list(self._outcomes.values())[since:]
-            calibration = self._run.calibration
-        scores = self._score([score for _, score, _ in outcomes])
-        p_values = calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
+        outcomes, run = self._snapshot()
+        outcomes = outcomes[since:]
+        scores = _score(outcomes, run.calibration)
+        p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
         return {
             "first": since,
+            "calibration": run.label.id,
             "id": [image.id for image, _, _ in outcomes],
             "name": [for_page(image.name) for image, _, _ in outcomes],
             "score": [None if np.isnan(score) else score for score in scores.tolist()],
@@ -158,8 +159,11 @@ class Review:
         """Takes the last mark back; see `Marks.undo`."""
         return self._marks.undo(self._about)
 
-    def recalibrate(self) -> dict[str, Any]:
+    def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
         """Calibrates the run anew from the images that are marked as good, and puts this into use.
+
+        Args:
+            confidence: see `recalibration.calibrate_run`.
 
         Returns:
             What the page shows: `lines`, and `changed`, the ids of the images whose verdicts are others now.
@@ -168,8 +172,7 @@ class Review:
             UserError: too few images, or see `recalibration.calibrate_with`.
         """
         with self._calibrating:
-            with self._lock:
-                outcomes, run = list(self._outcomes.values()), self._run
+            outcomes, run = self._snapshot()
             is_good, is_free = [], []
             for image, score, _ in outcomes:
                 mark = self._marks.get(image.id, score.sha256) if score else ""
@@ -180,8 +183,8 @@ class Review:
                 raise UserError("no image is marked as good; mark good images first")
             known = run_data.read(self._workdir)
             good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
-            before = self._score([score for _, score, _ in outcomes])
-            made = calibrate_with(self._workdir, run, good, [str(self._folder)])
+            before = _score(outcomes, run.calibration)
+            made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
             bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
             left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
@@ -194,25 +197,21 @@ class Review:
                 describe_outliers(stored.outliers) if stored.outliers else "",
                 *describe_promises(stored.calibration, stored.rate, stored.confidence),
             ]
-            return self._change(outcomes, before, [line for line in lines if line])
+            return self._change([_in_words_of_the_page(line) for line in lines if line])
 
     def use(self, id_: str) -> dict[str, Any]:
         """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
         with self._calibrating:
-            with self._lock:
-                outcomes = list(self._outcomes.values())
-            before = self._score([score for _, score, _ in outcomes])
             now = calibrations.use(self._workdir, id_)
-            return self._change(outcomes, before, [f"Calibration {now} is in use again."])
+            return self._change([f"Calibration {now} is in use again."])
 
     def verdicts(self, threshold: float) -> Iterator[str]:
         """The lines of a CSV file: each image with its verdict at a threshold, its mark, and the decision.
 
         The decision is the mark if it says good or defect, else the verdict.
         """
-        with self._lock:
-            outcomes, run = list(self._outcomes.values()), self._run
-        scores = self._score([score for _, score, _ in outcomes])
+        outcomes, run = self._snapshot()
+        scores = _score(outcomes, run.calibration)
         p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
         yield table_row(VERDICT_COLUMNS)
         for (image, found, error), score, p in zip(outcomes, scores.tolist(), p_values.tolist()):
@@ -227,15 +226,25 @@ class Review:
                 [image.name, score, p, verdict, shown_mark, decision, threshold, run.label.id, ""]
             )
 
-    def _change(self, outcomes: list[Outcome], before: np.ndarray, lines: list[str]) -> dict[str, Any]:
+    def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
+        """All outcomes so far, and the run with the calibration in use."""
+        with self._lock:
+            return list(self._outcomes.values()), self._run
+
+    def _change(self, lines: list[str]) -> dict[str, Any]:
         """Takes over the calibration that is in use now, and tells which verdicts change by it."""
         run = calibrations.load(self._workdir)
+        outcomes, old = self._snapshot()
+        if fingerprint(run.of_training, run.label.step) != fingerprint(old.of_training, old.label.step):
+            raise UserError(
+                f"{self._workdir}: has trained on since this review began, to step {run.label.step}; start "
+                "the review again"
+            )
         with self._lock:
-            old, self._run = self._run, run
+            self._run = run
             if self._compiled:
                 _apply(self._compiled, run)
-        after = self._score([score for _, score, _ in outcomes])
-        was, is_now = before > old.calibration.threshold, after > run.calibration.threshold
+        was, is_now = (_score(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
         if store_key(old) != store_key(run):
             lines = [*lines, "Scores of images with several tiles are approximate until the next start."]
         changed = [image.id for (image, _, _), a, b in zip(outcomes, was, is_now) if a != b]
@@ -248,19 +257,13 @@ class Review:
             "before_text": old.label.describe(),
         }
 
-    def _score(self, found: Sequence[StoredScore | None]) -> np.ndarray:
-        """The scores of some images by the calibration in use, `[N]`; NaN for those without distances."""
-        distances = np.array(
-            [(s.reconstruction, s.alignment) if s else (np.nan, np.nan) for s in found], np.float64
-        ).reshape(-1, 2)
-        return np.asarray(self._run.calibration.score(distances[:, 0], distances[:, 1]))
-
     def _about(self, id_: str) -> About | None:
         with self._lock:
-            image, score, _ = self._outcomes.get(id_, (None, None, ""))
-        if image is None or score is None:
+            outcome, run = self._outcomes.get(id_), self._run
+        if outcome is None or outcome[1] is None:
             return None
-        return About(image.name, score.sha256, float(self._score([score])[0]), self._run.label.id)
+        score = float(_score([outcome], run.calibration)[0])
+        return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
 
     def _add(self, outcomes: list[Outcome]) -> None:
         with self._lock:
@@ -279,19 +282,32 @@ class Review:
 
     def _describe_drift(self) -> str:
         """One line about a drift of the images that nobody has called a defect; "" if there is none."""
-        with self._lock:
-            outcomes, run = list(self._outcomes.values()), self._run
-        names, found = [], []
-        for image, score, _ in outcomes:
-            if not score:
-                continue
-            mark = self._marks.get(image.id, score.sha256)
-            if mark != DEFECT and (image.label != LABEL_DEFECT or mark == GOOD):
-                names.append(image.name)
-                found.append(score)
+        outcomes, run = self._snapshot()
+
+        def is_watched(image: ReviewImage, score: StoredScore | None) -> bool:
+            mark = self._marks.get(image.id, score.sha256) if score else DEFECT
+            return mark != DEFECT and (image.label != LABEL_DEFECT or mark == GOOD)
+
+        watched = [outcome for outcome in outcomes if is_watched(*outcome[:2])]
         watch = DriftWatch(run.calibration, run.config.data)
-        watch.add(names, self._score(found))
+        watch.add([image.name for image, _, _ in watched], _score(watched, run.calibration))
         return watch.describe()
+
+
+def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
+    """The scores of some images by a calibration, `[N]`; NaN for those that could not be read."""
+    nothing = float("nan"), float("nan")
+    pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
+    distances = np.array(pairs, np.float64).reshape(-1, 2)
+    return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
+
+
+def _in_words_of_the_page(line: str) -> str:
+    """A sentence of `calibrate`, with what the page offers in place of the command's options."""
+    line = line.replace("go back with --use", "go back with the button below")
+    return line.replace(
+        f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
+    )
 
 
 def store_key(run: CalibratedRun) -> str:

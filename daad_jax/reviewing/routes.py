@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from daad_jax.errors import UserError
@@ -21,7 +21,10 @@ from daad_jax.reviewing.gate import Gate
 from daad_jax.reviewing.marks import MARKS, Marked
 from daad_jax.reviewing.review import Review
 from daad_jax.reviewing.shown_pictures import Shown
+from daad_jax.scoring.false_alarms import CONFIDENCE
 
+API_THREADS = 2
+CONFIDENCES = {"": None, f"{CONFIDENCE:g}": CONFIDENCE}  # as the page spells them
 MAX_BODY = 4096  # bytes
 MAX_NUMBER = 10  # digits
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -31,10 +34,15 @@ Made = TypeVar("Made")
 
 
 class Routes:
-    """Answers requests about a review. `pool` has the threads that read files."""
+    """Answers requests about a review.
 
-    def __init__(self, review: Review, pool: ThreadPoolExecutor) -> None:
-        self._review, self._pool = review, pool
+    `pool` has the threads for everything but pictures, so that a mark never waits for them. `picture_pool`
+    has the threads that decode and draw.
+    """
+
+    def __init__(self, review: Review, pool: ThreadPoolExecutor, picture_pool: ThreadPoolExecutor) -> None:
+        self._review, self._pool, self._picture_pool = review, pool, picture_pool
+        self._model = asyncio.Lock()  # one image at a time goes through the model
         self._files = {path.name: path.read_bytes() for path in PAGE_FOLDER.iterdir() if path.suffix in KINDS}
 
     async def _in_thread(self, work: Callable[..., Made], *arguments: Any) -> Made:
@@ -82,8 +90,12 @@ class Routes:
         return _json(marked._asdict() if marked else {})
 
     async def recalibrate(self, request: Request) -> Response:
-        await _read_body(request)
-        return _json(await self._in_thread(self._review.recalibrate))
+        """Calibrates from the images that are marked as good."""
+        body = await _read_body(request, "confidence")
+        if body["confidence"] not in CONFIDENCES:
+            raise HTTPException(400, f"confidence: must be one of {list(CONFIDENCES)}")
+        confidence = CONFIDENCES[body["confidence"]]
+        return _json(await self._in_thread(self._review.recalibrate, confidence))
 
     async def use(self, request: Request) -> Response:
         """Goes back to another calibration."""
@@ -97,17 +109,25 @@ class Routes:
         return await self._picture(request, self._review.pictures.whole)
 
     async def heat(self, request: Request) -> Response:
-        return await self._picture(request, self._review.pictures.heat)
+        return await self._picture_of_model(request, self._review.pictures.heat)
 
     async def reconstruction(self, request: Request) -> Response:
-        return await self._picture(request, self._review.pictures.reconstruction)
+        return await self._picture_of_model(request, self._review.pictures.reconstruction)
+
+    async def _picture_of_model(
+        self, request: Request, make: Callable[[ReviewImage], Shown | None]
+    ) -> Response:
+        async with self._model:
+            if await request.is_disconnected():  # the reader has gone on to another image
+                return Response(status_code=400)
+            return await self._picture(request, make)
 
     async def _picture(self, request: Request, make: Callable[[ReviewImage], Shown | None]) -> Response:
         try:
             image = self._review.find(request.path_params["id"])
         except KeyError:
             raise HTTPException(404, "there is no such image") from None
-        shown = await self._in_thread(make, image)
+        shown = await asyncio.get_running_loop().run_in_executor(self._picture_pool, make, image)
         if shown is None:
             raise HTTPException(404, "there is no such picture of this image")
         return Response(shown.content, media_type=shown.kind, headers={"Cache-Control": KEEP_PICTURES})
@@ -120,9 +140,9 @@ class Routes:
             threshold = float("nan")
         if not abs(threshold) < float("inf"):
             raise HTTPException(400, "threshold: must be a number")
-        lines = (line.encode() for line in self._review.verdicts(threshold))
+        table = await self._in_thread(lambda: "".join(self._review.verdicts(threshold)))
         headers = {"Content-Disposition": 'attachment; filename="verdicts.csv"'}
-        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(table, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def _read_body(request: Request, *keys: str) -> dict[str, str]:
@@ -167,16 +187,18 @@ def make_app(review: Review, token: str, cookie: str, threads: int) -> Gate:
         review: what it is about. It begins to score when the application starts, and is closed at its end.
         token: who knows it may use the application.
         cookie: the name of the cookie that holds the token.
-        threads: that read files and draw.
+        threads: that decode images and draw.
     """
-    pool = ThreadPoolExecutor(threads, "review")
-    routes = Routes(review, pool)
+    pool, picture_pool = ThreadPoolExecutor(API_THREADS, "review"), ThreadPoolExecutor(threads, "pictures")
+    routes = Routes(review, pool, picture_pool)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         review.start()
+        pool.submit(review.describe)  # imports SciPy, so that the page need not wait for it
         yield
-        pool.shutdown(cancel_futures=True)
+        for each in (picture_pool, pool):
+            each.shutdown(cancel_futures=True)
         review.close()
 
     app = Starlette(

@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,20 +50,27 @@ def draw(folder: Path, count: int, seed: int, blot: bool = False, first: int = 0
     return folder
 
 
-def make_run(folder: Path) -> Path:
-    """A run of networks that never trained, calibrated as the training does, on images of its own."""
+def make_run(folder: Path, **changes: object) -> Path:
+    """A run of networks that never trained, calibrated as the training does, on images of its own.
+
+    `changes`: see `tiny_config`.
+    """
     draw(folder / "set", 60, 0)
     config = tiny_config(
         data__source="folder", data__path=str(folder / "set"), data__calibration_fraction=0.4,
         data__protocol="inspection", data__fit="resize", score__batch_size=4,
+        **changes,
     )  # fmt: skip
     workdir = folder / "bolts"
     with claim_workdir(workdir, config):
         splits = run_data.load_splits(workdir, config, typed_now=True)
         run_data.claim_data(workdir, config, splits, False)
+    config = replace(config, data=splits.data)
     networks = state.create_state(config).replace(step=np.int32(1))
     held_out = splits.calibration
-    calibration = reused_scorer(config).calibrate(variables_of(networks), held_out.images)
+    calibration = reused_scorer(config).calibrate(
+        variables_of(networks), held_out.images, held_out.groups, held_out.grids
+    )
     with closing(Checkpoints(workdir, create=True)) as checkpoints:
         checkpoints.save(networks, config, calibration)
     return workdir
@@ -93,7 +101,8 @@ def open_large_review(
     run = calibrations.load(workdir)
     store = ScoreStore(out / "scores.sqlite", store_key(run))
     names = [f"part-{n:06d}.png" for n in range(count)]
-    images = [ReviewImage(make_id(name), name, ImageFile(out / name), "1", "") for name in names]
+    nowhere = ImageFile(out / "none.png")
+    images = [ReviewImage(make_id(name), name, nowhere, "1", "") for name in names]
     unit = run.calibration.reconstruction
     distances = unit.mean + unit.std * np.random.default_rng(0).lognormal(0, 1, count)
     alignment = run.calibration.alignment.mean

@@ -1,6 +1,7 @@
 """The page's server: who gets in, what it says about a folder, marks, and the calibration from marks."""
 
 import csv
+import hashlib
 import io
 import shutil
 from unittest.mock import ANY
@@ -61,7 +62,7 @@ def client(root):
 
 def rows_of(client):
     columns = client.get("/api/images?since=0").json()
-    names = [key for key in columns if key != "first"]
+    names = [key for key, value in columns.items() if isinstance(value, list)]
     return {row[names.index("name")]: dict(zip(names, row)) for row in zip(*(columns[n] for n in names))}
 
 
@@ -219,7 +220,7 @@ def test_scores_are_the_detectors_and_labels_come_from_the_folders(client, root)
 def test_only_new_images_are_sent(client):
     columns = client.get("/api/images?since=47").json()
     assert columns["first"] == 47
-    assert {len(value) for key, value in columns.items() if key != "first"} == {2}
+    assert {len(value) for value in columns.values() if isinstance(value, list)} == {2}
     for bad in ("-1", "x", "9" * 11, "²"):
         assert client.get("/api/images", params={"since": bad}).status_code == 400
 
@@ -239,6 +240,25 @@ def test_pictures_show_the_image_and_the_detectors_heat(client, root):
         answer = client.get(f"/{kind}/{make_id('good/torn.png')}")
         assert answer.status_code == 409
         assert "torn.png" in answer.json()["error"]
+
+
+@pytest.mark.slow
+def test_images_that_are_cut_into_tiles_are_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    workdir = make_run(tmp_path, data__tiles=16, data__channels=1)
+    folder = draw(tmp_path / "parts", 3, 1, blot=True)
+    detector = Detector.load(workdir)
+    expected = detector.score([folder / "001.png"])
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        assert rows_of(client)["001.png"]["score"] == pytest.approx(expected.scores[0], rel=1e-6)
+        id_ = make_id("001.png")
+        assert picture(client.get(f"/image/{id_}")).shape == (16, 24)
+        assert picture(client.get(f"/reconstruction/{id_}")).shape == (16, 24)
+        heat = Image.fromarray(expected.heat[0].astype(np.float32)).resize(
+            (24, 16), Image.Resampling.BILINEAR
+        )
+        shown = picture(client.get(f"/heat/{id_}")).astype(int)
+        np.testing.assert_allclose(shown, draw_heat(np.asarray(heat)), atol=1)
 
 
 def test_a_layer_of_heat_over_the_image_is_the_overlay():
@@ -325,7 +345,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
     workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
     out = shutil.copytree(root / "out", tmp_path / "out")
     with client_of(open_review(workdir, root / "parts", out)) as client:
-        refused = client.post("/api/recalibrate", json={})
+        refused = client.post("/api/recalibrate", json={"confidence": ""})
         assert refused.status_code == 409
         assert "no image is marked as good" in refused.json()["error"]
         before = client.get("/api/review").json()
@@ -333,12 +353,21 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         for number in range(20):
             id_ = make_id(f"good/{number:03d}.png")
             client.post("/api/mark", json={"id": id_, "mark": "good"})
-        result = client.post("/api/recalibrate", json={}).json()
+        assert client.post("/api/recalibrate", json={"confidence": "2"}).status_code == 400
+        sure = client.post("/api/recalibrate", json={"confidence": "0.95"}).json()
+        assert calibrations.load(workdir).stored.confidence == 0.95
+        client.post("/api/use", json={"id": sure["before"]})
+        result = client.post("/api/recalibrate", json={"confidence": ""}).json()
+        assert calibrations.load(workdir).stored.confidence is None
+        assert not any("--" in line for line in result["lines"])
         after, now = client.get("/api/review").json(), rows_of(client)
         # The new calibration is that of the same images by the command.
         stored = calibrations.load(workdir)
         assert stored.label.id == after["calibration"] != before["calibration"]
         assert len(stored.calibration.scores) == 20
+        files = [root / "parts" / f"good/{number:03d}.png" for number in range(20)]
+        digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        assert {image.name: image.sha256 for image in stored.stored.images} == digests
         scores = sorted(now[f"good/{number:03d}.png"]["score"] for number in range(20))
         assert scores == pytest.approx(list(stored.calibration.scores), rel=1e-6)
         assert result["before"] == before["calibration"]
@@ -353,7 +382,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         assert client.get("/api/review").json() == before
         assert rows_of(client)["good/030.png"]["score"] == rows["good/030.png"]["score"]
         assert client.post("/api/use", json={"id": "../../x"}).status_code == 409
-    assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False]
+    assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False, False]
 
 
 def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):

@@ -89,6 +89,7 @@ const undo = () => save(async () => {
   const undone = await post("/api/undo", {});
   if (undone.id === undefined) { tell("There is nothing to undo."); return; }
   const number = find(undone.id);
+  if (number === undefined) { tell("The mark of an image that is not scored yet is taken back."); return; }
   images.mark[number] = undone.mark;
   const place = grid.view.indexOf(number);
   if (place >= 0) grid.select(place);
@@ -107,14 +108,18 @@ async function follow() {
   try {
     const progress = await get("/api/progress");
     const before = count();
-    if (progress.done > before && take(await get(`/api/images?since=${before}`))) {
+    const rows = progress.done > before ? await get(`/api/images?since=${before}`) : null;
+    // While the rows were on their way, another calibration may have been put into use.
+    if (rows?.calibration === review.calibration && take(rows)) {
       threshold.refresh();
-      if (viewer.isOpen) {
+      // Nothing moves under the eyes of somebody who looks at the images already.
+      if (viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
         const fresh = [];
         for (let n = before; n < count(); n++) if (passes(n, filters())) fresh.push(n);
         grid.append(fresh);
+        summarise();
       } else {
-        rearrange(grid.selected > 0);
+        rearrange();
       }
     }
     element("progress-row").hidden = !progress.is_scoring;
@@ -132,8 +137,8 @@ async function follow() {
 
 // Takes over the run and its calibration, with the scores that all images have by it.
 async function load() {
-  review = await get("/api/review");
-  const rows = await get("/api/images?since=0");
+  const [about, rows] = await Promise.all([get("/api/review"), get("/api/images?since=0")]);
+  review = about;
   take(rows);
   document.title = `Review: ${review.run}`;
   element("title").textContent = `Review: ${review.run}`;
@@ -187,7 +192,9 @@ function connect() {
     element(`open-${id}`).addEventListener("click", () => element(id).showModal());
     element(`${id}-close`).addEventListener("click", () => element(id).close());
   }
-  element("calibrate-start").addEventListener("click", () => changeCalibration("/api/recalibrate", {}));
+  element("calibrate-start").addEventListener("click", () => changeCalibration("/api/recalibrate", {
+    confidence: element("calibrate-sure").checked ? "0.95" : "",
+  }));
   element("calibrate-back").addEventListener("click", (event) => changeCalibration("/api/use", { id: event.target.dataset.id }));
   element("calibrate-show").addEventListener("click", () => {
     element("calibrate").close();
@@ -217,12 +224,13 @@ function pressed(event) {
 // Does what a key stands for; returns whether it stands for something.
 function act(key, target, isHeld) {
   const dialog = document.querySelector("dialog[open]");
-  if (dialog && !viewer.isOpen) return false;
+  if (key === "Escape" && !dialog) { element("grid").focus(); return true; }
+  if ((dialog && !viewer.isOpen) || target.matches("select")) return false; // letters choose in a list
   if (key in MARK_KEYS || key === "z") {
     if (!isHeld) key === "z" ? undo() : mark(MARK_KEYS[key]);
     return true;
   }
-  const movesItself = target.matches("input[type=range], select");
+  const movesItself = target.matches("input[type=range]");
   if (viewer.isOpen) {
     if (key === "ArrowLeft" || key === "ArrowRight") {
       if (movesItself) return false;
@@ -235,9 +243,10 @@ function act(key, target, isHeld) {
     "/": () => element("search").focus(), "?": () => element("help").showModal(),
     t: () => { element("threshold-panel").open = true; element("slider").focus(); },
   };
-  if (key in others && !target.matches("select")) { others[key](); return true; }
-  if (target !== element("grid") && target !== document.body) return false;
-  if (key === "Enter" || key === " ") { open(); return true; }
+  if (key in others) { others[key](); return true; }
+  if (movesItself) return false;
+  const isOnGrid = target === element("grid") || target === document.body;
+  if (key === "Enter" || key === " ") { if (isOnGrid) open(); return isOnGrid; }
   return grid.key(key);
 }
 

@@ -4,6 +4,7 @@ import { format, images, isFlagged } from "./images.js";
 
 const MAX_ZOOM = 32;
 const SWIPE = 60; // pixels
+const DWELL = 120; // milliseconds on an image until its heat map is asked for
 const element = (id) => document.getElementById(id);
 
 export class Viewer {
@@ -24,7 +25,7 @@ export class Viewer {
     this.whole.addEventListener("error", () => this.failed(this.whole));
     this.heat.addEventListener("load", () => { this.heat.hidden = !this.showsHeat; this.note.textContent = ""; });
     this.heat.addEventListener("error", () => this.failed(this.heat));
-    this.dialog.addEventListener("close", onClose);
+    this.dialog.addEventListener("close", () => { clearTimeout(this.later); onClose(); });
     element("viewer-close").addEventListener("click", () => this.dialog.close());
     element("previous").addEventListener("click", () => onStep(-1));
     element("next").addEventListener("click", () => onStep(1));
@@ -53,9 +54,14 @@ export class Viewer {
     this.shown = this.calibration;
     this.isFitted = true;
     this.load();
-    if (next !== undefined && images.score[next] !== null) {
-      for (const kind of ["image", "heat"]) new Image().src = this.address(kind, next);
-    }
+    // Whoever leafs through the images quickly needs no heat maps.
+    clearTimeout(this.later);
+    this.later = setTimeout(() => {
+      if (this.showsHeat && images.score[number] !== null) this.heat.src = this.address("heat");
+      if (next === undefined || images.score[next] === null) return;
+      new Image().src = this.address("image", next);
+      if (this.showsHeat) new Image().src = this.address("heat", next);
+    }, DWELL);
   }
 
   address(kind, number = this.number) {
@@ -70,7 +76,6 @@ export class Viewer {
     this.note.textContent = isReadable ? "Loading…" : images.error[this.number];
     if (!isReadable) { this.whole.removeAttribute("src"); return; }
     this.whole.src = this.address(this.showsReconstruction ? "reconstruction" : "image");
-    if (this.showsHeat) this.heat.src = this.address("heat");
   }
 
   loaded() {
