@@ -5,7 +5,9 @@
 step, memory, score, latency and start compare us with PyTorch; the engines take turns, and medians count.
 parts, growth, input and (on a GPU) calls measure our training step alone. The default is all pieces. Without
 PyTorch (pip install '.[bench]'), only our engine runs. `python -m benchmarks tpu --help`: what the TPU's
-compiler says of our programs. Results from a GPU are stored beside the processor's.
+compiler says of our programs. `python -m benchmarks serve --help` loads the server, and `python -m
+benchmarks deployments --help` compares exported files in other libraries. Results from a GPU are stored
+beside the processor's.
 """
 
 import argparse
@@ -223,6 +225,13 @@ def main() -> None:
         from benchmarks import tpu_compiler
 
         return tpu_compiler.main(sys.argv[2:])
+    if sys.argv[1:2] in (["serve"], ["deployments"]):
+        startup.restart_with_large_pages("benchmarks")
+        startup.compile_quickly()
+        from benchmarks import deployments, serving_load
+
+        chosen = serving_load if sys.argv[1] == "serve" else deployments
+        return chosen.main(sys.argv[2:])
     startup.compile_quickly(trains=True)  # for this process; the engines set their own flags
     startup.restart_with_large_pages("benchmarks")
     # This process (which measures matrix products) and the engines share a GPU's memory. Without these

@@ -19,7 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import tpu_section
+from benchmarks import deployment_section, tpu_section
 from daad_jax import files
 from daad_jax.runtime import startup
 
@@ -96,8 +96,8 @@ def write(records: Record, docs: Path) -> None:
     """Writes the page and its plots.
 
     Args:
-        records: the measurements of every piece on "cpu" and on "gpu", and of programs by the compiler of
-            "tpu", as performance.json stores them.
+        records: the measurements of every piece on "cpu" and on "gpu", of exported files ("deployments"), of
+            the server ("serve"), and of programs by the compiler of "tpu", as performance.json stores them.
         docs: the folder.
     """
     parts = [
@@ -123,6 +123,8 @@ def write(records: Record, docs: Path) -> None:
     for piece, title in TITLES.items():
         if piece in gpu_records:
             parts += _section(piece, f"{title}, on a GPU", gpu_records[piece], on_gpu=True)
+    parts += deployment_section.make_deployments(records.get("deployments", {}))
+    parts += deployment_section.make_serving(records.get("serve", {}))
     parts += tpu_section.make_section(records.get("tpu", {}))
     parts.append(DESIGN_MEASUREMENTS.read_text(encoding="utf-8").strip())
     files.write_text(docs / "performance.md", "\n\n".join(parts) + "\n")

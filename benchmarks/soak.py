@@ -1,24 +1,29 @@
-"""Trains, is preempted, evaluates and predicts again and again in one process, and shows what grows.
+"""Trains, is preempted, evaluates and predicts again and again, beside a server, and shows what grows.
 
     python -m benchmarks.soak --minutes 20 --out soak
 
 Each round goes on with one run: it is stopped by SIGTERM at a random moment, resumes, is evaluated, and
-scores images. Memory, open files, threads and disk are measured at the end of each round. OUT gets soak.json
-and soak.png. It prints how much each of them grows, measured from the second half of the rounds.
+scores images. A server (`daad-jax serve`, a process of its own) answers requests in each round. Memory, open
+files, threads and disk are measured at the end of each round. OUT gets soak.json and soak.png. It prints how
+much each of them grows, measured from the second half of the rounds.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import httpx2 as httpx
 import numpy as np
 from PIL import Image
 
@@ -33,7 +38,16 @@ SIZE = 32  # pixels of each side of an image
 TRAINING_IMAGES, TEST_IMAGES, SCORED_IMAGES = 40, 10, 500
 STEPS_OF_A_ROUND = 40
 LATEST_SIGNAL_S = 2.0
-MEASURED = {"memory": "MB", "open files": "", "threads": "", "disk": "MB"}
+REQUESTS = 100  # to the server in a round
+MEASURED = {
+    "memory": "MB",
+    "open files": "",
+    "threads": "",
+    "memory of the server": "MB",
+    "open files of the server": "",
+    "threads of the server": "",
+    "disk": "MB",
+}
 
 
 def make_images(root: Path) -> None:
@@ -93,14 +107,58 @@ def run_round(root: Path, config: Config, number: int, rng: random.Random) -> bo
     return was_stopped
 
 
-def measure(root: Path) -> list[float]:
-    """Memory in MB, open files, threads, and disk below `root` in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+class Server:
+    """`daad-jax serve` in a process of its own."""
+
+    def __init__(self, workdir: Path) -> None:
+        command = [sys.executable, "-m", "daad_jax", "serve", f"--workdir={workdir}", "--port=0"]
+        self._process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
+        assert self._process.stdout
+        self.address = ""
+        for line in self._process.stdout:
+            if found := re.search(r"http://\S+", line):
+                self.address = found[0]
+                return
+        raise RuntimeError(f"the server ended with status {self._process.wait()}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, images: list[Path]) -> None:
+        """Has images scored, each by a request. Raises an error if one has no score."""
+        with httpx.Client(base_url=self.address, timeout=60) as client:
+            for image in images:
+                answer = client.post(
+                    "/score", content=image.read_bytes(), headers={"content-type": "image/png"}
+                )
+                answer.raise_for_status()
+
+    def stop(self) -> None:
+        """Stops the server by SIGTERM. Raises an error if its exit status is not that of this signal."""
+        self._process.terminate()
+        status = self._process.wait(60)
+        if status not in (0, 128 + signal.SIGTERM):
+            raise RuntimeError(f"the server ended with status {status}")
+
+
+def measure(root: Path, server: int) -> list[float]:
+    """What `MEASURED` names: of this process, of the process `server`, and the disk below `root`."""
+    return [
+        *_measure_process(os.getpid()),
+        *_measure_process(server),
+        sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6,
+    ]
+
+
+def _measure_process(pid: int) -> list[float]:
+    """Memory in MB, open files and threads."""
+    folder = Path(f"/proc/{pid}")
+    pages = int((folder / "statm").read_text().split()[1])
     return [
         pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
-        sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6,
+        len(os.listdir(folder / "fd")),
+        len(os.listdir(folder / "task")),
     ]
 
 
@@ -120,8 +178,9 @@ def describe(samples: np.ndarray) -> list[str]:
 def draw(samples: np.ndarray, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    for axes, (name, unit), values in zip(figure.subplots(2, 2).flat, MEASURED.items(), samples.T):
+    figure = Figure(figsize=(10, 10), layout="constrained")
+    axes_of_all = figure.subplots(-(-len(MEASURED) // 2), 2).flat
+    for axes, (name, unit), values in zip(axes_of_all, MEASURED.items(), samples.T):
         axes.plot(np.arange(1, len(values) + 1), values)
         axes.set(title=name, xlabel="round", ylabel=unit, ylim=(0, 1.1 * values.max()))
     figure.savefig(file)
@@ -135,21 +194,32 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     startup.quiet_libraries()
-    rng, until, stops = random.Random(options.seed), time.monotonic() + 60 * options.minutes, 0
+    rng, stops = random.Random(options.seed), 0
     samples: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder, (options.out / "log").open("w") as log:
         root = Path(folder)
         make_images(root)
         config = make_config(root)
-        while time.monotonic() < until:
-            with redirect_stdout(log):
-                stops += run_round(root, config, len(samples) + 1, rng)
-            samples.append(measure(root))
+        with redirect_stdout(log):
+            stops += run_round(root, config, 1, rng)
+        server = Server(root / "run")
+        until = time.monotonic() + 60 * options.minutes
+        try:
+            while time.monotonic() < until or not samples:
+                with redirect_stdout(log):
+                    stops += run_round(root, config, len(samples) + 2, rng)
+                server.ask(sorted((root / "new").iterdir())[:REQUESTS])
+                samples.append(measure(root, server.pid))
+        finally:
+            server.stop()
     rounds = np.array(samples)
     (options.out / "soak.json").write_text(json.dumps({"measured": list(MEASURED), "rounds": samples}))
     draw(rounds, options.out / "soak.png")
     images = len(rounds) * SCORED_IMAGES
-    print(f"{len(rounds)} rounds, {stops} of them stopped by SIGTERM, {images} images scored")
+    print(
+        f"{len(rounds)} rounds, {stops} of them stopped by SIGTERM, {images} images scored, "
+        f"{len(rounds) * REQUESTS} requests"
+    )
     print(*describe(rounds), sep="\n")
 
 

@@ -163,7 +163,7 @@ def read_bytes(path: Path) -> bytes:
     if not is_in_bucket(path):
         return path.read_bytes()
     with os_errors(path):
-        return bytes(_file_system().cat_file(str(path)))
+        return bytes(file_system().cat_file(str(path)))
 
 
 def size_of(path: Path) -> int:
@@ -171,13 +171,13 @@ def size_of(path: Path) -> int:
     if not is_in_bucket(path):
         return path.stat().st_size
     with os_errors(path):
-        return int(_file_system().size(str(path)))
+        return int(file_system().size(str(path)))
 
 
 def glob(pattern: str) -> list[Path]:
     """The objects and folders that match `gs://BUCKET/PATTERN`, sorted. Raises OSError."""
     with os_errors(pattern):
-        return [open_place(SCHEME + match) for match in sorted(_file_system().glob(pattern))]
+        return [open_place(SCHEME + match) for match in sorted(file_system().glob(pattern))]
 
 
 def list_objects(folder: Path) -> list[BucketObject]:
@@ -193,7 +193,8 @@ def list_objects(folder: Path) -> list[BucketObject]:
         ]
 
 
-def _file_system() -> Any:
+def file_system() -> Any:
+    """The file system of fsspec that reads and writes buckets."""
     import fsspec
 
     # With the options of etils, so that it is the same object.

@@ -6,7 +6,6 @@ Each command imports JAX only after its options are known to be good.
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from absl import flags
@@ -22,12 +21,11 @@ from daad_jax.cli import (
     define_folder,
     define_workdir,
 )
+from daad_jax.cluster_options import define_cluster, join_cluster, watching_cluster
 from daad_jax.config import Config
 from daad_jax.endings import errors_in_one_line
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.run_commands import RUN_COMMANDS
-from daad_jax.runtime import supervision
-from daad_jax.runtime.meeting import Cluster
 from daad_jax.terminal import say, warn
 
 OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
@@ -44,22 +42,7 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         flag_values=options,
     )
     _define_check(options)
-    flags.DEFINE_bool(
-        "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
-    )
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; needed where no cluster tells it", flag_values=options
-    )
-    flags.DEFINE_integer(
-        "num_processes", None, "how many processes there are, with --coordinator", 1, flag_values=options
-    )
-    flags.DEFINE_integer(
-        "process_id",
-        None,
-        "the number of this process, 0 to num_processes - 1, with --coordinator",
-        0,
-        flag_values=options,
-    )
+    define_cluster(options)
 
 
 def _train(call: Invocation) -> None:
@@ -69,17 +52,8 @@ def _train(call: Invocation) -> None:
         raise UserError(
             "--config is missing; for instance --config cifar10 or --config folder:path/to/images"
         )
-    address = (options.coordinator, options.num_processes, options.process_id)
-    given = [value is not None for value in address]
-    if any(given) and not (options.distributed and all(given)):
-        raise UserError("--distributed, --coordinator, --num_processes and --process_id go together")
     workdir = open_place(options.workdir) if options.workdir else _default_workdir(config)
-    with ExitStack() as stack:
-        if all(given):
-            cluster = Cluster.parse(*address)
-            if not supervision.is_child():
-                sys.exit(supervision.supervise(cluster))
-            stack.enter_context(supervision.following_watcher(cluster.index))
+    with watching_cluster(options):
         _train_here(call, config, workdir)
 
 
@@ -91,8 +65,7 @@ def _train_here(call: Invocation, config: Config, workdir: Path) -> None:
     from daad_jax.validation import validate
 
     validate(config)  # before the processes meet
-    if options.distributed:
-        processes.start(options.coordinator, options.num_processes, options.process_id)
+    join_cluster(options)
     result = train(config, workdir, fresh_hold_out=options.fresh_hold_out, check=options.check)
     if processes.is_first():
         words = [call.spell("evaluate" if result.test_images else "predict"), "--workdir", str(workdir)]
@@ -132,6 +105,7 @@ def _define_evaluate(options: flags.FlagValues, arguments: Sequence[str]) -> Non
     )
     _define_check(options)
     define_batch_size(options)
+    define_cluster(options)
 
 
 def _evaluate(call: Invocation) -> None:
@@ -139,12 +113,16 @@ def _evaluate(call: Invocation) -> None:
     for name in ("data", "data_dir", "out"):
         if options[name].present and not options[name].value:
             raise UserError(f"--{name} is empty; give a folder")
-    from daad_jax.evaluation.outputs import evaluate
+    with watching_cluster(options):
+        from daad_jax.evaluation.outputs import evaluate
 
-    data, out = (open_place(value) if value else None for value in (options.data, options.out))
-    evaluate(
-        workdir, options.batch_size, data=data, data_dir=options.data_dir or "", out=out, check=options.check
-    )
+        join_cluster(options)
+        places = {
+            name: open_place(value) if value else None
+            for name, value in (("data", options.data), ("out", options.out))
+        }
+        data_dir = options.data_dir or ""
+        evaluate(workdir, options.batch_size, data_dir=data_dir, check=options.check, **places)
 
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -174,6 +152,7 @@ def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None
         flag_values=options,
     )
     define_batch_size(options)
+    define_cluster(options)
 
 
 def _predict(call: Invocation) -> None:
@@ -184,22 +163,33 @@ def _predict(call: Invocation) -> None:
         raise UserError("--threshold=nan: must be a number")
     if options.threshold is not None and options.false_alarm_rate is not None:
         raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
-    from daad_jax.detection.detector import Detector
-    from daad_jax.detection.predictions import output_folder, predict
-    from daad_jax.detection.sources import find
+    with watching_cluster(options):
+        _predict_here(call, workdir)
 
+
+def _predict_here(call: Invocation, workdir: Path) -> None:
+    """Scores images in this process, alone or as one of several."""
+    options = call.options
+    from daad_jax.detection.detector import Detector
+    from daad_jax.detection.shared_predictions import predict_together
+    from daad_jax.detection.sources import find
+    from daad_jax.runtime import processes
+
+    join_cluster(options)
     out = open_place(options.out) if options.out else None
-    next(find(call.words))  # names a missing image before the model is loaded
-    detector = Detector.load(workdir, options.batch_size)
+    with processes.errors_end_all():
+        next(find(call.words))  # names a missing image before the model is loaded
+        detector = Detector.load(workdir, options.batch_size)
     if options.threshold is not None:
         detector.threshold = options.threshold
     else:
         calibration, rate = detector.calibration, options.false_alarm_rate
         rate = calibration.false_alarm_rate if rate is None else rate
         detector.threshold = calibration.threshold_at(rate)
-        if warning := calibration.shortage(rate):
+        warning = calibration.shortage(rate)
+        if warning and processes.is_first():
             warn(warning)
-    predict(detector, call.words, output_folder(workdir, out), options.overlays)
+    predict_together(detector, call.words, workdir, out, options.overlays)
 
 
 def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -211,6 +201,13 @@ def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         flag_values=options,
     )
     define_folder(options, "output", "the folder for the files (default: WORKDIR/export)")
+    flags.DEFINE_list(
+        "batch_sizes",
+        ["any"],
+        "how many images a file takes, a file for each: any, or numbers such as 1,16; more programs can read "
+        "a file for a fixed number",
+        flag_values=options,
+    )
     for name in ("height", "width"):
         help_text = f"the {name} of the images that the exported model will get; give both or neither"
         flags.DEFINE_integer(name, None, help_text, 1, 2**16, flag_values=options)
@@ -223,7 +220,8 @@ def _export(call: Invocation) -> None:
     from daad_jax.export.exporter import export
 
     size = (options.height, options.width) if options.height else None
-    files = export(workdir, options.formats, size, open_place(options.output) if options.output else None)
+    output = open_place(options.output) if options.output else None
+    files = export(workdir, options.formats, size, output, options.batch_sizes)
     for name, file in files.items():
         if is_in_bucket(file):
             say(f"next: copy {file}, and run it as examples/score_{name}.py of the repository does")

@@ -120,8 +120,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_checksums(file: Path, *files: Path) -> None:
     """Writes into `file` the SHA-256 of `files`, which lie beside it, as `sha256sum --check` reads them."""
-    lines = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files]
-    write_text(file, "".join(lines))
+    write_text(file, "".join(f"{sha256_of(each)}  {each.name}\n" for each in files))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def first_free(path: Path) -> Path:

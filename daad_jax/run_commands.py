@@ -1,13 +1,17 @@
 """Further commands about finished runs, for `commands.COMMANDS`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from daad_jax.buckets import open_place
 from daad_jax.cli import Command, Invocation, define_batch_size, define_folder, define_workdir
 from daad_jax.errors import UserError
 from daad_jax.terminal import say
+
+RAY_BATCH = 64  # images that a worker scores at once
 
 
 def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -86,6 +90,12 @@ def _compare(call: Invocation) -> None:
 def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     define_workdir(options, "the folder of the trained run, as the training printed it")
     flags.DEFINE_string(
+        "export",
+        None,
+        "serve this .stablehlo file, with the model.json beside it, in place of a run",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
         "host", "127.0.0.1", "the address to listen at; 0.0.0.0 answers other machines", flag_values=options
     )
     flags.DEFINE_integer("port", 8000, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
@@ -96,12 +106,102 @@ def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def _serve(call: Invocation) -> None:
-    options, workdir = call.options, call.workdir()
-    from daad_jax.detection.detector import Detector
+    options = call.options
+    if options.export is not None and options.workdir is not None:
+        raise UserError("--workdir and --export exclude each other; give the run, or an exported file of it")
+    from daad_jax.serving.scoring_queue import Judge
     from daad_jax.serving.server import name_of, serve
 
-    detector = Detector.load(workdir, options.batch_size)
-    serve(detector, name_of(workdir), options.host, options.port, options.max_waiting)
+    detector: Judge
+    if options.export is not None:
+        from daad_jax.export.exported_detector import ExportedDetector
+
+        detector = ExportedDetector(Path(options.export), options.batch_size)
+        name = detector.config.name
+    else:
+        from daad_jax.detection.detector import Detector
+
+        workdir = call.workdir()
+        detector, name = Detector.load(workdir, options.batch_size), name_of(workdir)
+    serve(detector, name, options.host, options.port, options.max_waiting)
+
+
+def _define_predict_on_ray(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run; all machines must see it under this name")
+    define_folder(options, "out", "the folder for the results, new or empty (default: WORKDIR/predictions)")
+    flags.DEFINE_string(
+        "address",
+        "",
+        "of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to (default: a new one "
+        "on this machine)",
+        flag_values=options,
+    )
+    flags.DEFINE_integer("workers", 1, "how many processes score at the same time", 1, flag_values=options)
+    flags.DEFINE_float("cpus", 1.0, "how many processors a worker takes", 0.1, flag_values=options)
+    flags.DEFINE_string(
+        "accelerators", "", "what else a worker takes, for instance TPU=4 or GPU=1", flag_values=options
+    )
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "an image with a higher score is anomalous (default: of the run)",
+        flag_values=options,
+    )
+    define_batch_size(options)
+
+
+def _predict_on_ray(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if not call.words:
+        raise UserError("no images were named; give files, folders or a pattern in quotes")
+    if options.threshold is not None and math.isnan(options.threshold):
+        raise UserError("--threshold=nan: must be a number")
+    from daad_jax.detection.predictions import output_folder
+    from daad_jax.detection.ray_predictions import Workers, predict_on_ray
+
+    workers = Workers(options.address, options.workers, options.cpus, _accelerators(options.accelerators))
+    out = open_place(options.out) if options.out else None
+    predict_on_ray(
+        workdir,
+        call.words,
+        output_folder(workdir, out),
+        workers,
+        options.threshold,
+        options.batch_size or RAY_BATCH,
+    )
+
+
+def _accelerators(text: str) -> dict[str, float]:
+    """The name and the number of the accelerators of a worker, from NAME=NUMBER or "".
+
+    Raises:
+        UserError: the text has another form.
+    """
+    name, _, number = text.partition("=")
+    if not text:
+        return {}
+    if not name or not number.isdecimal() or not int(number):
+        raise UserError(f"--accelerators={text}: must be NAME=NUMBER, for instance TPU=4 or GPU=1")
+    return {name: float(number)}
+
+
+def _define_review(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    define_workdir(options, "the folder of the trained run, as the training printed it")
+    define_folder(
+        options,
+        "out",
+        "the folder for marks and scores, new or of an earlier review (default: DIR/review/NAME)",
+    )
+    flags.DEFINE_integer("port", 0, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
+
+
+def _review(call: Invocation) -> None:
+    options, workdir = call.options, call.workdir()
+    if len(call.words) != 1:
+        raise UserError("give the folder of the images to review; one folder")
+    from daad_jax.reviewing.review_server import review
+
+    review(workdir, call.words[0], Path(options.out) if options.out else None, options.port)
 
 
 RUN_COMMANDS = {
@@ -122,8 +222,25 @@ RUN_COMMANDS = {
         _compare,
         takes_words=True,
     ),
+    "predict-on-ray": Command(
+        "--workdir DIR IMAGE_OR_FOLDER... [--address=HOST:PORT] [--workers=8]",
+        "Scores new images on a Ray cluster: workers may be on many machines, and what a lost one had is "
+        "scored by another. Writes Parquet files with a row for each image.",
+        _define_predict_on_ray,
+        _predict_on_ray,
+        takes_words=True,
+    ),
+    "review": Command(
+        "--workdir DIR FOLDER [--out DIR]",
+        "Shows the images of a folder in the browser, likely mistakes first, to mark them as good or "
+        "defective. Every mark is saved at once. The page can calibrate the run from the images that are "
+        "marked as good.",
+        _define_review,
+        _review,
+        takes_words=True,
+    ),
     "serve": Command(
-        "--workdir DIR [--port=8000]",
+        "--workdir DIR | --export FILE [--port=8000]",
         "Answers images over HTTP with scores, verdicts and heat maps. The server listens on this machine "
         "only, unless --host says otherwise.",
         _define_serve,

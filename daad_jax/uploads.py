@@ -37,6 +37,23 @@ def uploading(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yields a file with the content of `path`: a temporary copy of an object in a bucket, or `path` itself.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_in_bucket(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="daad_jax-") as folder:
+        file = Path(folder) / path.name
+        with os_errors(path):
+            blob(path).download_to_filename(str(file))
+        yield file
+
+
+@contextmanager
 def uploading_together(folder: Path, name: str) -> Iterator[Path]:
     """Yields a local folder whose files go to `folder` in a bucket when the block ends well: all or none.
 

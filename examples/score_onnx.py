@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-model = Path(sys.argv[1])
+model = Path(sys.argv[1]) if sys.argv[2:] else sys.exit(__doc__)
 if (sums := Path(f"{model}.sha256")).exists():
-    if sums.read_text().split()[0] != hashlib.sha256(model.read_bytes()).hexdigest():
-        sys.exit(f"{model}: damaged, its checksum is not that of {sums}; export it again")
+    for line in sums.read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        if hashlib.sha256(model.with_name(name).read_bytes()).hexdigest() != digest:
+            sys.exit(f"{model.with_name(name)}: damaged, its checksum is not that of {sums}; export it again")
 else:
     print(f"warning: {sums} is missing, so damage of the model may go unnoticed", file=sys.stderr)
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -103,6 +104,49 @@ def test_train_kill_resume_evaluate_predict_export(images, tmp_path):
     assert code == 0, err
     names = [found.name for found in buckets.list_objects(open_place(f"{whole}/export"))]
     assert names == ["model.json", "model.stablehlo", "model.stablehlo.sha256"]
+
+
+def call_together(program, *arguments, cache):
+    """The outputs of two processes with two devices each, as on two hosts of a pod."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    cluster = ["--distributed", f"--coordinator={address}", "--num_processes=2"]
+    children = [
+        start(program, *arguments, *cluster, f"--process_id={index}", cache=cache) for index in range(2)
+    ]
+    ended = test_processes.finish(children)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert ended[1][1] == []
+    return "\n".join(ended[0][1])
+
+
+def test_a_pod_trains_evaluates_and_predicts(images, monkeypatch):
+    cache, workdir, new = images / "c", f"{ROOT}/pod", f"{ROOT}/set/test"
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    printed = call_together("train.py", CONFIG, "--workdir", workdir, *SMALL, cache=cache)
+    assert "trained to step 12" in printed
+    batch = "--batch_size=2"
+    printed = call_together("evaluate.py", "--workdir", workdir, batch, cache=cache)
+    assert "Scored 12 test images" in printed
+    printed = call_together(
+        "predict.py", "--workdir", workdir, new, batch, f"--out={ROOT}/pod-out", cache=cache
+    )
+    assert "2 processes share the images out" in printed
+    found = sorted(each.name for each in buckets.list_objects(open_place(f"{ROOT}/pod-out")))
+    assert not [name for name in found if name.startswith("parts/")]
+    assert {"data.json", "scores.csv", "scores.jsonl"} <= set(found)
+
+    # One process gives the same rows.
+    alone = f"{ROOT}/pod-alone"
+    code, _, err = call("predict.py", "--workdir", workdir, new, batch, f"--out={alone}", cache=cache)
+    assert code == 0, err
+    together, expected = (
+        buckets.read_bytes(open_place(f"{place}/scores.csv")) for place in (f"{ROOT}/pod-out", alone)
+    )
+    assert together == expected
+    tested = buckets.read_bytes(open_place(f"{workdir}/scores.csv")).decode().splitlines()
+    assert len(tested) == 13
 
 
 def test_a_data_set_of_tfds_in_a_bucket(images, tmp_path):

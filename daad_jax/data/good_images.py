@@ -1,21 +1,37 @@
 """Reads good images that a run has not seen, to calibrate the run with them."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from daad_jax.buckets import make_absolute
 from daad_jax.config import Config, DataConfig
 from daad_jax.data import account, cache, groups, protocol
 from daad_jax.data.cache import Decoded
 from daad_jax.data.decoded_images import describe_images, make_account, make_split, note_clipped
+from daad_jax.data.deep_pixels import find_pixel_type
 from daad_jax.data.folder_source import open_folder
 from daad_jax.data.history import ContentIndex, History
+from daad_jax.data.image_files import ImageFile, digest_of_file
 from daad_jax.data.joined_splits import join_splits
 from daad_jax.data.protocol import Roles
-from daad_jax.data.samples import AccountRow, NormalImage, Source, Split
+from daad_jax.data.samples import (
+    GOOD,
+    TRAIN,
+    AccountRow,
+    FileRecord,
+    Listing,
+    NormalImage,
+    Sample,
+    Source,
+    Split,
+)
 from daad_jax.errors import UserError
 
 # Why an image of a folder does not calibrate. The texts follow a count.
@@ -68,6 +84,65 @@ def load_good(
     Raises:
         UserError: see `open_folder` and `cache.load_decoded`; or no image is left.
     """
+    data = replace(config.data, on_bad_image="skip")
+    return _gather(config, [(each, _open(each, data)) for each in folders], history, held_out, check)
+
+
+def load_chosen(
+    config: Config, folder: Path, chosen: Sequence[ImageFile], history: History | None
+) -> GoodImages:
+    """Images that somebody has chosen one by one as good, as the model gets them; see `load_good`.
+
+    Args:
+        config: of the run.
+        folder: the files of the images are below it.
+        chosen: the images. What the names of their folders say does not count.
+        history: of the run, if it is known.
+
+    Raises:
+        UserError: see `load_good`.
+    """
+    return _gather(config, [(folder, _choose(folder, chosen, config.data))], history, None, False)
+
+
+def _choose(folder: Path, chosen: Sequence[ImageFile], data: DataConfig) -> Source:
+    """A source of some images of a folder, which are all good."""
+
+    def name_of(image: ImageFile) -> str:
+        return f"{image.path.relative_to(folder).as_posix()}{f'#{image.page + 1}' * (image.pages > 1)}"
+
+    def read() -> Listing:
+        samples = [
+            Sample(
+                name=name_of(image),
+                part=TRAIN,
+                kind=GOOD,
+                load=partial(image.load, data.max_pixels),
+                file=image.path.relative_to(folder).as_posix(),
+                pixel_type=partial(find_pixel_type, image.path, image.page),
+            )
+            for image in chosen
+        ]
+        pages = Counter(sample.file for sample in samples)
+        return Listing(samples, [FileRecord(name, account.TRAINING, n) for name, n in pages.items()])
+
+    digest = hashlib.sha256()
+    for image in chosen:
+        sha256 = ""
+        with suppress(UserError):  # reading the image says so
+            sha256 = digest_of_file(image.path)
+        digest.update(repr((name_of(image), sha256)).encode("utf-8", "surrogateescape"))
+    return Source(f"chosen {make_absolute(folder)} {digest.hexdigest()}", read, folder)
+
+
+def _gather(
+    config: Config,
+    sources: Sequence[tuple[Path, Source]],
+    history: History | None,
+    held_out: Split | None,
+    check: bool,
+) -> GoodImages:
+    """`load_good` of sources that are open; each comes with its folder."""
     grouping = groups.open_grouping(config.data)
     data = replace(config.data, on_bad_image="skip")
     parts: list[Split] = [held_out] if held_out else []
@@ -76,8 +151,8 @@ def load_good(
     rows: list[AccountRow] = []
     notes: list[str] = []
     keys = list(held_out.names) if held_out else []
-    for folder in folders:
-        decoded = cache.load_decoded(_open(folder, data), data, check)
+    for folder, source in sources:
+        decoded = cache.load_decoded(source, data, check)
         reasons = _find_reasons(decoded, history, images)
         for index, reason in reasons.items():
             left_out.setdefault(reason, []).append(str(folder / decoded.names[index]))
@@ -93,7 +168,7 @@ def load_good(
         rows += _account_for(decoded, kept, reasons, folder)
     if not images:
         raise UserError(
-            f"{', '.join(map(str, folders))}: no image is left to calibrate with: "
+            f"{', '.join(str(folder) for folder, _ in sources)}: no image is left to calibrate with: "
             f"{describe_left_out(left_out)}; give other good images"
         )
     numbers = None

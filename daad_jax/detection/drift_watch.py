@@ -29,9 +29,9 @@ class DriftWatch:
         self._scores = array("d")
         self._names: list[str] = []
 
-    def add(self, names: Sequence[str], scores: np.ndarray) -> None:
-        """Notes images, and their scores `[N]` by the calibration."""
-        self._scores.extend(scores.tolist())
+    def add(self, names: Sequence[str], scores: Sequence[float] | np.ndarray) -> None:
+        """Notes images, and their scores by the calibration."""
+        self._scores.extend(scores)
         if self._calibration.group_sizes:
             self._names += names
 

@@ -22,9 +22,27 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `[H, W, 3]`.
     """
-    strength = np.clip((heat - FAINT_HEAT) / (STRONG_HEAT - FAINT_HEAT), 0, 1)[..., None]
-    colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
+    colour, opacity = _colour(heat)
     image = to_uint8(image)
     grey = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    alpha = MAX_OPACITY * np.minimum(1, 3 * strength)
-    return np.rint((1 - alpha) * grey + alpha * colour).astype(np.uint8)
+    return np.rint((1 - opacity) * grey + opacity * colour).astype(np.uint8)
+
+
+def draw_heat(heat: np.ndarray) -> np.ndarray:
+    """A heat map as a layer of its own, which gives `draw_overlay` when it lies over the image.
+
+    Args:
+        heat: `[H, W]`.
+
+    Returns:
+        Colours and opacity, uint8 `[H, W, 4]`.
+    """
+    colour, opacity = _colour(heat)
+    return np.rint(np.concatenate([colour, 255 * opacity], axis=-1)).astype(np.uint8)
+
+
+def _colour(heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours `[H, W, 3]`, 0 to 255, and the opacities `[H, W, 1]`, 0 to 1, of a heat map `[H, W]`."""
+    strength = np.clip((heat - FAINT_HEAT) / (STRONG_HEAT - FAINT_HEAT), 0, 1)[..., None]
+    colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
+    return colour, MAX_OPACITY * np.minimum(1, 3 * strength)

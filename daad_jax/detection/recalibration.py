@@ -4,6 +4,7 @@ map."""
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,17 +65,68 @@ def calibrate_run(
             `run_data.load_held_out`; a score that is not finite; or the folder cannot be written.
     """
     run = calibrations.load(workdir)
-    rate = run.config.score.false_alarm_rate if rate is None else rate
-    for name, value in (("--rate", rate), ("--confidence", confidence)):
-        if value is not None and not 0 < value < 1:
-            raise UserError(f"{name}={value:g}: must be between 0 and 1; 5 % is 0.05")
-    config = replace(run.config, score=replace(run.config.score, false_alarm_rate=rate))
-    good, held_out_count = _load(workdir, config, folders, with_held_out, check)
+    rate = _check_rates(run, rate, confidence)
+    good, held_out_count = _load(workdir, run.config, folders, with_held_out, check)
     say(*format_table(good.rows).splitlines(), *good.notes)
     if good.left_out:
         say(f"left out: {describe_left_out(good.left_out)}")
     say(f"calibration in use so far: {run.label.describe()}")
+    made = calibrate_with(
+        workdir,
+        run,
+        good,
+        folders,
+        rate=rate,
+        confidence=confidence,
+        held_out_count=held_out_count,
+        batch_size=batch_size,
+    )
+    say(f"Of the {len(good.images)} new images, the calibration so far flags {made.flagged_before}.")
+    _report(made.stored)
+    say(f"wrote {made.file}; --list shows all calibrations of the run, and --use goes back to one of them")
+    return made.stored
 
+
+class Recalibration(NamedTuple):
+    """A new calibration, its file, and how many of its new images the calibration before flags."""
+
+    stored: StoredCalibration
+    file: Path
+    flagged_before: int
+
+
+def calibrate_with(
+    workdir: Path,
+    run: CalibratedRun,
+    good: GoodImages,
+    folders: Sequence[str],
+    *,
+    rate: float | None = None,
+    confidence: float | None = None,
+    held_out_count: int = 0,
+    batch_size: int | None = None,
+) -> Recalibration:
+    """Calibrates a run anew from good images, and puts the new calibration into use. It prints nothing.
+
+    Args:
+        workdir: of the run.
+        run: with the calibration so far.
+        good: the images.
+        folders: where the images are, for the file of the calibration.
+        rate, confidence, batch_size: see `calibrate_run`.
+        held_out_count: how many images that the training held out come first in `good.split`.
+
+    Raises:
+        UserError: a bad rate or confidence, too few images, a score that is not finite, or the folder cannot
+            be written.
+    """
+    rate = _check_rates(run, rate, confidence)
+    if len(good.images) < MIN_IMAGES:
+        raise UserError(
+            f"{', '.join(folders)}: only {len(good.images)} image is left to calibrate with, at least "
+            f"{MIN_IMAGES} are needed, and 59 promise at most 5 % of false alarms with confidence; give more"
+        )
+    config = replace(run.config, score=replace(run.config.score, false_alarm_rate=rate))
     # Compare the new images with those of the calibration so far, and calibrate.
     scorer, variables = Scorer(config, batch_size), variables_of(run.state)
     split = good.split
@@ -87,7 +139,6 @@ def calibrate_run(
         place = ", ".join(folders)
         raise UserError(f"{place}: these images give no calibration ({fault}); give other images")
 
-    outliers = _find_outliers(split.names, scores)
     stored = calibration_files.make(
         run.of_training,
         run.label.step,
@@ -95,18 +146,24 @@ def calibrate_run(
         rate=rate,
         confidence=confidence,
         folders=folders,
-        with_held_out=with_held_out,
+        with_held_out=held_out_count > 0,
         images=good.images,
-        outliers=outliers,
+        outliers=_find_outliers(split.names, scores),
         left_out={reason: len(names) for reason, names in good.left_out.items()},
         drift=drift,
     )
     file = calibration_files.store(workdir, stored)
     flagged = int((scores[held_out_count:] > run.calibration.threshold).sum())
-    say(f"Of the {len(good.images)} new images, the calibration so far flags {flagged}.")
-    _report(stored)
-    say(f"wrote {file}; --list shows all calibrations of the run, and --use goes back to one of them")
-    return stored
+    return Recalibration(stored, file, flagged)
+
+
+def _check_rates(run: CalibratedRun, rate: float | None, confidence: float | None) -> float:
+    """The rate that was asked for, or that of the run. Raises UserError for a bad one."""
+    rate = run.config.score.false_alarm_rate if rate is None else rate
+    for name, value in (("--rate", rate), ("--confidence", confidence)):
+        if value is not None and not 0 < value < 1:
+            raise UserError(f"{name}={value:g}: must be between 0 and 1; 5 % is 0.05")
+    return rate
 
 
 def _report(stored: StoredCalibration) -> None:
@@ -119,7 +176,7 @@ def _report(stored: StoredCalibration) -> None:
                 "promises nothing; calibrate again without --with_held_out"
             )
     if stored.outliers:
-        say(_describe_outliers(stored.outliers))
+        say(describe_outliers(stored.outliers))
     say(
         f"calibration {stored.label.describe()} is in use now: threshold {stored.calibration.threshold:.4f}. "
         "Its scores have units of their own; do not compare them with earlier ones."
@@ -179,11 +236,6 @@ def _load(
     held_out = run_data.load_held_out(workdir, config) if with_held_out else None
     history = known.history if known else None
     good = load_good(config, [open_place(folder) for folder in folders], history, held_out, check)
-    if len(good.images) < MIN_IMAGES:
-        raise UserError(
-            f"{', '.join(folders)}: only {len(good.images)} image is left to calibrate with, at least "
-            f"{MIN_IMAGES} are needed, and 59 promise at most 5 % of false alarms with confidence; give more"
-        )
     return good, len(held_out) if held_out else 0
 
 
@@ -224,7 +276,7 @@ def _find_outliers(names: Sequence[str], scores: np.ndarray) -> list[str]:
     return [names[i] for i in order if scores[i] > third + FAR_OUT * (third - first)]
 
 
-def _describe_outliers(outliers: Sequence[str]) -> str:
+def describe_outliers(outliers: Sequence[str]) -> str:
     shown = ", ".join(outliers[:SHOWN_OUTLIERS])
     more = f" and {len(outliers) - SHOWN_OUTLIERS} more" if len(outliers) > SHOWN_OUTLIERS else ""
     return (

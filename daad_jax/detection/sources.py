@@ -1,14 +1,15 @@
 """The files that are to be scored: what the user named, and the account of all of it."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from daad_jax import buckets
 from daad_jax.data.account import LEFT_OUT, UNREADABLE, Tally, shorten
@@ -66,6 +67,12 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
                 if stat.S_ISDIR(mode)
                 else f"{source}: there is no such file or folder, and no file matches this pattern{what}"
             )
+
+
+def list_images(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[ImageFile]:
+    """The images of `sources`, in order; a file may have several. Raises UserError, see `find`."""
+    for path in find(sources, leave_out):
+        yield from list_pages(path)
 
 
 def _mode_of(path: Path) -> int:
@@ -133,26 +140,28 @@ class Account:
     millions of files need no memory.
     """
 
-    def __init__(self, sources: Sequence[str], out: Path, leave_out: Path | None = None) -> None:
+    def __init__(self, sources: Sequence[str], leave_out: Path) -> None:
         """Counts the files.
 
         Args:
             sources: files, folders and patterns.
-            out: the folder for `data.json`.
-            leave_out: a folder whose files are passed over; None: `out`.
+            leave_out: a folder whose files are passed over.
 
         Raises:
             UserError: see `find`.
         """
-        self._sources, self._out, self._leave_out = sources, out, leave_out or out
+        self._sources, self._leave_out = sources, leave_out
         self._tallies: dict[str, Tally] = defaultdict(Tally)
+        names = hashlib.sha256()
         for group, file in list_files(sources, self._leave_out):
+            names.update(os.fsencode(f"{file.path}\0{file.reason}\0"))
             tally = self._tallies[group]
             tally.files += 1
             images = 0 if file.reason else find_pages(file.path)
             tally.images += images
             tally.used += images
             tally.left_out[file.reason] += bool(file.reason)
+        self.digest = names.hexdigest()  # of the names of all files
         # Filled by the thread that lists files, and emptied by the one that writes.
         self._groups: deque[str] = deque()
         self._left_out: deque[FileRecord] = deque()
@@ -186,12 +195,25 @@ class Account:
                     self._groups.append(group)
                     yield image
 
-    def __enter__(self) -> "Account":
-        self._partial = self._out / f".{DATA_FILE}.partial"
-        self._file = self._partial.open("w", encoding="utf-8")
-        self._file.write('{"files": [')
-        self._separator = "\n"
-        return self
+    @contextmanager
+    def recording(self, out: Path) -> Iterator[None]:
+        """For a block that calls `write` for each image: writes `data.json` into `out`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        partial = out / f".{DATA_FILE}.partial"
+        try:
+            with partial.open("w", encoding="utf-8") as self._file:
+                self._file.write('{"files": [')
+                self._separator = "\n"
+                yield
+                self._write_left_out()
+                rows = [asdict(row) for row in self.rows]
+                self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
+            os.replace(partial, out / DATA_FILE)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def write(self, image: ImageFile, error: str, sha256: str) -> None:
         """Notes the next image that was scored, or could not be read. A record has all images of a file."""
@@ -216,16 +238,3 @@ class Account:
     def _write_record(self, record: FileRecord) -> None:
         self._file.write(self._separator + json.dumps(asdict(record)))
         self._separator = ",\n"
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            if kind is None:
-                self._write_left_out()
-                rows = [asdict(row) for row in self.rows]
-                self._file.write(f'\n],\n"rows": {json.dumps(rows)}\n}}\n')
-        if kind is None:
-            os.replace(self._partial, self._out / DATA_FILE)
-        else:
-            self._partial.unlink(missing_ok=True)

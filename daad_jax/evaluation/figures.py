@@ -1,7 +1,6 @@
 """Scores a labelled test split with a detector and computes its figures. Nothing here writes or prints."""
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.evaluation.bootstrap import Interval, auroc_interval, pixel_auroc_interval
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
+from daad_jax.evaluation.scored_split import score_split
 
 # The gallery's images are in memory with their reconstructions and heat maps, so their number is limited:
 MAX_GALLERY_IMAGES, MAX_GALLERY_IMAGES_PER_KIND = 60, 12
@@ -93,20 +93,10 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
             "test/<defect type>, and train with the one above. To score images without labels, use predict"
         )
     has_known_pixels = find_known_pixels(test)
-
     stride = _find_stride(test)
 
-    # Score all images. The first batch is scored twice, since its first time includes compiling.
-    next(detector.score_prepared(test.images[: detector.batch_size], test.names))
-    batches, heat, start = [], list[np.ndarray](), time.perf_counter()
-    for detections in detector.score_split(test):
-        batches.append(
-            (detections.scores, detections.p_values, detections.reconstruction, detections.alignment)
-        )
-        if has_known_pixels is not None:
-            heat.extend(values[::stride, ::stride] for values in detections.heat)
-    seconds = time.perf_counter() - start
-    scores, p_values, reconstruction, alignment = (np.concatenate(values) for values in zip(*batches))
+    found = score_split(detector, test, stride, with_heat=has_known_pixels is not None)
+    scores, heat = found.scores, found.heat
 
     # Figures of the images, of their pixels, and of every kind.
     pixel_metrics, intervals = None, {"auroc": auroc_interval(test.labels, scores)}
@@ -122,13 +112,13 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         detector=detector,
         test=test,
         scores=scores,
-        p_values=p_values,
-        reconstruction=reconstruction,
-        alignment=alignment,
+        p_values=found.p_values,
+        reconstruction=found.reconstruction,
+        alignment=found.alignment,
         kinds=kinds,
         image_metrics=compute_image_metrics(test.labels, scores, detector.threshold),
         pixel_metrics=pixel_metrics,
-        images_per_s=len(test) / seconds,
+        images_per_s=len(test) / found.seconds,
         gallery_indices=gallery_indices,
         gallery_detections=join_detections(map(_shrink, detector.score_split(test.take(gallery_indices)))),
         intervals=intervals,

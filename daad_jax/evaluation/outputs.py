@@ -1,5 +1,6 @@
 """Evaluates a run on its labelled test split, prints the figures and writes the files of the evaluation."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.bootstrap import CONFIDENCE, describe_interval
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
+from daad_jax.runtime import processes
 from daad_jax.terminal import say
 from daad_jax.training import calibration_files, run_data
 from daad_jax.training.suspects import Suspect, read_suspects
@@ -38,6 +40,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
+    Several processes share the scoring out; the first one prints and writes.
+
     Writes `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` into the workdir.
     With `data` or `data_dir`, they go to a new folder `evaluations/NAME` of the workdir instead, together
     with `data.json`, which lists the images.
@@ -54,11 +58,32 @@ def evaluate(
         UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the
             images are not where they were, or the folder for the files cannot be used.
     """
-    detector = Detector.load(workdir, batch_size)
-    tested = _load_test(workdir, detector.config, data, data_dir, check)
-    say(*format_table(tested.account.rows).splitlines())
-    say(*tested.notes)
+    with processes.errors_end_all():
+        detector = Detector.load(workdir, batch_size)
+        tested = _load_test(workdir, detector.config, data, data_dir, check)
+        if processes.is_first():
+            say(*format_table(tested.account.rows).splitlines())
+            say(*tested.notes)
+    _require_same(detector, tested.test)
     evaluation = evaluate_split(detector, tested.test)
+    with processes.errors_end_all():
+        if processes.is_first():
+            _report(evaluation, workdir, out, tested)
+    return evaluation
+
+
+def _require_same(detector: Detector, test: Split) -> None:
+    """Raises UserError if the processes have different images or models."""
+    names = hashlib.sha256(repr(list(zip(test.names, test.labels.tolist()))).encode("utf-8", "replace"))
+    processes.require_same(
+        f"{len(test)} images with names and labels of digest {names.hexdigest()[:16]}, step {detector.step}, "
+        f"calibration {detector.calibration_label.id}"
+    )
+
+
+def _report(evaluation: Evaluation, workdir: Path, out: Path | None, tested: "_Tested") -> None:
+    """Prints the figures and writes the files."""
+    detector = evaluation.detector
     say(*_summarise(evaluation))
     calibrating = _count_calibrating(workdir, detector, tested.test)
     if calibrating:
@@ -71,7 +96,6 @@ def evaluate(
         folder = files.new_folder(out, workdir / "evaluations" / (tested.name or "own"), "give another --out")
     _write_files(evaluation, workdir, folder, tested, calibrating)
     say(f"Wrote scores.csv, evaluation.json, scores.png, gallery.png and {folder / 'report.html'}.")
-    return evaluation
 
 
 @dataclass(frozen=True)

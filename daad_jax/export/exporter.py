@@ -3,22 +3,23 @@
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from daad_jax.config import Config
+from daad_jax.config import MAX_BATCH, Config
 from daad_jax.detection.detections import Detections
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
-from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, metadata, to_onnx, to_stablehlo
+from daad_jax.export.formats import Runner, load_onnx, load_stablehlo, to_onnx, to_stablehlo
 from daad_jax.export.graph import Size, find_input, model_size
+from daad_jax.export.metadata import describe_file, metadata
 from daad_jax.files import explain_write_errors, replacing_together, write_checksums
 from daad_jax.scoring.scorer import variables_of
-from daad_jax.terminal import say
+from daad_jax.terminal import say, warn
 from daad_jax.training import calibrations
 from daad_jax.training.calibrations import CalibratedRun
 
@@ -27,36 +28,45 @@ ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
 MAX_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
 TEST_IMAGES = 8
+ANY = "any"  # the word for a file that takes any number of images
 
 
 def export(
-    workdir: Path, formats: Sequence[str] | None, size: Size | None = None, output: Path | None = None
+    workdir: Path,
+    formats: Sequence[str] | None,
+    size: Size | None = None,
+    output: Path | None = None,
+    batch_sizes: Sequence[str] = (ANY,),
 ) -> dict[str, Path]:
-    """Writes `model.stablehlo` with `model.json`, `model.onnx`, or all, each checked before it appears.
+    """Writes `model.stablehlo`, `model.onnx`, or both, and `model.json`, each checked before it appears.
 
-    Beside each model lies a file of checksums, `model.stablehlo.sha256` or `model.onnx.sha256`.
+    A file for a fixed number of images is called `model-16.onnx`. `model.json` describes all files. Beside
+    each model lies a file of checksums, `model.onnx.sha256`, for the model and `model.json`.
 
     Args:
         workdir: the folder of the run.
         formats: names of `FORMATS`; None: those whose packages are installed.
         size: the size of the images that the file will get; None: the model's size.
         output: a folder; None: `<workdir>/export`.
+        batch_sizes: how many images a file takes, a file for each: a number, or `ANY`.
 
     Returns:
-        The model's file, by format.
+        The first file of each format.
 
     Raises:
-        UserError: an unknown format, a missing package, no checkpoint, a size that cannot be scaled to the
-            model's, a folder that cannot be written, or a file whose scores differ from the run's.
+        UserError: an unknown format or batch size, a missing package, no checkpoint, a size that cannot be
+            scaled to the model's, a folder that cannot be written, or a file whose scores differ from the
+            run's.
     """
-    formats = _choose_formats(formats)
+    formats, counts = _choose_formats(formats), _parse_batch_sizes(batch_sizes)
     run = calibrations.load(workdir)
     state, config, calibration = run.state, run.config, run.calibration
     folder = output or workdir / "export"
     with _staged(folder) as staging:
         # An exported file scores one tile.
         detector = Detector(state, replace(config, data=replace(config.data, tiles=0)), calibration)
-        for name, (path, runner) in _write(staging, formats, run, size).items():
+        written = _write(staging, formats, run, size, counts)
+        for path, runner in written:
             images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
             say(
@@ -66,14 +76,16 @@ def export(
             if not (score <= MAX_DIFFERENCE and heat <= MAX_DIFFERENCE):  # NaN is refused, too
                 raise UserError(
                     f"{path.name}: differs from the run by more than {MAX_DIFFERENCE:g}, and was not "
-                    f"written; try other versions of {name}'s packages (see locks/ in the repository)"
+                    f"written; try other versions of {path.suffix[1:]}'s packages (see locks/ in the "
+                    "repository)"
                 )
+        _warn_of_others(folder, {path.name for path, _ in written})
     if config.data.tiles:
         say(
             f"Such a file scores one tile (config.data.tiles = {config.data.tiles}): the program that uses "
             "it cuts large images, and takes the largest score of an image's tiles; see docs/deploy.md."
         )
-    return {name: folder / f"model.{name}" for name in formats}
+    return {name: folder / _file_name(name, counts[0]) for name in formats}
 
 
 def make_test_images(config: Config, size: Size, count: int = TEST_IMAGES) -> np.ndarray:
@@ -127,33 +139,72 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
     return formats
 
 
+def _parse_batch_sizes(batch_sizes: Sequence[str]) -> list[int | None]:
+    """The numbers of images, each once; None stands for any number.
+
+    Raises:
+        UserError: there is none, or one is neither `ANY` nor a number in 1 ... `MAX_BATCH`.
+    """
+    counts: list[int | None] = []
+    for word in batch_sizes:
+        if word != ANY and not (word.isascii() and word.isdecimal() and 1 <= int(word[:9]) <= MAX_BATCH):
+            raise UserError(f"--batch_sizes: {word!r} must be {ANY} or a number from 1 to {MAX_BATCH}")
+        counts.append(None if word == ANY else int(word))
+    if not counts:
+        raise UserError(f"--batch_sizes: none was given; give {ANY}, or numbers such as 1,16")
+    return list(dict.fromkeys(counts))
+
+
+def _file_name(name: str, batch_size: int | None) -> str:
+    return f"model.{name}" if batch_size is None else f"model-{batch_size}.{name}"
+
+
+def _warn_of_others(folder: Path, written: set[str]) -> None:
+    """Names models of an earlier export, which the new `model.json` does not describe."""
+    found: set[str] = set()
+    with suppress(FileNotFoundError):  # in a bucket, a folder begins to exist with its first file
+        found = {path.name for path in folder.iterdir()}
+    models = {name for name in found if any(name.endswith(f".{each}") for each in FORMATS)}
+    if others := sorted(models - written):
+        warn(
+            f"{folder}: {', '.join(others)} of an earlier export stay there, but the new model.json is not "
+            "theirs; remove them, or export all formats and batch sizes in one command"
+        )
+
+
 def _write(
     folder: Path,
     formats: Sequence[str],
     run: CalibratedRun,
     size: Size | None,
-) -> dict[str, tuple[Path, Runner]]:
-    """Writes the files into `folder` and loads them again: format -> (file, function that runs it)."""
+    counts: Sequence[int | None],
+) -> list[tuple[Path, Runner]]:
+    """Writes the files into `folder` and loads them again: (file, function that runs it) for each model."""
     config, calibration = run.config, run.calibration
     variables = jax.device_get(variables_of(run.state))
-    count = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    if count > MAX_PARAMETER_BYTES:
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    if parameters > MAX_PARAMETER_BYTES:
         raise UserError(
-            f"the run has {count / 1e9:.1f} GB of parameters, but files of both formats hold at most 2 GB"
+            f"the run has {parameters / 1e9:.1f} GB of parameters, but files of both formats hold at most "
+            "2 GB"
         )
     about = metadata(run.label, config, calibration, size)
-    written: dict[str, tuple[Path, Runner]] = {}
-    if "stablehlo" in formats:
-        path = folder / "model.stablehlo"
-        path.write_bytes(to_stablehlo(variables, config, calibration, size))
-        path.with_suffix(".json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        write_checksums(folder / f"{path.name}.sha256", path, path.with_suffix(".json"))
-        written["stablehlo"] = path, load_stablehlo(path)
-    if "onnx" in formats:
-        path = folder / "model.onnx"
-        path.write_bytes(to_onnx(variables, config, calibration, about, size))
-        write_checksums(folder / f"{path.name}.sha256", path)
-        written["onnx"] = path, load_onnx(path)
+    written: list[tuple[Path, Runner]] = []
+    files = {}
+    for name in formats:
+        for count in counts:
+            path = folder / _file_name(name, count)
+            if name == "stablehlo":
+                path.write_bytes(to_stablehlo(variables, config, calibration, size, count))
+                written.append((path, load_stablehlo(path)))
+            else:
+                path.write_bytes(to_onnx(variables, config, calibration, about, size, count))
+                written.append((path, load_onnx(path)))
+            files[path.name] = describe_file(path, count)
+    described = folder / "model.json"
+    described.write_text(json.dumps(about | {"files": files}, indent=2), encoding="utf-8")
+    for path, _ in written:
+        write_checksums(folder / f"{path.name}.sha256", path, described)
     return written
 
 

@@ -32,9 +32,9 @@ def make_graph(
     """The function from images `[b, h, w, C]` of `size` to a dictionary of `outputs_of` the configuration.
 
     `find_input` says which type and which values the images have. The outputs are `score` float32 `[b]`,
-    `heat` float32 `[b, H, W]`, `anomalous` bool `[b]` and `reconstruction` `[b, H, W, C]`, uint8, or uint16
-    in a run of 16 bits; a run that reads features has no `reconstruction`. Variables and calibration are
-    constants of the graph.
+    `heat` float32 `[b, H, W]`, `anomalous` bool `[b]`, `reconstruction` `[b, H, W, C]`, uint8, or uint16 in a
+    run of 16 bits, and `p_value` float32 `[b]`; a run that reads features has no `reconstruction`. Variables
+    and calibration are constants of the graph.
     """
     distances_of = make_distances(config, implementation)
     apply_range, fit = make_range(config), make_fit(config, size or model_size(config))
@@ -47,18 +47,27 @@ def make_graph(
             "heat": calibration.heat(distances.reconstruction_map, distances.alignment_map),
             "anomalous": ~(score <= calibration.threshold),  # a score that is no number is not normal
         }
-        return (
-            outputs
-            if distances.reconstructed is None
-            else outputs | {"reconstruction": distances.reconstructed}
-        )
+        if distances.reconstructed is not None:
+            outputs["reconstruction"] = distances.reconstructed
+        return outputs | {"p_value": p_value(calibration, score)}
 
     return graph
 
 
+def p_value(calibration: Calibration, score: jax.Array) -> jax.Array:
+    """`Calibration.p_value` as a function of arrays: float32 `[b]` -> float32 `[b]`.
+
+    The held-out scores are rounded to float32, as the score is.
+    """
+    held_out, shares = (np.asarray(x, np.float32) for x in (calibration.scores, calibration.shares))
+    at_or_above = jnp.asarray(held_out)[None] >= score[:, None]
+    groups = jnp.sum(jnp.where(at_or_above, jnp.asarray(shares)[None], np.float32(0)), axis=1)
+    return (1 + groups) / np.float32(calibration.group_count + 1)
+
+
 def outputs_of(config: Config) -> tuple[str, ...]:
     """The names of the outputs, in their order. Features have no reconstruction that can be shown."""
-    return ("score", "heat", "anomalous", *["reconstruction"] * (not config.model.features))
+    return ("score", "heat", "anomalous", *["reconstruction"] * (not config.model.features), "p_value")
 
 
 class Input(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from daad_jax.errors import Stopped, UserError
+from daad_jax.runtime.shares import Share
 
 MESSAGE_BYTES = 1024  # size of a message to the other processes
 SHUTDOWN_TIMEOUT_S = 60  # how long a process that ends waits for the others before it ends them
@@ -87,6 +88,34 @@ def require_same(value: str) -> None:
             f"the processes of this run do not agree ({each}); start all of them with the same flags "
             "and one --workdir that all of them share"
         )
+
+
+def from_first(text: str) -> str:
+    """The text of process 0, which every process gets.
+
+    Raises:
+        UserError: it is longer than a message.
+    """
+    if len(text.encode("utf-8", "replace")) > MESSAGE_BYTES:
+        raise UserError(f"{text[:80]}...: longer than {MESSAGE_BYTES} bytes; give a shorter name")
+    return _exchange(text)[0]
+
+
+def own_share(block: int) -> Share:
+    """The share of this process, in blocks of `block` images."""
+    return Share(jax.process_index(), jax.process_count(), block)
+
+
+def gather(content: bytes) -> list[bytes]:
+    """What every process calls with, in the order of their numbers. It is in the memory of all of them."""
+    if jax.process_count() == 1:
+        return [content]
+    size = np.array(divmod(len(content), 2**20), np.int32)  # JAX has no integers of 64 bits
+    lengths = np.asarray(multihost_utils.process_allgather(size)).astype(np.int64) @ [2**20, 1]
+    message = np.zeros(lengths.max(), np.uint8)
+    message[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(message))
+    return [row[:length].tobytes() for row, length in zip(rows, lengths)]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ DOUBT_S = 0.5  # an error that is explained may have such a cause, too
 BLAME_S = 3.0  # an aborted process may have been aborted because of another, of which we hear in this time
 LAST_S = 1.0  # so much later than the others process 0 ends
 POLL_S = 0.1
-REMEDY = "start all processes again with the same command, which resumes from the last checkpoint"
+REMEDY = "start all processes again with the same command; a training resumes from its last checkpoint"
 
 
 class PartnerLost(UserError):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +20,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from daad_jax.detection.detections import Detections
-from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_overlay
 from daad_jax.errors import UserError
 from daad_jax.serving.description import describe_api, make_page
 from daad_jax.serving.meters import Meters
-from daad_jax.serving.scoring_queue import Opened, QueueFullError, ScoringQueue
+from daad_jax.serving.scoring_queue import Judge, Opened, QueueFullError, ScoringQueue
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"
 HEATS = ("none", "overlay", "map")
@@ -175,13 +175,16 @@ class Service:
     def _describe(self, name: str, found: Detections, image: Any) -> dict[str, Any]:
         score, is_anomalous = float(found.scores[0]), bool(found.anomalous[0])
         self._meters.scored(score, is_anomalous)
+        distances = {
+            "reconstruction": float(found.reconstruction[0]),
+            "alignment": float(found.alignment[0]),
+        }
         return {
             "name": name,
             "score": score,
             "anomalous": is_anomalous,
             "p_value": float(found.p_values[0]),
-            "reconstruction": float(found.reconstruction[0]),
-            "alignment": float(found.alignment[0]),
+            **{key: value for key, value in distances.items() if not math.isnan(value)},
             "clipped": image.clipped,
         }
 
@@ -222,7 +225,7 @@ def encode_heat(found: Detections, heat: str) -> dict[str, Any]:
     return {"height": height, "width": width, "type": kind, "base64": base64.b64encode(content).decode()}
 
 
-def make_app(detector: Detector, name: str, max_waiting: int, limits: Limits, threads: int) -> Starlette:
+def make_app(detector: Judge, name: str, max_waiting: int, limits: Limits, threads: int) -> Starlette:
     """The application.
 
     Args:

@@ -22,13 +22,13 @@ HEAT = {
 }
 VERDICT = {
     "type": "object",
-    "required": ["name", "score", "anomalous", "p_value", "reconstruction", "alignment", "clipped"],
+    "required": ["name", "score", "anomalous", "p_value", "clipped"],
     "properties": {
         "name": {"type": "string", "description": "the name of the file in the form, or image"},
         "score": {"type": "number", "description": "1 is the average normal image"},
         "anomalous": {"type": "boolean", "description": "whether the score is above the threshold"},
         "p_value": {"type": "number", "description": "how often a normal image scores as high or higher"},
-        "reconstruction": {"type": "number", "description": "the distance R"},
+        "reconstruction": {"type": "number", "description": "the distance R; not from an exported file"},
         "alignment": {"type": "number", "description": "the distance L; 0 without a discriminator"},
         "clipped": {"type": "boolean", "description": "whether pixels lay outside the range of the run"},
         "heat": HEAT,

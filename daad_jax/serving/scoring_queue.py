@@ -2,17 +2,43 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from daad_jax.config import Config
 from daad_jax.data.images import prepare
 from daad_jax.data.inputs import open_image
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.detection.detections import Detections
-from daad_jax.detection.detector import Detector
+from daad_jax.scoring.anomaly_score import Calibration
+
+
+class Judge(Protocol):
+    """What scores images: a `Detector`, or an exported program. See `Detector` for every name."""
+
+    config: Config
+    calibration: Calibration
+    step: int
+
+    @property
+    def calibration_label(self) -> Any: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def score(self, images: Any) -> Detections: ...
+
+    def score_prepared(self, images: Any) -> Iterator[Detections]: ...
+
+    def judge(
+        self, batches: Iterable[np.ndarray], name_of: Callable[[int], str] = ...
+    ) -> Iterator[Detections]: ...
 
 
 class QueueFullError(Exception):
@@ -42,7 +68,7 @@ class ScoringQueue:
         max_waiting: how many images may wait.
     """
 
-    def __init__(self, detector: Detector, max_waiting: int) -> None:
+    def __init__(self, detector: Judge, max_waiting: int) -> None:
         self._detector, self._max_waiting = detector, max_waiting
         self._lock, self._count = threading.Lock(), 0
         self._queue: queue.SimpleQueue[tuple[Opened, Future[Detections]] | None] = queue.SimpleQueue()

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.serving.scoring_queue import Judge
 from daad_jax.terminal import say
 
 DRAIN_SECONDS = 30  # that requests have to end after a signal
 MAX_CONNECTIONS = 512  # more are refused
 
 
-def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int) -> None:
+def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) -> None:
     """Answers requests until SIGTERM or Ctrl-C. Requests that have begun are answered before the end.
 
     Args:
@@ -34,7 +34,7 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         from daad_jax.serving.app import Limits, make_app
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener:
         start = time.perf_counter()
         data = detector.config.data
@@ -53,7 +53,8 @@ def serve(detector: Detector, name: str, host: str, port: int, max_waiting: int)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that has its address. Raises UserError if the address cannot be used."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from daad_jax.config import Config
-from daad_jax.detection import predictions, sources
+from daad_jax.detection import overlay_files, predictions, scored_images, sources
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict as scores_of_files
 from daad_jax.errors import UserError
@@ -171,15 +171,15 @@ def test_overlays_of_large_images_are_small_and_of_lost_ones_left_out(run, tmp_p
     large, lost = tmp_path / "large.png", tmp_path / "lost.png"
     for path in (large, lost):
         Image.fromarray(RNG.integers(0, 256, (1536, 2048, 3), np.uint8)).save(path)
-    areas, over = [], predictions.draw_overlay
+    areas, over = [], overlay_files.draw_overlay
 
     def overlay(image, heat):
         lost.unlink(missing_ok=True)
         areas.append(image.shape)
         return over(image, heat)
 
-    monkeypatch.setattr(predictions, "draw_overlay", overlay)
-    monkeypatch.setattr(predictions, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr(overlay_files, "draw_overlay", overlay)
+    monkeypatch.setattr(scored_images, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
     predictions.predict(Detector.load(run), [str(large), str(lost)], tmp_path / "out", "all")
     assert areas == [(768, 1024, 3)]
     rows = table(tmp_path / "out")

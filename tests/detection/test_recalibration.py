@@ -22,7 +22,7 @@ from daad_jax.detection.detector import Detector
 from daad_jax.detection.recalibration import calibrate_run, say_calibrations
 from daad_jax.errors import UserError
 from daad_jax.evaluation import outputs
-from daad_jax.export import formats
+from daad_jax.export.metadata import metadata
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import calibrations, checkpoint, run_data
@@ -198,7 +198,7 @@ def test_verdicts_say_which_calibration_and_one_can_go_back(run, root, capsys):
     second = calibrate_run(run, [str(root / "new")], rate=0.2, confidence=0.9)
     now = Detector.load(run)
     assert now.score(image).calibration == second.label.id == now.calibration_label.id
-    about = formats.metadata(now.calibration_label, now.config, now.calibration)
+    about = metadata(now.calibration_label, now.config, now.calibration)
     assert about["calibration"] == {"id": second.label.id, "created": second.label.created}
     assert about["step"] == 1
 

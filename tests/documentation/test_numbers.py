@@ -19,6 +19,7 @@ NOT_MEASURED = {
     "reliability.md": "limits of time that the program keeps",
     "serving.md": "limits of the server, and an answer with invented numbers",
     "buckets.md": "limits of time that the program keeps",
+    "pod.md": "limits of time that the program keeps",
     "scoring.md": "examples of thresholds, and limits that follow from the numbers of images",
     "commands.md": "examples of options",
     "configuration.md": "examples of options",

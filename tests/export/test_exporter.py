@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from daad_jax.data.images import prepare
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.export import exporter, formats, graph
+from daad_jax.export.metadata import metadata
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import checkpoint
@@ -30,7 +32,7 @@ from tests.tiny import filled_state, tiny_config, tiny_feature_config
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
-ONNX = ("jax2onnx", "onnx", "onnxruntime")
+ONNX = exporter.ONNX_PACKAGES
 
 
 def small(**changes):
@@ -70,27 +72,30 @@ def trained(case="DAAD+, l2", **changes):
     return begun(case), config, calibration
 
 
-def runner_of(name, path, run, size=None):
+def runner_of(name, path, run, size=None, batch_size=None):
     """What runs the exported file of (state, config, calibration)."""
     networks, config, calibration = run
     arguments = variables_of(networks), config, calibration
     if name == "stablehlo":
-        path.write_bytes(formats.to_stablehlo(*arguments, size))
+        path.write_bytes(formats.to_stablehlo(*arguments, size, batch_size))
         return formats.load_stablehlo(path)
-    about = formats.metadata(CalibrationLabel.of_training(calibration, 0), config, calibration, size)
-    path.write_bytes(formats.to_onnx(*arguments, about, size))
+    about = metadata(CalibrationLabel.of_training(calibration, 0), config, calibration, size)
+    path.write_bytes(formats.to_onnx(*arguments, about, size, batch_size))
     return formats.load_onnx(path)
 
 
-def same(found, expected, threshold):
+def same(found, expected, run):
+    threshold, held_out = run[2].threshold, np.array(run[2].scores)
     np.testing.assert_allclose(found["score"], expected.scores, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found["heat"], expected.heat, rtol=1e-3, atol=1e-3)
     clear = np.abs(expected.scores - threshold) > 1e-3
     np.testing.assert_array_equal(found["anomalous"][clear], expected.anomalous[clear])
+    far = np.abs(expected.scores[:, None] - held_out).min(1) > 1e-3  # from a held-out score
+    np.testing.assert_allclose(found["p_value"][far], expected.p_values[far], rtol=1e-6)
     # A value in the middle of two may round either way; networks of float32 are no more exact than that.
     away = np.abs(found["reconstruction"].astype(int) - expected.reconstructions)
     assert away.max() <= (1 if expected.reconstructions.dtype == np.uint8 else 4)
-    types = {"score": "float32", "heat": "float32", "anomalous": "bool"}
+    types = {"score": "float32", "heat": "float32", "anomalous": "bool", "p_value": "float32"}
     types["reconstruction"] = str(expected.reconstructions.dtype)
     assert {k: str(v.dtype) for k, v in found.items()} == types
 
@@ -113,12 +118,12 @@ FORMATS = [name for name in exporter.FORMATS if name != "onnx" or all(map(find_s
 )
 def test_scores_are_the_detectors(case, name, tmp_path):
     run = trained(case)
-    detector, threshold = Detector(*run), run[2].threshold
+    detector = Detector(*run)
     near = images_of(run[1], 8)
     fresh = RNG.integers(0, 256, near[:3].shape, np.uint8)
     call = runner_of(name, tmp_path / "model", run)
     for images in (fresh[:1], fresh, near):
-        same(call(images), detector.score(images), threshold)
+        same(call(images), detector.score(images), run)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_a_run_on_features_exports_no_reconstruction(name, items, nearest, tmp_p
     call = runner_of(name, tmp_path / "model", run)
     for images in (pictures[:1], pictures[:3]):
         found, expected = call(images), Detector(*run).score(images)
-        assert set(found) == {"score", "heat", "anomalous"} == set(graph.outputs_of(config))
+        assert set(found) == {"score", "heat", "anomalous", "p_value"} == set(graph.outputs_of(config))
         np.testing.assert_allclose(found["score"], expected.scores, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found["heat"], expected.heat, rtol=1e-3, atol=1e-3)
         assert found["anomalous"].dtype == bool
@@ -147,10 +152,10 @@ def test_a_run_on_features_exports_no_reconstruction(name, items, nearest, tmp_p
 @pytest.mark.parametrize("how", ["resize", "pad"])
 def test_other_sizes_come_in_as_the_data_pipeline_brings_them(how, tmp_path):
     run = trained(fit=how)
-    detector, threshold = Detector(*run), run[2].threshold
+    detector = Detector(*run)
     for name, size in zip(FORMATS[::-1], [(40, 21), (11, 25)]):
         images = RNG.integers(0, 256, (2, *size, 1), np.uint8)
-        same(runner_of(name, tmp_path / "model", run, size)(images), detector.score(images), threshold)
+        same(runner_of(name, tmp_path / "model", run, size)(images), detector.score(images), run)
 
 
 def test_a_run_of_16_bits_takes_the_values_of_its_files(tmp_path):
@@ -159,8 +164,8 @@ def test_a_run_of_16_bits_takes_the_values_of_its_files(tmp_path):
     images = RNG.integers(0, 5000, (2, 40, 21, 1), np.uint16)
     for name in FORMATS:
         call = runner_of(name, tmp_path / "model", run, (40, 21))
-        same(call(images.astype(np.float32)), Detector(*run).score(images), run[2].threshold)
-    about = formats.metadata(CalibrationLabel.of_training(run[2], 0), *run[1:])
+        same(call(images.astype(np.float32)), Detector(*run).score(images), run)
+    about = metadata(CalibrationLabel.of_training(run[2], 0), *run[1:])
     stated = {key: about[key] for key in ("input_type", "stored_type", "range")}
     assert stated == {"input_type": "float32", "stored_type": "uint16", "range": (0.0, 4095.0)}
 
@@ -222,7 +227,7 @@ def test_200_real_images(tmp_path):
     assert len(images) == 200
     expected = Detector(*run).score(images)
     for name in FORMATS:
-        same(runner_of(name, tmp_path / "model", run)(images), expected, run[2].threshold)
+        same(runner_of(name, tmp_path / "model", run)(images), expected, run)
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +310,7 @@ def test_metadata_says_what_the_detector_does(run):
     exporter.export(run, ["stablehlo"], output=run / "other")
     about = json.loads((run / "other" / "model.json").read_text())
     assert about["threshold"] == Detector.load(run).threshold
-    assert about["held_out"] == 40
+    assert about["held_out"] == len(about["held_out_scores"]) == 40
     assert about["calibration"] == {"id": Detector.load(run).calibration_label.id, "created": ""}
     assert (about["height"], about["width"], about["channels"], about["fit"]) == (16, 16, 1, "resize")
     assert about["config"]["name"] == "tiny"
@@ -367,3 +372,91 @@ def test_bad_requests(run, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the package jax2onnx is missing; ONNX needs the extra export"):
         exporter.export(run, ["onnx"])
+
+
+@pytest.mark.parametrize("group_sizes", [(), (2, 2, 1, 3, 3, 3)])
+def test_p_values_are_the_calibrations(group_sizes):
+    held_out = (0.5, 0.75, 0.75, 1.0, 1.5, 2.0)
+    calibration = replace(trained()[2], scores=held_out, group_sizes=group_sizes)
+    scores = np.array([-1, 0.5, 0.6, 0.75, 1.5, 2.0, 2.1, np.nan], np.float32)
+    found = jax.jit(lambda score: graph.p_value(calibration, score))(scores)
+    np.testing.assert_allclose(found, calibration.p_value(scores.astype(float)), rtol=1e-6)
+    if not group_sizes:
+        np.testing.assert_allclose(found, np.array([7, 7, 6, 6, 3, 2, 1, 1]) / 7, rtol=1e-6)
+
+
+def test_files_for_a_fixed_number_of_images(run, tmp_path, capsys):
+    folder = tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (folder / "model.onnx").write_bytes(b"of an earlier export")
+    first = exporter.export(run, ["stablehlo"], output=folder, batch_sizes=["3", "any", "3"])
+    assert first == {"stablehlo": folder / "model-3.stablehlo"}
+    said = capsys.readouterr()
+    assert said.out.count("scores differ from the run's by at most") == 2
+    assert said.err.count("\n") == 1
+    assert "model.onnx of an earlier export stay there" in said.err
+    about = json.loads((folder / "model.json").read_text())
+    assert {name: entry["batch_size"] for name, entry in about["files"].items()} == {
+        "model-3.stablehlo": 3,
+        "model.stablehlo": None,
+    }
+    for name, entry in about["files"].items():
+        content = (folder / name).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+        (images,) = jax_export.deserialize(bytearray(content)).in_avals
+        assert str(images.shape[0]) == ("3" if entry["batch_size"] else "b")
+        assert len((folder / f"{name}.sha256").read_text().splitlines()) == 2
+    images = images_of(trained(fit="resize")[1], 7)
+    call = formats.load_stablehlo(first["stablehlo"])
+    same(call(images), Detector.load(run).score(images), trained(fit="resize"))
+
+
+@pytest.mark.parametrize("words", [[], ["0"], ["-1"], ["16.0"], ["all"], ["9" * 5000], ["٣"]])
+def test_batch_sizes_that_are_none(words, tmp_path):
+    with pytest.raises(UserError, match=r"^--batch_sizes: "):
+        exporter.export(tmp_path, ["stablehlo"], batch_sizes=words)
+
+
+@pytest.mark.skipif("onnx" not in FORMATS, reason="not installed: pip install .[export]")
+def test_an_onnx_file_stores_no_weight_twice_and_takes_a_fixed_number(tmp_path):
+    import onnx
+
+    run = trained("DAAD, cosine")
+    call = runner_of("onnx", tmp_path / "model.onnx", run, batch_size=4)
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    stored = [
+        (x.data_type, tuple(x.dims), onnx.numpy_helper.to_array(x).tobytes()) for x in model.graph.initializer
+    ]
+    assert len(stored) == len(set(stored))
+    images = images_of(run[1], 6)
+    same(call(images), Detector(*run).score(images), run)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+
+
+@pytest.mark.skipif("onnx" not in FORMATS, reason="not installed: pip install .[export]")
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_mean_over_an_image_is_exact_in_onnxruntime(keepdims):
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    from daad_jax.export.onnx_rewriting import rewrite
+
+    taken = helper.make_tensor_value_info("x", 1, ["b", 64, 64, 1])
+    given = helper.make_tensor_value_info("y", 1, None)
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], "mean", keepdims=keepdims)
+    axes = numpy_helper.from_array(np.array([1, 3, 2], np.int64), "axes")
+    model = helper.make_model(
+        helper.make_graph([node], "means", [taken], [given], [axes]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    levels = np.rint(np.random.default_rng(0).normal(120, 3, (3, 64, 64, 1)))
+    images = (levels / 255).astype(np.float32)  # of random numbers, the errors of a sum would cancel
+    session = onnxruntime.InferenceSession(
+        rewrite(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(["y"], {"x": images})
+    expected = images.mean((1, 2, 3), dtype=np.float64, keepdims=bool(keepdims))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=4e-7)

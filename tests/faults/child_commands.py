@@ -84,6 +84,7 @@ def start(
     environment: dict[str, str] | None = None,
     fault: Fault | None = None,
     largest_file: int = 0,
+    place: Path | None = None,
 ) -> Child:
     """Starts a command.
 
@@ -94,6 +95,7 @@ def start(
         environment: what is changed of the environment.
         fault: what goes wrong.
         largest_file: the limit of the size of each file in bytes; 0: none.
+        place: the current folder of the command.
 
     One of several processes (`--distributed`) has no watcher.
     """
@@ -101,7 +103,7 @@ def start(
     folder.mkdir(parents=True)
     words = [str(argument) for argument in arguments]
     process = FORKS.Process(
-        target=_run, args=(folder, program, words, environment or {}, fault, largest_file), daemon=True
+        target=_run, args=(folder, program, words, environment or {}, fault, largest_file, place), daemon=True
     )
     process.start()
     return Child(folder, process)
@@ -114,10 +116,13 @@ def _run(
     environment: dict[str, str],
     fault: Fault | None,
     largest_file: int,
+    place: Path | None,
 ) -> None:
     """The work of a child."""
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o644), number)
+    if place:
+        os.chdir(place)
     os.environ.pop("XLA_FLAGS", None)  # of the tests
     os.environ.update(environment)
     if programs := environment.get("JAX_COMPILATION_CACHE_DIR"):

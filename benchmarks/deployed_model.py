@@ -1,0 +1,67 @@
+"""Runs one exported file with one library, as its user would: without this package, which need not be there.
+
+    python benchmarks/deployed_model.py LIBRARY MODEL IMAGES.npy
+
+LIBRARY is stablehlo, onnxruntime, openvino or openvino-f32. The program prints the library's version, then
+answers each line of its input: a number n, with the milliseconds for the first n images; `scores`, with the
+outputs for all images. Every answer is one line of JSON.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+SMALL = ("score", "p_value", "anomalous")  # the outputs that are one number an image
+BATCH = 16
+
+
+def load(library, model):
+    """The version, and the function from images `[n, H, W, C]` to a dictionary of arrays."""
+    if library == "stablehlo":
+        import jax.export
+
+        with open(model, "rb") as file:
+            call = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
+        return f"jax {jax.__version__}", lambda images: jax.device_get(call(images))
+    if library == "onnxruntime":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return (
+            f"onnxruntime {onnxruntime.__version__}",
+            lambda images: dict(zip(names, session.run(names, {"images": images}))),
+        )
+    import openvino
+
+    hints = {"INFERENCE_PRECISION_HINT": "f32"} if library == "openvino-f32" else {}
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    names = [output.get_any_name() for output in compiled.outputs]
+    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").type_name
+    words = "hint f32" if hints else f"default, which is {chosen} here"
+    return (
+        f"OpenVINO {openvino.__version__.partition('-')[0]}, {words}",
+        lambda images: dict(zip(names, compiled({"images": images}).values())),
+    )
+
+
+def main(library, model, path):
+    images = np.load(path)
+    version, call = load(library, model)
+    print(json.dumps(version), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "scores":
+            parts = [call(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+            answer = {name: np.concatenate([part[name] for part in parts]).tolist() for name in SMALL}
+        else:
+            batch = images[: int(line)]
+            start = time.perf_counter()
+            call(batch)
+            answer = 1000 * (time.perf_counter() - start)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

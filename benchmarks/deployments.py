@@ -1,0 +1,247 @@
+"""Compares exported files in other libraries with `Detector`: scores, verdicts and speed.
+
+    daad-jax export --workdir RUN
+    python -m benchmarks deployments --workdir RUN --images FOLDER --web node_modules/onnxruntime-web/dist
+
+Each library runs in a process of its own, for as many of them as are installed; `--python` names interpreters
+with other versions of JAX. The libraries and `Detector` take turns, so that their times can be compared.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.deployed_in_browser import browsing
+from daad_jax import files
+from daad_jax.detection.detector import Detector
+
+SCRIPT = Path(__file__).with_name("deployed_model.py")
+LIBRARIES = {  # by name: the package that it needs, and the file that it reads
+    "stablehlo": ("jax", "model.stablehlo"),
+    "onnxruntime": ("onnxruntime", "model.onnx"),
+    "openvino": ("openvino", "model.onnx"),
+    "openvino-f32": ("openvino", "model.onnx"),
+}
+COUNTS = (1, 16)  # images of a timed call
+PAUSE_S = 0.2  # between turns: the threads of the library that ran before stop spinning in this time
+Record = dict[str, Any]
+
+
+class Library(Protocol):
+    """Something that runs an exported file. `version` names it."""
+
+    version: str
+
+    def time(self, count: int) -> float:
+        """The milliseconds for the first `count` images."""
+
+    def scores(self) -> dict[str, list[float]]:
+        """`score`, `p_value` and `anomalous` of all images."""
+
+
+class Child:
+    """A library in a process of its own, see deployed_model.py."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.version = str(self._answer())
+
+    def time(self, count: int) -> float:
+        return float(self._ask(str(count)))
+
+    def scores(self) -> dict[str, list[float]]:
+        return self._ask("scores")  # type: ignore[no-any-return]
+
+    def _ask(self, line: str) -> Any:
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        raise RuntimeError(f"{SCRIPT.name} ended; its message stands above")
+
+
+@contextmanager
+def running(python: str, library: str, model: Path, images: Path) -> Iterator[Child]:
+    """Starts a library in the interpreter `python`."""
+    command = [python, str(SCRIPT), library, str(model), str(images)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Child(process)
+        finally:
+            process.terminate()
+
+
+def compare(library: Library, detector: Detector, images: np.ndarray) -> Record:
+    """How far a library is from the detector, over images `[N, H, W, C]`.
+
+    Returns:
+        `version`; `difference`, the largest relative difference of a score; `verdicts`, how many changed; and
+        `p_values`, the largest difference of a p-value.
+    """
+    parts = list(detector.score_prepared(images))
+    expected = {
+        "score": np.concatenate([part.scores for part in parts]),
+        "p_value": np.concatenate([part.p_values for part in parts]),
+        "anomalous": np.concatenate([part.anomalous for part in parts]),
+    }
+    found = {name: np.array(values) for name, values in library.scores().items()}
+    return {
+        "version": library.version,
+        "images": len(images),
+        "difference": float(np.max(np.abs(found["score"] / expected["score"] - 1))),
+        "verdicts": int(np.sum(found["anomalous"].astype(bool) != expected["anomalous"])),
+        "p_values": float(np.max(np.abs(found["p_value"] - expected["p_value"]))),
+    }
+
+
+def race(
+    libraries: dict[str, Library], detectors: dict[int, Detector], images: np.ndarray, rounds: int
+) -> dict[str, Record]:
+    """Lets every library and the detector take turns.
+
+    Args:
+        libraries: by name.
+        detectors: by the number of images of a call, which is also their batch size.
+        images: `[N, H, W, C]`.
+        rounds: how many turns each has.
+
+    Returns:
+        For each library `ms`, its median milliseconds by number of images; `detector_ms`, those of the
+        detector in the turns beside it; and `ratio`, the median of the quotients: above 1, the detector is
+        faster.
+    """
+    result: dict[str, Record] = {name: {"ms": {}, "detector_ms": {}, "ratio": {}} for name in libraries}
+    for count, detector in detectors.items():
+        pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in libraries}
+        for number in range(rounds + 1):  # the first round compiles, and is dropped
+            for name, library in libraries.items():
+                time.sleep(PAUSE_S)
+                theirs = library.time(count)
+                time.sleep(PAUSE_S)
+                start = time.perf_counter()
+                list(detector.score_prepared(images[:count]))
+                if number:
+                    pairs[name].append((theirs, 1000 * (time.perf_counter() - start)))
+        for name, times in pairs.items():
+            theirs_ms, ours_ms = zip(*times)
+            result[name]["ms"][str(count)] = statistics.median(theirs_ms)
+            result[name]["detector_ms"][str(count)] = statistics.median(ours_ms)
+            result[name]["ratio"][str(count)] = statistics.median(a / b for a, b in times)
+    return result
+
+
+def measure(
+    workdir: Path,
+    folder: Path,
+    images: np.ndarray,
+    rounds: int,
+    pythons: Sequence[str] = (),
+    web: Path | None = None,
+    chromium: str = "chromium",
+) -> dict[str, Record]:
+    """Compares and times all libraries that are there. A library that fails has a row with `error`.
+
+    Args:
+        workdir: of the run.
+        folder: of the exported files.
+        images: prepared, `[N, H, W, C]`.
+        rounds: turns; 0: compares only.
+        pythons: interpreters with other versions of JAX.
+        web: the folder `dist` of onnxruntime-web; None: no browser.
+        chromium: the browser.
+    """
+    detectors = {count: Detector.load(workdir, count) for count in COUNTS}
+    rows: dict[str, Record] = {}
+    libraries: dict[str, Library] = {}
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        np.save(place / "images.npy", images)
+        (place / "web").mkdir()
+        chosen = [(sys.executable, name) for name, (package, _) in LIBRARIES.items() if find_spec(package)]
+        for python, name in [*chosen, *((python, "stablehlo") for python in pythons)]:
+            model, key = (
+                folder / LIBRARIES[name][1],
+                name if python == sys.executable else f"{name}, {python}",
+            )
+            try:
+                child = stack.enter_context(running(python, name, model, place / "images.npy"))
+                rows[key] = compare(child, detectors[COUNTS[-1]], images)
+            except RuntimeError as error:
+                rows[key] = {"error": str(error)}
+                continue
+            libraries[key] = child
+        if web is not None:
+            opened = browsing(web, folder / "model.onnx", images, place / "web", chromium)
+            libraries["web"] = stack.enter_context(opened)
+            rows["web"] = compare(libraries["web"], detectors[COUNTS[-1]], images)
+        for key, row in rows.items():
+            print(f"{key}: {row}", flush=True)
+        for key, times in race(libraries, detectors, images, rounds).items() if rounds else ():
+            rows[key] |= times
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks deployments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="the folder of a trained run")
+    parser.add_argument("--export", type=Path, help="the exported files; default: WORKDIR/export")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of image files; 200 are taken")
+    parser.add_argument("--python", nargs="+", default=[], help="interpreters with other versions of JAX")
+    parser.add_argument("--web", type=Path, help="the folder dist of the npm package onnxruntime-web")
+    parser.add_argument("--chromium", default="/usr/bin/chromium", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=9, help="turns; default: %(default)s")
+    parser.add_argument("--docs", type=Path, help="the folder of performance.json, to store the results")
+    given = parser.parse_args(arguments)
+    detector = Detector.load(given.workdir, 1)
+    paths = sorted(path for path in given.images.iterdir() if path.is_file())[:200]
+    images = np.stack([detector.prepare(path) for path in paths])
+    folder = given.export or given.workdir / "export"
+    rows = measure(given.workdir, folder, images, given.rounds, given.python, given.web, given.chromium)
+    for row in rows.values():
+        print(describe(row))
+    if given.docs:
+        store(given.docs, given.workdir.absolute().name, rows)
+
+
+def describe(row: Record) -> str:
+    """One line about a library."""
+    if "error" in row:
+        return row["error"]
+    text = f"{row['version']}: {row['difference']:.1e}, {row['verdicts']} of {row['images']} verdicts changed"
+    for count, ratio in row.get("ratio", {}).items():
+        text += f"; {count} image(s) {row['ms'][count]:.1f} ms, Detector {row['detector_ms'][count]:.1f} ms"
+        text += f" ({ratio:.2f})"
+    return text
+
+
+def store(docs: Path, name: str, rows: dict[str, Record]) -> None:
+    """Stores the rows of a run in performance.json, and writes the page anew."""
+    from benchmarks import performance_page
+
+    stored = docs / "performance.json"
+    records = json.loads(stored.read_text()) if stored.is_file() else {}
+    kept = list(rows.values())  # without the interpreters' places on this machine
+    versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
+    records.setdefault("deployments", {})[name] = {"rows": kept, "versions": versions}
+    files.write_text(stored, json.dumps(records, indent=1))
+    performance_page.write(records, docs)

@@ -1,0 +1,234 @@
+"""The marks of the inspector: a file that only grows, a line for each mark, on the disk before the next.
+
+`labels.csv` is the only place of the marks. The last line of an image counts. To undo a mark adds a line,
+too.
+"""
+
+import csv
+import io
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from daad_jax.errors import UserError
+from daad_jax.escaping import table_row
+from daad_jax.files import explain_write_errors
+from daad_jax.terminal import warn
+
+GOOD, DEFECT, UNSURE, NO_MARK = "good", "defect", "unsure", "none"
+MARKS = (GOOD, DEFECT, UNSURE, NO_MARK)
+MARK, UNDO = "mark", "undo"
+COLUMNS = ("time", "action", "mark", "name", "score", "calibration", "id", "sha256")
+MAX_FILE_BYTES = 2**30
+REMEDY = "make room or correct its permissions, and mark the image again"
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)  # Windows: no "\r\n"
+_ID = re.compile(r"i[0-9a-f]{16}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Line(NamedTuple):
+    """A line of `labels.csv`, as far as it is read again."""
+
+    action: str
+    mark: str
+    id: str
+    sha256: str
+
+
+class About(NamedTuple):
+    """What a line says about its image beside the mark; `sha256` is that of the file, hexadecimal."""
+
+    name: str
+    sha256: str
+    score: float
+    calibration: str
+
+
+class Marked(NamedTuple):
+    """The image that was marked or unmarked, and its mark now (`NO_MARK`: none)."""
+
+    id: str
+    mark: str
+
+
+class Marks:
+    """The marks of a folder, in memory and in `labels.csv`. Any thread may call any method.
+
+    Args:
+        file: `labels.csv`; it is made with the first mark.
+
+    Raises:
+        UserError: the file cannot be read, is no list of marks, or is too large.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._lock = file, threading.Lock()
+        self._marks: dict[str, str] = {}
+        self._sha256: dict[str, str] = {}
+        self._done: list[Marked] = []  # what `undo` takes back: an image, and its mark before
+        self._size = 0
+        if file.exists():
+            self._read()
+
+    def get(self, id_: str, sha256: str) -> str:
+        """The mark of an image. A mark of another content of this file does not count."""
+        with self._lock:
+            mark = self._marks.get(id_, NO_MARK)
+            return mark if self._sha256.get(id_) == sha256 else NO_MARK
+
+    def is_of_other_content(self, id_: str, sha256: str) -> bool:
+        """Whether an image has a mark that does not count, because its file has another content now."""
+        with self._lock:
+            return self._marks.get(id_, NO_MARK) != NO_MARK and self._sha256[id_] != sha256
+
+    def mark(self, id_: str, mark: str, about: About) -> Marked:
+        """Marks an image with one of `MARKS`. When this returns, the mark is on the disk.
+
+        Raises:
+            UserError: the line could not be written; the mark does not count then.
+        """
+        with self._lock:
+            before = self._marks.get(id_, NO_MARK) if self._sha256.get(id_) == about.sha256 else NO_MARK
+            self._append(MARK, id_, mark, about)
+            self._done.append(Marked(id_, before))
+            return Marked(id_, mark)
+
+    def undo(self, about: Callable[[str], About | None]) -> Marked | None:
+        """Gives the image that was marked last the mark that it had before.
+
+        Args:
+            about: what is known of an image by its id; None if it is not in the folder. Marks of images that
+                are not there, or that have another content now, stay as they are.
+
+        Returns:
+            The image and its mark now; None if there is nothing to undo.
+
+        Raises:
+            UserError: see `mark`.
+        """
+        with self._lock:
+            while self._done:
+                id_, before = self._done[-1]
+                found = about(id_)
+                if found and found.sha256 == self._sha256[id_]:
+                    self._append(UNDO, id_, before, found)
+                    return self._done.pop()
+                self._done.pop()
+            return None
+
+    def _append(self, action: str, id_: str, mark: str, about: About) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        cells = [now, action, mark, about.name, about.score, about.calibration, id_, about.sha256]
+        line = table_row(cells)
+        self._write(line if self._size else table_row(COLUMNS) + line)
+        self._marks[id_], self._sha256[id_] = mark, about.sha256
+
+    def _write(self, text: str) -> None:
+        """Appends to the file, and waits until the disk has it."""
+        is_new = not self._size
+        content = text.encode("utf-8")
+        with explain_write_errors(self._file, REMEDY):
+            descriptor = os.open(self._file, FLAGS)
+            try:
+                if os.fstat(descriptor).st_size != self._size:
+                    raise UserError(
+                        f"{self._file}: another program has changed this file; close that program, and start "
+                        "the review again"
+                    )
+                try:
+                    if os.write(descriptor, content) != len(content):
+                        raise OSError("the disk took only a part of the line")
+                    os.fsync(descriptor)
+                except OSError:
+                    os.ftruncate(descriptor, self._size)
+                    raise
+            finally:
+                os.close(descriptor)
+            if is_new:
+                _sync_folder(self._file.parent)
+        self._size += len(content)
+
+    def _read(self) -> None:
+        """Reads the lines of earlier sessions, and repairs a last line that a kill has cut."""
+        content = _repair(self._file)
+        self._size = len(content)
+        text = content.decode("utf-8-sig", "replace")
+        delimiter = ";" if ";" in text.partition("\n")[0] else ","  # a spreadsheet may have saved it
+        problems: Counter[str] = Counter()
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
+            if number == 1:
+                if tuple(row) != COLUMNS:
+                    raise UserError(
+                        f"{self._file}: is no list of marks (its columns are others); move this file away"
+                    )
+                continue
+            line = _parse(row)
+            if line is None:
+                problems[f"line {number}"] += 1
+                continue
+            self._replay(line)
+        if problems:
+            warn(
+                f"{self._file}: {len(problems)} line(s) are no marks and do not count, such as "
+                f"{next(iter(problems))}"
+            )
+
+    def _replay(self, line: Line) -> None:
+        if line.action == UNDO:
+            if self._done and self._done[-1].id == line.id:
+                self._done.pop()
+        else:
+            self._done.append(Marked(line.id, self._marks.get(line.id, NO_MARK)))
+        self._marks[line.id], self._sha256[line.id] = line.mark, line.sha256
+
+
+def _parse(row: list[str]) -> Line | None:
+    """The line of some cells; None if they are not what `Marks` writes."""
+    if len(row) != len(COLUMNS):
+        return None
+    cells: Mapping[str, str] = dict(zip(COLUMNS, row))
+    line = Line(cells["action"], cells["mark"], cells["id"], cells["sha256"])
+    is_known = line.action in (MARK, UNDO) and line.mark in MARKS
+    return line if is_known and _ID.fullmatch(line.id) and _SHA256.fullmatch(line.sha256) else None
+
+
+def _repair(file: Path) -> bytes:
+    """The content of `labels.csv`. A last line without an end is ended if it is whole, and removed if not.
+
+    Nobody was told that such a mark is saved, because that comes after the whole line is on the disk.
+    """
+    with explain_write_errors(file, "correct its permissions"), file.open("r+b") as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_FILE_BYTES:
+            raise UserError(f"{file}: this file is too large for a list of marks; move it away")
+        content = opened.read()
+        if not content or content.endswith(b"\n"):
+            return content
+        start = content.rfind(b"\n") + 1
+        torn = content[start:].decode("utf-8", "replace")
+        cells = next(csv.reader([torn], delimiter=";" if torn.count(";") >= len(COLUMNS) - 1 else ","), [])
+        if start and _parse(cells):
+            content += b"\n"
+            opened.seek(0, os.SEEK_END)
+            opened.write(b"\n")
+        else:
+            warn(f"{file}: its last line was cut when a review was killed, and is removed: {torn[:200]!r}")
+            content = content[:start]
+            opened.truncate(start)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until the disk knows a new file of this folder; systems without this need nothing."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,262 @@
+// Puts the page together: loads the images, follows keys and buttons, and saves marks.
+
+import { Grid } from "./grid.js";
+import { arrange, count, find, format, images, passes, take } from "./images.js";
+import { get, post, tell } from "./server.js";
+import { Threshold } from "./threshold.js";
+import { Viewer } from "./viewer.js";
+
+const POLL = 700; // milliseconds between two questions about the progress
+const MARK_KEYS = { g: "good", d: "defect", u: "unsure" };
+const element = (id) => document.getElementById(id);
+const filters = () => ({
+  show: element("show").value, marked: element("marked").value, search: element("search").value.trim().toLowerCase(),
+});
+
+// The token must not stay in the history of the browser; from here on the cookie counts.
+history.replaceState(null, "", "/");
+
+let review; // what the server says about the run
+let isSaving = false;
+let closedNotice = ""; // the reader has seen it
+const version = Date.now().toString(36); // pictures of earlier sessions must not come from the browser's cache
+const threshold = new Threshold({ onMove: () => moved(), onChange: () => rearrange(true) });
+const viewer = new Viewer(version, { onStep: (step) => step_(step), onClose: () => element("grid").focus() });
+const grid = new Grid(element("grid"), version, { onOpen: open, onSelect: () => {} });
+
+function moved() {
+  grid.draw();
+  if (viewer.isOpen) viewer.describe();
+  summarise();
+}
+
+// Filters and sorts anew. The selected image stays selected if `keep` says so.
+function rearrange(keep = false) {
+  grid.show(arrange(filters(), element("order").value), keep);
+  summarise();
+}
+
+function summarise() {
+  const { marked, markedGood } = threshold.found;
+  element("shown").textContent = `${grid.view.length} of ${count()} shown`;
+  element("summary").textContent =
+    `${review.folder} · calibration ${review.calibration_text} · ${marked} of ${review.total} marked`;
+  element("calibrate-count").textContent =
+    `${markedGood} image${markedGood === 1 ? " is" : "s are"} marked as good. To promise at most ` +
+    `${format(100 * review.rate)} % of false alarms with a confidence of 95 %, ${review.needed} are needed.`;
+  element("calibrate-start").disabled = markedGood < 2;
+}
+
+function open() {
+  if (grid.number() !== undefined) viewer.show(grid.number(), grid.number(grid.selected + 1));
+}
+
+function step_(step) {
+  const goal = grid.selected + step;
+  if (goal < 0 || goal >= grid.view.length) { tell(step > 0 ? "This was the last image." : "This is the first image."); return; }
+  grid.select(goal);
+  if (viewer.isOpen) open();
+}
+
+// Does something that the server must confirm. Further keys have no effect until it has answered.
+async function save(work) {
+  if (isSaving) return;
+  isSaving = true;
+  document.body.classList.add("saving");
+  try {
+    await work();
+  } catch (error) {
+    tell(error.message, true);
+  } finally {
+    isSaving = false;
+    document.body.classList.remove("saving");
+  }
+}
+
+const mark = (what) => save(async () => {
+  const number = grid.number();
+  if (number === undefined) return;
+  if (images.score[number] === null) { tell("This image cannot be read, so it cannot be marked.", true); return; }
+  // The answer comes when the mark is on the disk. Only then the next image is shown.
+  const saved = await post("/api/mark", { id: images.id[number], mark: what });
+  images.mark[number] = saved.mark;
+  tell(`${images.name[number]}: ${saved.mark}`);
+  afterMark();
+  step_(1);
+});
+
+const undo = () => save(async () => {
+  const undone = await post("/api/undo", {});
+  if (undone.id === undefined) { tell("There is nothing to undo."); return; }
+  const number = find(undone.id);
+  if (number === undefined) { tell("The mark of an image that is not scored yet is taken back."); return; }
+  images.mark[number] = undone.mark;
+  const place = grid.view.indexOf(number);
+  if (place >= 0) grid.select(place);
+  afterMark();
+  if (viewer.isOpen && place >= 0) open();
+  tell(`${images.name[number]}: ${undone.mark === "none" ? "not marked any more" : undone.mark}`);
+});
+
+function afterMark() {
+  threshold.drawBars();
+  threshold.set(images.threshold);
+}
+
+// Loads what is new since the last time, and asks again while images are scored.
+async function follow() {
+  try {
+    const progress = await get("/api/progress");
+    const before = count();
+    const rows = progress.done > before ? await get(`/api/images?since=${before}`) : null;
+    // While the rows were on their way, another calibration may have been put into use.
+    if (rows?.calibration === review.calibration && take(rows)) {
+      threshold.refresh();
+      // Nothing moves under the eyes of somebody who looks at the images already.
+      if (viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
+        const fresh = [];
+        for (let n = before; n < count(); n++) if (passes(n, filters())) fresh.push(n);
+        grid.append(fresh);
+        summarise();
+      } else {
+        rearrange();
+      }
+    }
+    element("progress-row").hidden = !progress.is_scoring;
+    element("progress").value = count() / Math.max(1, review.total);
+    element("progress-text").textContent = `Scoring: ${count()} of ${review.total} images`;
+    const notice = progress.notes;
+    element("notice-text").textContent = notice;
+    element("notice").hidden = !notice || notice === closedNotice;
+    if (progress.is_scoring || progress.done > count()) setTimeout(follow, POLL);
+  } catch (error) {
+    tell(error.message, true);
+    setTimeout(follow, 5 * POLL);
+  }
+}
+
+// Takes over the run and its calibration, with the scores that all images have by it.
+async function load() {
+  const [about, rows] = await Promise.all([get("/api/review"), get("/api/images?since=0")]);
+  review = about;
+  take(rows);
+  document.title = `Review: ${review.run}`;
+  element("title").textContent = `Review: ${review.run}`;
+  element("calibrate-now").textContent = review.calibration_text;
+  element("toggle-reconstruction").hidden = !review.has_reconstruction;
+  viewer.calibration = review.calibration;
+  threshold.calibrate(review.threshold, review.steps);
+}
+
+const changeCalibration = (address, content) => save(async () => {
+  element("calibrate-result").textContent = "Calibrating…";
+  try {
+    const result = await post(address, content);
+    images.changed = new Set(result.changed);
+    await load();
+    rearrange();
+    showCalibration(result);
+  } catch (error) {
+    element("calibrate-result").textContent = error.message;
+  }
+});
+
+function showCalibration(result) {
+  const lines = [
+    ...result.lines,
+    result.changed.length
+      ? `${result.changed.length} verdicts change: ${result.flagged_now} images are flagged now, ${result.passed_now} no longer.`
+      : "No verdict changes.",
+  ];
+  element("calibrate-result").replaceChildren(...lines.map((line) => {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = line;
+    return paragraph;
+  }));
+  element("calibrate-show").hidden = !result.changed.length;
+  element("calibrate-back").hidden = false;
+  element("calibrate-back").textContent = `Go back to ${result.before_text}`;
+  element("calibrate-back").dataset.id = result.before;
+}
+
+function connect() {
+  for (const id of ["order", "show", "marked"]) element(id).addEventListener("change", () => rearrange());
+  element("search").addEventListener("input", () => rearrange());
+  element("filters").addEventListener("submit", (event) => event.preventDefault());
+  element("undo").addEventListener("click", undo);
+  element("viewer-undo").addEventListener("click", undo);
+  for (const button of document.querySelectorAll("[data-mark]")) {
+    button.addEventListener("click", () => mark(button.dataset.mark));
+  }
+  for (const id of ["help", "calibrate"]) {
+    element(`open-${id}`).addEventListener("click", () => element(id).showModal());
+    element(`${id}-close`).addEventListener("click", () => element(id).close());
+  }
+  element("calibrate-start").addEventListener("click", () => changeCalibration("/api/recalibrate", {
+    confidence: element("calibrate-sure").checked ? "0.95" : "",
+  }));
+  element("calibrate-back").addEventListener("click", (event) => changeCalibration("/api/use", { id: event.target.dataset.id }));
+  element("calibrate-show").addEventListener("click", () => {
+    element("calibrate").close();
+    element("show").value = "changed";
+    rearrange();
+    element("grid").focus();
+  });
+  element("notice-close").addEventListener("click", () => {
+    closedNotice = element("notice-text").textContent;
+    element("notice").hidden = true;
+    element("grid").focus();
+  });
+  document.addEventListener("keydown", pressed);
+}
+
+function pressed(event) {
+  const { target, key } = event;
+  const isTyping = target.matches("input:not([type=range]), textarea");
+  if (event.altKey || event.metaKey || (event.ctrlKey && key !== "z")) return;
+  if (isTyping) {
+    if (key === "Escape" || key === "Enter") element("grid").focus();
+    return;
+  }
+  if (act(key.length === 1 ? key.toLowerCase() : key, target, event.repeat)) event.preventDefault();
+}
+
+// Does what a key stands for; returns whether it stands for something.
+function act(key, target, isHeld) {
+  const dialog = document.querySelector("dialog[open]");
+  if (key === "Escape" && !dialog) { element("grid").focus(); return true; }
+  if ((dialog && !viewer.isOpen) || target.matches("select")) return false; // letters choose in a list
+  if (key in MARK_KEYS || key === "z") {
+    if (!isHeld) key === "z" ? undo() : mark(MARK_KEYS[key]);
+    return true;
+  }
+  const movesItself = target.matches("input[type=range]");
+  if (viewer.isOpen) {
+    if (key === "ArrowLeft" || key === "ArrowRight") {
+      if (movesItself) return false;
+      step_(key === "ArrowLeft" ? -1 : 1);
+      return true;
+    }
+    return viewer.key(key);
+  }
+  const others = {
+    "/": () => element("search").focus(), "?": () => element("help").showModal(),
+    t: () => { element("threshold-panel").open = true; element("slider").focus(); },
+  };
+  if (key in others) { others[key](); return true; }
+  if (movesItself) return false;
+  const isOnGrid = target === element("grid") || target === document.body;
+  if (key === "Enter" || key === " ") { if (isOnGrid) open(); return isOnGrid; }
+  return grid.key(key);
+}
+
+try {
+  await load();
+  connect();
+  if (matchMedia("(max-width: 600px)").matches) element("threshold-panel").open = false;
+  rearrange();
+  element("grid").focus();
+  follow();
+} catch (error) {
+  tell(error.message, true);
+}

@@ -1,0 +1,325 @@
+"""A review of a folder: its scores, marks and calibrations, for everything that the page asks."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daad_jax.config import Config
+from daad_jax.data.good_images import describe_left_out, load_chosen
+from daad_jax.detection.detector import Detector
+from daad_jax.detection.drift_watch import DriftWatch
+from daad_jax.detection.recalibration import calibrate_with, describe_outliers, describe_promises
+from daad_jax.errors import UserError
+from daad_jax.escaping import for_page, table_row
+from daad_jax.reviewing.fair_sample import describe_bias
+from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage
+from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome
+from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
+from daad_jax.reviewing.score_store import ScoreStore, StoredScore
+from daad_jax.reviewing.shown_pictures import Pictures
+from daad_jax.reviewing.threshold_steps import find_steps
+from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
+from daad_jax.training import calibrations, run_data
+from daad_jax.training.calibration_files import fingerprint
+from daad_jax.training.calibrations import CalibratedRun
+
+VERDICT_COLUMNS = (
+    "name", "score", "p_value", "verdict", "mark", "decision", "threshold", "calibration", "error",
+)  # fmt: skip
+
+
+class Review:
+    """Everything about the review of one folder. Any thread may call any method.
+
+    Args:
+        workdir: of the run.
+        folder: of the images.
+        run: with the calibration that is in use.
+        found: the images of the folder.
+        store: scores and thumbnails of earlier reviews.
+        marks: of earlier reviews.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        folder: Path,
+        run: CalibratedRun,
+        found: FolderImages,
+        store: ScoreStore,
+        marks: Marks,
+    ) -> None:
+        self._workdir, self._folder, self._run, self._found = workdir, folder, run, found
+        self._store, self._marks = store, marks
+        self._by_id = {image.id: image for image in found.images}
+        self._outcomes: dict[str, Outcome] = {}  # in the order in which they came
+        self._lock = threading.Lock()  # of the run, the outcomes and the detector
+        self._calibrating = threading.Lock()
+        self._compiled: Detector | None = None
+        self.pictures = Pictures(run.config.data, store, self._detector)
+        known = store.read_scores()
+        todo = []
+        for image in found.images:
+            if score := known.get((image.id, image.stamp)):
+                self._outcomes[image.id] = image, score, ""
+            else:
+                todo.append(image)
+        self._remarked: set[str] = set()  # images with a mark of another content of their file
+        self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
+
+    @property
+    def config(self) -> Config:
+        return self._run.config
+
+    def start(self) -> None:
+        """Begins to score the images that have no score yet."""
+        self._scoring.start()
+
+    def close(self) -> None:
+        """Ends the scoring."""
+        self._scoring.stop()
+        self._store.close()
+
+    def find(self, id_: str) -> ReviewImage:
+        """The image of an id. Raises KeyError if there is none."""
+        return self._by_id[id_]
+
+    def describe(self) -> dict[str, Any]:
+        """The run, its folder and its calibration, for the page."""
+        run = self._run
+        return {
+            "run": for_page(self._workdir.absolute().name),
+            "folder": for_page(str(self._folder)),
+            "step": run.label.step,
+            "calibration": run.label.id,
+            "calibration_text": run.label.describe(),
+            "threshold": run.calibration.threshold,
+            "rate": run.config.score.false_alarm_rate,
+            "needed": images_needed(run.config.score.false_alarm_rate),
+            "steps": find_steps(run.calibration)._asdict(),
+            "total": len(self._found.images),
+            "left_out": dict(self._found.left_out),
+            "has_reconstruction": not run.config.model.features,
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """How far the scoring is, for the page."""
+        is_running = self._scoring.is_running
+        with self._lock:
+            done = len(self._outcomes)
+        notes = [self._scoring.problem, "" if is_running else self._describe_drift()]
+        if count := len(self._remarked):
+            notes.append(
+                "1 image has changed since it was marked, so its mark does not count."
+                if count == 1
+                else f"{count} images have changed since they were marked, so their marks do not count."
+            )
+        return {
+            "done": done,
+            "is_scoring": is_running,
+            "notes": for_page(" ".join(note for note in notes if note)),
+        }
+
+    def rows(self, since: int) -> dict[str, Any]:
+        """The images that were scored since `since` of them were known, as columns of equal length."""
+        outcomes, run = self._snapshot()
+        outcomes = outcomes[since:]
+        scores = _score(outcomes, run.calibration)
+        p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
+        return {
+            "first": since,
+            "calibration": run.label.id,
+            "id": [image.id for image, _, _ in outcomes],
+            "name": [for_page(image.name) for image, _, _ in outcomes],
+            "score": [None if np.isnan(score) else score for score in scores.tolist()],
+            "p_value": p_values.tolist(),
+            "clipped": [int(score.clipped) if score else 0 for _, score, _ in outcomes],
+            "label": [image.label for image, _, _ in outcomes],
+            "mark": [self._marks.get(i.id, score.sha256) if score else NO_MARK for i, score, _ in outcomes],
+            "error": [for_page(error) for _, _, error in outcomes],
+        }
+
+    def mark(self, id_: str, mark: str) -> Marked:
+        """Marks an image; see `Marks.mark`.
+
+        Raises:
+            KeyError: there is no such image.
+            UserError: the image has no score, or the mark could not be saved.
+        """
+        about = self._about(self.find(id_).id)
+        if about is None:
+            raise UserError(f"{self.find(id_).name}: has no score, so nobody has seen it; it is not marked")
+        return self._marks.mark(id_, mark, about)
+
+    def undo(self) -> Marked | None:
+        """Takes the last mark back; see `Marks.undo`."""
+        return self._marks.undo(self._about)
+
+    def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
+        """Calibrates the run anew from the images that are marked as good, and puts this into use.
+
+        Args:
+            confidence: see `recalibration.calibrate_run`.
+
+        Returns:
+            What the page shows: `lines`, and `changed`, the ids of the images whose verdicts are others now.
+
+        Raises:
+            UserError: too few images, or see `recalibration.calibrate_with`.
+        """
+        with self._calibrating:
+            outcomes, run = self._snapshot()
+            is_good, is_free = [], []
+            for image, score, _ in outcomes:
+                mark = self._marks.get(image.id, score.sha256) if score else ""
+                is_good.append(mark == GOOD)
+                is_free.append(mark == NO_MARK and image.label != LABEL_DEFECT)
+            chosen = [image.file for (image, _, _), good in zip(outcomes, is_good) if good]
+            if not chosen:
+                raise UserError("no image is marked as good; mark good images first")
+            known = run_data.read(self._workdir)
+            good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
+            before = _score(outcomes, run.calibration)
+            made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
+            stored = made.stored
+            bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
+            left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
+            lines = [
+                f"Calibration {stored.label.describe()} is in use now.",
+                bias,
+                left_out,
+                *good.notes,
+                stored.drift,
+                describe_outliers(stored.outliers) if stored.outliers else "",
+                *describe_promises(stored.calibration, stored.rate, stored.confidence),
+            ]
+            return self._change([_in_words_of_the_page(line) for line in lines if line])
+
+    def use(self, id_: str) -> dict[str, Any]:
+        """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
+        with self._calibrating:
+            now = calibrations.use(self._workdir, id_)
+            return self._change([f"Calibration {now} is in use again."])
+
+    def verdicts(self, threshold: float) -> Iterator[str]:
+        """The lines of a CSV file: each image with its verdict at a threshold, its mark, and the decision.
+
+        The decision is the mark if it says good or defect, else the verdict.
+        """
+        outcomes, run = self._snapshot()
+        scores = _score(outcomes, run.calibration)
+        p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
+        yield table_row(VERDICT_COLUMNS)
+        for (image, found, error), score, p in zip(outcomes, scores.tolist(), p_values.tolist()):
+            if found is None:
+                yield table_row([image.name, "", "", "unreadable", "", "", threshold, run.label.id, error])
+                continue
+            mark = self._marks.get(image.id, found.sha256)
+            verdict = "anomalous" if score > threshold else "normal"
+            decision = {GOOD: "normal", DEFECT: "anomalous"}.get(mark, verdict)
+            shown_mark = "" if mark == NO_MARK else mark
+            yield table_row(
+                [image.name, score, p, verdict, shown_mark, decision, threshold, run.label.id, ""]
+            )
+
+    def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
+        """All outcomes so far, and the run with the calibration in use."""
+        with self._lock:
+            return list(self._outcomes.values()), self._run
+
+    def _change(self, lines: list[str]) -> dict[str, Any]:
+        """Takes over the calibration that is in use now, and tells which verdicts change by it."""
+        run = calibrations.load(self._workdir)
+        outcomes, old = self._snapshot()
+        if fingerprint(run.of_training, run.label.step) != fingerprint(old.of_training, old.label.step):
+            raise UserError(
+                f"{self._workdir}: has trained on since this review began, to step {run.label.step}; start "
+                "the review again"
+            )
+        with self._lock:
+            self._run = run
+            if self._compiled:
+                _apply(self._compiled, run)
+        was, is_now = (_score(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
+        if store_key(old) != store_key(run):
+            lines = [*lines, "Scores of images with several tiles are approximate until the next start."]
+        changed = [image.id for (image, _, _), a, b in zip(outcomes, was, is_now) if a != b]
+        return {
+            "lines": [for_page(line) for line in lines],
+            "changed": changed,
+            "flagged_now": int((is_now & ~was).sum()),
+            "passed_now": int((was & ~is_now).sum()),
+            "before": old.label.id,
+            "before_text": old.label.describe(),
+        }
+
+    def _about(self, id_: str) -> About | None:
+        with self._lock:
+            outcome, run = self._outcomes.get(id_), self._run
+        if outcome is None or outcome[1] is None:
+            return None
+        score = float(_score([outcome], run.calibration)[0])
+        return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
+
+    def _add(self, outcomes: list[Outcome]) -> None:
+        with self._lock:
+            self._outcomes.update((outcome[0].id, outcome) for outcome in outcomes)
+        for image, score, _ in outcomes:
+            if score and self._marks.is_of_other_content(image.id, score.sha256):
+                self._remarked.add(image.id)
+
+    def _detector(self) -> Detector:
+        """The detector. It is compiled when it is first needed."""
+        with self._lock:
+            if self._compiled is None:
+                run = self._run
+                self._compiled = Detector(run.state, run.config, run.calibration, label=run.label)
+            return self._compiled
+
+    def _describe_drift(self) -> str:
+        """One line about a drift of the images that nobody has called a defect; "" if there is none."""
+        outcomes, run = self._snapshot()
+
+        def is_watched(image: ReviewImage, score: StoredScore | None) -> bool:
+            mark = self._marks.get(image.id, score.sha256) if score else DEFECT
+            return mark != DEFECT and (image.label != LABEL_DEFECT or mark == GOOD)
+
+        watched = [outcome for outcome in outcomes if is_watched(*outcome[:2])]
+        watch = DriftWatch(run.calibration, run.config.data)
+        watch.add([image.name for image, _, _ in watched], _score(watched, run.calibration))
+        return watch.describe()
+
+
+def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
+    """The scores of some images by a calibration, `[N]`; NaN for those that could not be read."""
+    nothing = float("nan"), float("nan")
+    pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
+    distances = np.array(pairs, np.float64).reshape(-1, 2)
+    return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
+
+
+def _in_words_of_the_page(line: str) -> str:
+    """A sentence of `calibrate`, with what the page offers in place of the command's options."""
+    line = line.replace("go back with --use", "go back with the button below")
+    return line.replace(
+        f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
+    )
+
+
+def store_key(run: CalibratedRun) -> str:
+    """Tells the distances of a run from all others: they depend on the checkpoint.
+
+    With tiles they also depend on the calibration, which decides which tile is the least normal.
+    """
+    of_calibration = run.label.id if run.config.data.tiles and run.calibration.gamma < 1 else ""
+    return f"{fingerprint(run.of_training, run.label.step)} {of_calibration}"
+
+
+def _apply(detector: Detector, run: CalibratedRun) -> None:
+    """Gives a compiled detector another calibration; its program stays."""
+    detector.calibration, detector.calibration_label = run.calibration, run.label
+    detector.threshold = run.calibration.threshold

@@ -1,0 +1,71 @@
+"""Shows the review of a folder in the browser, until a signal ends the process."""
+
+import os
+from pathlib import Path
+
+from daad_jax.buckets import is_in_bucket, open_place
+from daad_jax.errors import UserError
+from daad_jax.files import exclusive, explain_write_errors
+from daad_jax.terminal import say
+from daad_jax.training import calibrations
+
+HOST = "127.0.0.1"
+LABELS_FILE, STORE_FILE, LOCK_FILE = "labels.csv", "scores.sqlite", ".lock"
+REMEDY = "give another --out"
+MAX_CONNECTIONS = 256
+DRAIN_SECONDS = 5  # that requests have to end after a signal
+
+
+def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
+    """Serves the page of a review until SIGTERM or Ctrl-C.
+
+    Args:
+        workdir: of the run.
+        folder: of the images.
+        out: the folder for marks and scores; None: `review/NAME` in the workdir.
+        port: 0 takes any that is free.
+
+    Raises:
+        UserError: the extra `serve` is not installed; the folder has no images; another review has `out`; or
+            `out` or the port cannot be used.
+    """
+    try:
+        import uvicorn
+
+        from daad_jax.reviewing.gate import make_token
+        from daad_jax.reviewing.routes import make_app
+        from daad_jax.serving.server import listen
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
+    from daad_jax.reviewing.folder_images import list_images
+    from daad_jax.reviewing.marks import Marks
+    from daad_jax.reviewing.review import Review, store_key
+    from daad_jax.reviewing.score_store import ScoreStore
+
+    images_folder = open_place(folder)
+    place = out or workdir / "review" / (Path(os.path.abspath(folder)).name or "images")
+    if is_in_bucket(place):
+        raise UserError(
+            f"{place}: marks cannot be appended in a bucket; give a folder of this machine as --out"
+        )
+    run = calibrations.load(workdir)
+    with explain_write_errors(place, REMEDY):
+        place.mkdir(parents=True, exist_ok=True)
+    busy = f"{place}: another review writes here; use its page, or end it first"
+    with exclusive(place / LOCK_FILE, busy), listen(HOST, port) as listener:
+        found = list_images(images_folder, run.config.data, place)
+        marks = Marks(place / LABELS_FILE)
+        store = ScoreStore(place / STORE_FILE, store_key(run))
+        session = Review(workdir, images_folder, run, found, store, marks)
+        token, taken = make_token(), listener.getsockname()[1]
+        app = make_app(session, token, f"daad_review_{taken}", os.cpu_count() or 1)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
+            server_header=False, proxy_headers=False, lifespan="on", ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
+        )  # fmt: skip
+        listener.listen(MAX_CONNECTIONS)  # whoever reads the next line can connect
+        say(f"{len(found.images)} images; marks are written to {place / LABELS_FILE}")
+        say("only who has the next address gets in; Ctrl-C ends the review")
+        say(f"review at http://{HOST}:{taken}/?token={token}")
+        uvicorn.Server(config).run(sockets=[listener])
