@@ -22,6 +22,11 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         )
 
 
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_a_page_has_no_marks_of_an_unfinished_merge(page):
+    assert not re.search(r"^(<<<<<<<|>>>>>>>|=======$)", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_the_navigation_names_every_page_once():
     named = list(pages.navigation())
     assert len(named) == len(set(named))
