@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import daad_jax
@@ -74,27 +75,33 @@ def find_pythons(path: str | None = None) -> list[str]:
     """
     names = [f"python3.{minor}" for minor in range(OLDEST, 30)]
     found = [program for name in names if (program := shutil.which(name, path=path))]
+    # A version manager leaves programs for versions that are not there; those fail.
+    found = [p for p in found if subprocess.run([p, "--version"], capture_output=True).returncode == 0]
     return found[:1] + found[1:][-1:]
 
 
-def check_installation(python: str, distribution: Path, folder: Path) -> None:
-    """Installs a wheel or an sdist into a clean environment, and tries the commands and the public names.
+def check_installation(python: str, distributions: Sequence[Path], folder: Path) -> None:
+    """Installs the wheel and the sdist into a clean environment, and tries the commands and the public names.
 
     Args:
         python: the program of the Python to use.
-        distribution: the file to install.
+        distributions: the files to install, one after the other. The first one brings the dependencies.
         folder: of the environment; it is made.
 
     Raises:
-        CheckError: the installation failed, or something is missing in it.
+        CheckError: an installation failed, or something is missing in it.
     """
     run(python, "-m", "venv", folder)
-    run(folder / "bin" / "python", "-m", "pip", "install", "-q", distribution)
-    run(folder / "bin" / "python", "-m", "pip", "check")
-    version = run(folder / "bin" / "python", "-c", TRIAL, folder=folder).strip()
-    if version != daad_jax.__version__:
-        raise CheckError(f"{distribution.name}: has version {version}, not {daad_jax.__version__}")
-    run(folder / "bin" / "daad-jax", "train", "--help", folder=folder)
+    options: list[str] = []
+    for distribution in distributions:
+        run(folder / "bin" / "python", "-m", "pip", "install", "-q", *options, distribution)
+        run(folder / "bin" / "python", "-m", "pip", "check")
+        version = run(folder / "bin" / "python", "-c", TRIAL, folder=folder).split()[-1]
+        if version != daad_jax.__version__:
+            raise CheckError(f"{distribution.name}: has version {version}, not {daad_jax.__version__}")
+        run(folder / "bin" / "daad-jax", "train", "--help", folder=folder)
+        print(f"{python}: {distribution.name} installs and runs", flush=True)
+        options = ["--force-reinstall", "--no-deps"]
 
 
 def main() -> None:
@@ -114,9 +121,7 @@ def main() -> None:
         run(sys.executable, "-m", "zensical", "build", "--clean", "--strict")
         print("site: built", flush=True)
         for python in find_pythons():
-            for file in files:
-                check_installation(python, file, folder / f"{Path(python).name}-{file.suffix[1:]}")
-                print(f"{python}: {file.name} installs and runs", flush=True)
+            check_installation(python, files, folder / Path(python).name)
     if "not released" in heading:
         print(f"before the tag: replace '(not released yet)' in CHANGELOG.md by the date of {version}")
     print(f"ready: git tag v{version}")

@@ -39,7 +39,7 @@ def check(words: list[str]) -> None:
         for extra in re.findall(r"\[([\w,-]+)\]", " ".join(arguments)):
             assert set(extra.split(",")) <= set(EXTRAS), words
     elif program == "gcloud":
-        inner = re.search(r"&& (python .*)", words[-1])
+        inner = re.search(r"&& (?:\.venv/bin/)?(python .*)", words[-1])
         if inner:
             check(inner[1].split())
     else:

@@ -29,6 +29,8 @@ def test_the_oldest_and_the_newest_python_are_tried(tmp_path, there, chosen):
     for version in there:
         (tmp_path / f"python{version}").write_text("#!/bin/sh\n")
         (tmp_path / f"python{version}").chmod(0o755)
+    (tmp_path / "python3.15").write_text("#!/bin/sh\nexit 127\n")  # a shim without its Python
+    (tmp_path / "python3.15").chmod(0o755)
     found = release_check.find_pythons(str(tmp_path))
     assert found == [str(tmp_path / f"python{version}") for version in chosen]
 
