@@ -130,10 +130,11 @@ def calibrate_with(
     # Compare the new images with those of the calibration so far, and calibrate.
     scorer, variables = Scorer(config, batch_size), variables_of(run.state)
     split = good.split
-    scores = split.largest(scorer.scores(variables, run.calibration, split.images))
+    found = scorer.measure(variables, split.images, split.grids)
+    scores = split.largest(run.calibration.score(found.reconstruction, found.alignment))
     _require_finite(scores, split)
     drift = _find_drift(run, good, scores, held_out_count)
-    calibration = scorer.calibrate(variables, split.images, split.groups, split.grids)
+    calibration = scorer.calibrate_measured(found, split.groups)
     calibration = _with_confidence(calibration, rate, confidence)
     if fault := calibration.find_fault():
         place = ", ".join(folders)

@@ -25,7 +25,7 @@ OUTPUTS = {
 }
 # What can read a file. The oldest JAX for a fixed number of images was found by trial, see docs/deploy.md.
 OLDEST_READER = (0, 9, 0)
-ONNX_READERS = f"runtimes of ONNX opset {OPSET}: onnxruntime >= 1.14, onnxruntime-web >= 1.14, OpenVINO"
+ONNX_READERS = f"runtimes of ONNX opset {OPSET}: onnxruntime >= 1.16, onnxruntime-web, OpenVINO"
 
 
 def metadata(

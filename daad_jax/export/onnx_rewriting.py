@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
+IR_VERSION = 8  # that of opset 18; the converter writes 10, which onnxruntime 1.16 refuses
+
 
 def rewrite(model: Any) -> Any:
-    """An `onnx.ModelProto` that computes the same: means are exact, and no weight is stored twice."""
+    """An `onnx.ModelProto` of opset 18 that computes the same: means are exact, no weight is stored twice."""
     import onnx_ir
     from onnx_ir.passes.common import DeduplicateHashedInitializersPass, RemoveUnusedNodesPass
 
@@ -15,7 +17,9 @@ def rewrite(model: Any) -> Any:
     # The converter stores a weight once for each of its uses.
     DeduplicateHashedInitializersPass()(found)
     RemoveUnusedNodesPass()(found)  # and initializers
-    return onnx_ir.to_proto(found)
+    rewritten = onnx_ir.to_proto(found)
+    rewritten.ir_version = IR_VERSION
+    return rewritten
 
 
 def _split_means(model: Any) -> None:

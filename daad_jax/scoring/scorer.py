@@ -92,8 +92,8 @@ class BatchedFunction:
         return batch, jax.tree.map(lambda x: x[: len(batch)], self._function.fetch(outputs))
 
 
-class _HeldOut(NamedTuple):
-    """The arguments of `anomaly_score.calibrate`, for N images or for the T tiles of N images."""
+class Measured(NamedTuple):
+    """The distances of N held-out images, or of the T tiles of N images, see `anomaly_score.calibrate`."""
 
     reconstruction: np.ndarray
     alignment: np.ndarray
@@ -146,28 +146,27 @@ class Scorer:
         ]
         return np.concatenate(parts).astype(np.float64)
 
-    def calibrate(
-        self,
-        variables: Variables,
-        held_out: Any,
-        groups: np.ndarray | None = None,
-        grids: Sequence[Grid] | None = None,
-    ) -> Calibration:
-        """The calibration from held-out normal images.
+    def measure(self, variables: Variables, held_out: Any, grids: Sequence[Grid] | None = None) -> Measured:
+        """The distances of held-out normal images.
 
         Args:
             variables: of the state.
             held_out: the images, uint8 or uint16 `[N, H, W, C]`; or their tiles, image after image,
                 `[T, H, W, C]`.
-            groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
             grids: the tiles of each of the N images; None if the images are not cut into tiles.
         """
         batches = self.distances(self.place(variables), self.split(held_out))
-        found = (
-            self._measure_images(batches, len(held_out))
-            if grids is None
-            else self._measure_tiles(batches, grids)
-        )
+        if grids is None:
+            return self._measure_images(batches, len(held_out))
+        return self._measure_tiles(batches, grids)
+
+    def calibrate_measured(self, found: Measured, groups: np.ndarray | None = None) -> Calibration:
+        """The calibration from distances.
+
+        Args:
+            found: what `measure` returned.
+            groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
+        """
         score = self._config.score
         return calibrate(
             found.reconstruction,
@@ -180,7 +179,17 @@ class Scorer:
             found.first_tiles,
         )
 
-    def _measure_images(self, batches: Batches, count: int) -> _HeldOut:
+    def calibrate(
+        self,
+        variables: Variables,
+        held_out: Any,
+        groups: np.ndarray | None = None,
+        grids: Sequence[Grid] | None = None,
+    ) -> Calibration:
+        """The calibration from held-out normal images, see `measure` and `calibrate_measured`."""
+        return self.calibrate_measured(self.measure(variables, held_out, grids), groups)
+
+    def _measure_images(self, batches: Batches, count: int) -> Measured:
         stride = self._map_stride(count, self._config.data.height * self._config.data.width)
         r, alignment, r_maps, l_maps = [], [], [], []
         first = 0
@@ -191,14 +200,14 @@ class Scorer:
             r_maps.append(distances.reconstruction_map[chosen].copy())  # a view would keep all maps
             l_maps.append(distances.alignment_map[chosen].copy())
             first += len(batch)
-        return _HeldOut(
+        return Measured(
             np.concatenate(r).astype(np.float64),
             np.concatenate(alignment).astype(np.float64),
             np.concatenate(r_maps),
             np.concatenate(l_maps),
         )
 
-    def _measure_tiles(self, batches: Batches, grids: Sequence[Grid]) -> _HeldOut:
+    def _measure_tiles(self, batches: Batches, grids: Sequence[Grid]) -> Measured:
         r, alignment, r_maps, l_maps = [], [], [], []
         stride = 1
         for number, image in enumerate(join_tiles(batches, grids)):
@@ -211,7 +220,7 @@ class Scorer:
                 # At gamma 1 this map counts nothing, and maps of large images take memory.
                 l_maps.append(image.alignment_map if self._config.score.gamma < 1 else np.zeros((1, 1)))
         first_tiles = np.cumsum([0, *(len(of_image) for of_image in r)])[:-1]
-        return _HeldOut(np.concatenate(r), np.concatenate(alignment), r_maps, l_maps, first_tiles)
+        return Measured(np.concatenate(r), np.concatenate(alignment), r_maps, l_maps, first_tiles)
 
     @staticmethod
     def _map_stride(count: int, pixels: int) -> int:

@@ -425,6 +425,7 @@ def test_an_onnx_file_stores_no_weight_twice_and_takes_a_fixed_number(tmp_path):
     call = runner_of("onnx", tmp_path / "model.onnx", run, batch_size=4)
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
+    assert (model.ir_version, model.opset_import[0].version) == (8, formats.OPSET)
     stored = [
         (x.data_type, tuple(x.dims), onnx.numpy_helper.to_array(x).tobytes()) for x in model.graph.initializer
     ]

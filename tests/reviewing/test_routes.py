@@ -287,6 +287,7 @@ def test_scores_and_thumbnails_are_kept(client, root, tmp_path):
         (root / "parts" / "good" / "090.png").unlink()
 
 
+@pytest.mark.slow
 def test_fifty_thousand_images_are_listed_whole(root, tmp_path):
     review, distances = open_large_review(root / "bolts", tmp_path, 50_000)
     with client_of(review) as client:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import daad_jax
+from daad_jax.export import exporter
 from daad_jax.training.loop import train
 from tests.tiny import tiny_config
 
@@ -88,3 +89,32 @@ def test_a_port_that_is_taken_is_one_line(workdir):
         f"python -m daad_jax serve: error: --host=127.0.0.1 --port={port}: Address already in use; give "
         "another address or port"
     ]
+
+
+def test_a_run_and_an_exported_file_exclude_each_other(workdir):
+    child = start(workdir, "--export=x")
+    _, error = child.communicate(timeout=120)
+    assert child.returncode == 2
+    assert "--workdir and --export exclude each other" in error
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_without_its_run(workdir, tmp_path):
+    expected = daad_jax.Detector.load(workdir).score(png(IMAGES[0])).scores[0]
+    path = exporter.export(workdir, ["stablehlo"], output=tmp_path / "out")["stablehlo"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "daad_jax", "serve", f"--export={path}", "--port=0"],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        lines = []
+        while not lines or "POST" not in lines[-1]:
+            lines.append(child.stdout.readline())
+            assert lines[-1]
+        port = int(lines[-1].split(":")[-1].split()[0])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/score", png(IMAGES[0])) as answer:
+            assert json.load(answer)["images"][0]["score"] == pytest.approx(expected, rel=1e-4)
+    finally:
+        child.kill()
+        child.communicate()

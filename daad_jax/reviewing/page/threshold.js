@@ -4,7 +4,8 @@ import { count, counts, format, images, percent, truth } from "./images.js";
 
 const BARS = 100;
 const STEPS = 1000; // of the slider
-const TICKS = [1, 2, 5];
+const TICKS = [[1, 2, 5], [1, 1.2, 1.5, 2, 3, 5, 7], [1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 3, 5, 7, 8, 9, 9.5]];
+const FEWEST_LABELS = 3;
 const SVG = "http://www.w3.org/2000/svg";
 const element = (id) => document.getElementById(id);
 
@@ -138,19 +139,27 @@ export class Threshold {
 
   drawAxis() {
     const axis = element("axis");
-    axis.replaceChildren();
+    for (const ticks of TICKS) {
+      axis.replaceChildren(...this.makeLabels(ticks));
+      if (axis.childElementCount >= FEWEST_LABELS) return;
+    }
+  }
+
+  makeLabels(ticks) {
+    const labels = [];
     let lastPlace = -1;
     for (let power = -4; power < 9; power++) {
-      for (const tick of TICKS) {
+      for (const tick of ticks) {
         const score = tick * 10 ** power, place = this.place(score);
         if (place <= 0 || place >= 1 || place - lastPlace < 0.06) continue;
         lastPlace = place;
         const label = document.createElement("span");
         label.textContent = format(score);
         label.style.left = `${100 * place}%`;
-        axis.append(label);
+        labels.push(label);
       }
     }
+    return labels;
   }
 }
 
