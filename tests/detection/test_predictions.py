@@ -5,8 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from daad_jax.errors import UserError
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training.checkpoint import Checkpoints
+from tests.faults import child_commands
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -57,16 +57,10 @@ def images(tmp_path_factory):
 
 
 def predict(run, *arguments):
-    child = subprocess.run(
-        [sys.executable, "predict.py", f"--workdir={run}", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return child.returncode, child.stdout, child.stderr
+    """(exit status, standard output, standard error) of the command, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"--workdir={run}", *arguments]
+        return child_commands.start(Path(folder) / "outputs", "predict.py", words).wait(300)
 
 
 def table(out):

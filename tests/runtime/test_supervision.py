@@ -113,7 +113,7 @@ def test_a_killed_child_ends_all(tmp_path, killed):
     os.kill(children[killed], signal.SIGKILL)
     for status, err in run.end().values():
         assert status == LOST
-        one_line(err, f"process {killed} of 3 was ended by SIGKILL", "resumes from the last checkpoint")
+        one_line(err, f"process {killed} of 3 was ended by SIGKILL", "resumes from its last checkpoint")
     assert not any(map(is_alive, children))
 
 
