@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from daad_jax.training import checkpoint
+from tests.faults import child_commands
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -42,6 +44,13 @@ def call(*arguments, cache):
     child = start(*arguments, cache=cache)
     out, err = child.communicate(timeout=300)
     return child.returncode, out, err
+
+
+def call_forked(program, *arguments, cache):
+    """`call` without the seconds in which Python imports JAX, for what ends before it computes."""
+    with tempfile.TemporaryDirectory() as outputs:
+        environment = {"DAAD_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+        return child_commands.start(Path(outputs) / "child", program, arguments, environment).wait(300)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +288,7 @@ BAD = {
 def test_bad_input_is_one_line(folder, case):
     extra, says = BAD[case]
     workdir = folder / "bad" / case
-    code, _, err = call(
+    code, _, err = call_forked(
         "train.py", config_of(folder), f"--workdir={workdir}", *SMALL, *extra, cache=folder / "c"
     )
     lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
@@ -319,7 +328,7 @@ def test_other_bad_commands(folder, finished):
         (["select_recipe.py"], "give one or more folders"),
         (["select_recipe.py", folder], "this folder has no checkpoints"),
     ):
-        code, _, err = call(*arguments, cache=folder / "c")
+        code, _, err = call_forked(*arguments, cache=folder / "c")
         assert code == 2, err
         assert len(err.splitlines()) == 1, err
         assert says in err
