@@ -10,6 +10,7 @@ with other versions of JAX. The libraries and `Detector` take turns, so that the
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import numpy as np
 from benchmarks.deployed_in_browser import browsing
 from daad_jax import files
 from daad_jax.detection.detector import Detector
+from daad_jax.detection.sources import list_images
 
 SCRIPT = Path(__file__).with_name("deployed_model.py")
 LIBRARIES = {  # by name: the package that it needs, and the file that it reads
@@ -205,7 +207,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="the folder of a trained run")
     parser.add_argument("--export", type=Path, help="the exported files; default: WORKDIR/export")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of image files; 200 are taken")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images; 200 are taken")
     parser.add_argument("--python", nargs="+", default=[], help="interpreters with other versions of JAX")
     parser.add_argument("--web", type=Path, help="the folder dist of the npm package onnxruntime-web")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="default: %(default)s")
@@ -213,7 +215,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--docs", type=Path, help="the folder of performance.json, to store the results")
     given = parser.parse_args(arguments)
     detector = Detector.load(given.workdir, 1)
-    paths = sorted(path for path in given.images.iterdir() if path.is_file())[:200]
+    found = sorted(image.path for image in list_images([str(given.images)]))  # with all sub-folders
+    paths = random.Random(0).sample(found, min(len(found), 200))
     images = np.stack([detector.prepare(path) for path in paths])
     folder = given.export or given.workdir / "export"
     rows = measure(given.workdir, folder, images, given.rounds, given.python, given.web, given.chromium)
