@@ -1,4 +1,4 @@
-"""Scores files in several processes, which share the images out: the results are those of one process.
+"""Scores files in several processes, which share the images out. One process would give the same results.
 
 Each process scores its blocks of images on its own devices, and writes their rows into a part. When all parts
 are whole, process 0 joins them in the order of the images.
@@ -39,8 +39,8 @@ def predict_together(
 ) -> None:
     """What `predictions.predict` does, shared out over the processes of the cluster.
 
-    A block has as many images as a batch of one process. So if every image can be read, the batches are
-    those of one process with as many devices, and the scores are the same to the last bit.
+    A block has as many images as a batch of one process. If every image can be read, one process with as many
+    devices makes the same batches, so its scores are the same to the last bit.
 
     Args:
         detector: its `threshold` decides. All processes need the same.

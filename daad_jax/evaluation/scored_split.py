@@ -61,7 +61,7 @@ def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -
 def _gather(
     rows: np.ndarray, numbers: np.ndarray, heat: list[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The numbers `[4, N]` and the heat maps of all images, from those of every process.
+    """Joins the numbers `[4, N]` and the heat maps of all processes, in the order of the images.
 
     Args:
         rows: the images of this process, `[n]`.
