@@ -1,6 +1,7 @@
 """Runs a command of the terminal: its options, its help, its start."""
 
 import io
+import math
 import re
 import sys
 import textwrap
@@ -53,6 +54,17 @@ class Invocation:
         if not self.options.workdir:
             raise UserError("--workdir is missing; give the folder that the training printed")
         return open_place(self.options.workdir)
+
+    def threshold(self) -> float | None:
+        """The option --threshold; None if it is not given.
+
+        Raises:
+            UserError: it is NaN.
+        """
+        value: float | None = self.options.threshold
+        if value is not None and math.isnan(value):
+            raise UserError("--threshold=nan: must be a number")
+        return value
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Each command imports JAX only after its options are known to be good.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,12 +116,9 @@ def _evaluate(call: Invocation) -> None:
         from daad_jax.evaluation.outputs import evaluate
 
         join_cluster(options)
-        places = {
-            name: open_place(value) if value else None
-            for name, value in (("data", options.data), ("out", options.out))
-        }
+        data, out = (open_place(value) if value else None for value in (options.data, options.out))
         data_dir = options.data_dir or ""
-        evaluate(workdir, options.batch_size, data_dir=data_dir, check=options.check, **places)
+        evaluate(workdir, options.batch_size, data=data, data_dir=data_dir, out=out, check=options.check)
 
 
 def _define_predict(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -159,9 +155,7 @@ def _predict(call: Invocation) -> None:
     options, workdir = call.options, call.workdir()
     if not call.words:
         raise UserError("no images were named; give files, folders or a pattern in quotes")
-    if options.threshold is not None and math.isnan(options.threshold):
-        raise UserError("--threshold=nan: must be a number")
-    if options.threshold is not None and options.false_alarm_rate is not None:
+    if call.threshold() is not None and options.false_alarm_rate is not None:
         raise UserError("--threshold and --false_alarm_rate exclude each other; give one of them")
     with watching_cluster(options):
         _predict_here(call, workdir)

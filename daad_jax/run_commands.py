@@ -1,6 +1,5 @@
 """Further commands about finished runs, for `commands.COMMANDS`."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,21 +153,12 @@ def _predict_on_ray(call: Invocation) -> None:
     options, workdir = call.options, call.workdir()
     if not call.words:
         raise UserError("no images were named; give files, folders or a pattern in quotes")
-    if options.threshold is not None and math.isnan(options.threshold):
-        raise UserError("--threshold=nan: must be a number")
-    from daad_jax.detection.predictions import output_folder
+    threshold = call.threshold()
     from daad_jax.detection.ray_predictions import Workers, predict_on_ray
 
     workers = Workers(options.address, options.workers, options.cpus, _accelerators(options.accelerators))
     out = open_place(options.out) if options.out else None
-    predict_on_ray(
-        workdir,
-        call.words,
-        output_folder(workdir, out),
-        workers,
-        options.threshold,
-        options.batch_size or RAY_BATCH,
-    )
+    predict_on_ray(workdir, call.words, out, workers, threshold, options.batch_size or RAY_BATCH)
 
 
 def _accelerators(text: str) -> dict[str, float]:

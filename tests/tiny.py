@@ -1,5 +1,6 @@
 """A configuration of tiny networks, which train and score in a moment."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,7 +8,9 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.method.features import abstract_features
-from daad_jax.method.state import TrainState
+from daad_jax.method.state import TrainState, create_state
+from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.training.checkpoint import Checkpoints
 
 
 def tiny_config(**changes: Any) -> Config:
@@ -61,3 +64,11 @@ def filled_state(config: Config) -> TrainState:
     for memory in features["memories"]:
         memory["unit"] = np.float32(1)
     return TrainState(np.int32(1), None, None, features)  # type: ignore[arg-type]
+
+
+def save_untrained(workdir: Path, config: Config, held_out: np.ndarray) -> None:
+    """Makes a run of an untrained model, with one checkpoint that `held_out` `[N, H, W, C]` calibrates."""
+    current = create_state(config)
+    checkpoints = Checkpoints(workdir, 1, create=True)
+    checkpoints.save(current, config, Scorer(config).calibrate(variables_of(current), held_out))
+    checkpoints.close()

@@ -21,12 +21,13 @@ from daad_jax import buckets
 from daad_jax.buckets import open_place
 from daad_jax.data.account import format_table
 from daad_jax.data.image_files import ImageFile
-from daad_jax.detection.sources import Account, describe_left_out, list_images
+from daad_jax.detection.predictions import output_folder
+from daad_jax.detection.score_table import REMEDY
+from daad_jax.detection.sources import Account, describe_left_out, find, list_images
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
 from daad_jax.terminal import say
 
-REMEDY = "give another --out"
 NUMBERS = ("score", "p_value", "R", "L")
 TEXTS = ("name", "verdict", "calibration", "error", "sha256")
 
@@ -51,12 +52,12 @@ class Workers:
 def predict_on_ray(
     workdir: Path,
     sources: Sequence[str],
-    out: Path,
+    chosen: Path | None,
     workers: Workers,
     threshold: float | None = None,
     batch_size: int = 64,
 ) -> None:
-    """Scores all images of `sources`, and writes Parquet files into `out`: a row for each image.
+    """Scores all images of `sources`, and writes Parquet files: a row for each image.
 
     The columns are `number` (of the image, in the order of `sources`), `name`, `score`, `p_value`, `R`, `L`,
     `verdict`, `calibration`, `error` and `sha256`. The order of the rows is not that of the images. A worker
@@ -64,9 +65,9 @@ def predict_on_ray(
     size on one device, if every image can be read.
 
     Args:
-        workdir: of the run. All machines must see it, the images and `out` under the same names.
+        workdir: of the run. All machines must see it, the images and the results under the same names.
         sources: files, folders (with all their sub-folders) and patterns.
-        out: the folder for the results.
+        chosen: the folder for the results, new or empty; None: a new one below `workdir`.
         workers: who scores.
         threshold: an image with a higher score is anomalous; None: the threshold of the run.
         batch_size: how many images a device scores at once.
@@ -77,7 +78,8 @@ def predict_on_ray(
     ray = _import_ray()
     from pyarrow import dataset
 
-    workdir, out = _absolute(workdir), _absolute(out)
+    next(find(sources))  # names a missing image before the folder of the results is made
+    workdir, out = _absolute(workdir), _absolute(output_folder(workdir, chosen))
     account = Account(sources, leave_out=out)
     say(*format_table(account.rows).splitlines())
     blocks = list(_make_blocks(list_images(sources, out), batch_size))

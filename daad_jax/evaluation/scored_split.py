@@ -37,7 +37,7 @@ def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -
         with_heat: whether heat maps are kept.
 
     Raises:
-        UserError: a score is not finite; or the processes have different detectors or images.
+        UserError: a score is not finite, in any of the processes.
     """
     share = processes.own_share(detector.batch_size)
     rows = np.array([row for row, _ in share.take(test.names)], int)

@@ -18,10 +18,8 @@ from daad_jax.detection import overlay_files, predictions, scored_images, source
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict as scores_of_files
 from daad_jax.errors import UserError
-from daad_jax.method import state
-from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training.checkpoint import Checkpoints
 from tests.faults import child_commands
+from tests.tiny import save_untrained
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -36,11 +34,8 @@ def run(tmp_path_factory):
     config.model.base_width = config.model.discriminator_width = 4
     config.model.memory_items = (3,) * 4
     workdir = tmp_path_factory.mktemp("run")
-    current = state.create_state(config)
     held_out = RNG.integers(0, 256, (30, 32, 32, 3), np.uint8)
-    checkpoints = Checkpoints(workdir, 1, create=True)
-    checkpoints.save(current, config, Scorer(config).calibrate(variables_of(current), held_out))
-    checkpoints.close()
+    save_untrained(workdir, config, held_out)
     return workdir
 
 

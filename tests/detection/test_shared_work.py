@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax.config import Config
-from daad_jax.method import state
 from daad_jax.runtime.shares import Share
-from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training.checkpoint import Checkpoints
 from tests.faults import child_commands
 from tests.runtime.test_supervision import free_port
+from tests.tiny import save_untrained, tiny_config
 
 RNG = np.random.default_rng(0)
 COUNT = 11  # images; with a batch of 2, the last block is not full
@@ -26,18 +23,9 @@ COMPARED = ("scores.csv", "scores.jsonl", "data.json")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A checkpoint of an untrained model."""
-    config = Config()
-    config.data.height = config.data.width = 16
-    config.data.fit = "resize"
-    config.model.levels, config.model.skips = 2, (True,)
-    config.model.memory_items, config.model.division = (3, 3), ((1, 1, 1), (2, 2, 1))
-    config.model.base_width = config.model.discriminator_width = 4
     workdir = tmp_path_factory.mktemp("run")
-    current = state.create_state(config)
     held_out = RNG.integers(0, 256, (30, 16, 16, 3), np.uint8)
-    checkpoints = Checkpoints(workdir, 1, create=True)
-    checkpoints.save(current, config, Scorer(config).calibrate(variables_of(current), held_out))
-    checkpoints.close()
+    save_untrained(workdir, tiny_config(data__fit="resize"), held_out)
     return workdir
 
 
