@@ -244,6 +244,14 @@ def make_recipe(cell: Cell) -> dict[str, Any]:
     return tree
 
 
+def source_of(table: Table, subject: str) -> tuple[str, str]:
+    """The recipe and the word that name the images of a subject, for instance ("mvtec_ad", "bottle")."""
+    if not table.has_many_sources:
+        return table.data_set.name, subject
+    part = inspection.PARTS[subject]
+    return part.recipe, part.word or subject
+
+
 def table_named(name: str) -> Table:
     """Returns the table. Raises UserError with the most similar name if there is no such table."""
     _check_names("table", [name], tuple(TABLES))

@@ -5,6 +5,7 @@ docs/results.md is made from these files alone.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from daad_jax import files
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
 from reproduction import cells
-from reproduction.cells import Cell, Table, make_cell
+from reproduction.cells import Cell, Table, make_cell, source_of
 
 FORMAT = 1
 CELL_FILE = "result.json"  # the result of one cell, in the cell's folder
@@ -124,12 +125,37 @@ def load(path: Path, table: Table) -> TableResults:
 
 
 def load_all(docs: Path) -> list[TableResults]:
-    """Loads the results of all tables, in their order. A table may have no result.
+    """Loads the results of all tables, in their order, and shares them. A table may have no result.
 
     Raises:
         UserError: see `load`.
     """
-    return [load(results_path(docs, table), table) for table in cells.TABLES.values()]
+    return share([load(results_path(docs, table), table) for table in cells.TABLES.values()])
+
+
+def share(tables: Sequence[TableResults]) -> list[TableResults]:
+    """Gives each table the results that it lacks and that another table has measured with the same recipe.
+
+    The categories of MVTec AD, for instance, are also parts of the inspection table. A table without
+    results stays empty.
+    """
+    shared = []
+    for stored in tables:
+        lent = TableResults(stored.table)
+        for other in tables:
+            same = [
+                r
+                for r in other.results
+                if stored.results
+                and other is not stored
+                and r.subject in stored.table.default_subjects
+                and source_of(stored.table, r.subject) == source_of(other.table, r.subject)
+                and r.row in stored.table.rows
+                and r.recipe == _current_recipe(stored.table, r, smoke=False)
+            ]
+            lent = lent.merge(TableResults(stored.table, other.recipes, other.environments, same))
+        shared.append(lent.merge(stored))
+    return shared
 
 
 def load_cell(cell: Cell, folder: Path) -> TableResults | None:

@@ -52,7 +52,8 @@ def reproduce(
         cells: in the order in which they run.
         places: where results lie.
         smoke: whether the cells are those of a smoke run, and the stored results as well.
-        only_missing: leave out cells whose results are stored in `places.docs`, wherever they ran.
+        only_missing: leave out cells whose results are stored in `places.docs`, wherever they ran, also for
+            another table.
         drop_checkpoints: remove the last checkpoint of a finished cell, too.
 
     Returns:
@@ -65,10 +66,10 @@ def reproduce(
     """
     cells = _keep_available(cells)
     # The page needs the results of all tables. A damaged file is reported now instead of after hours.
-    results.load_all(places.docs)
+    tables = {stored.table.name: stored for stored in results.load_all(places.docs)}
     stored, _ = _store_local_results(table, places, smoke)
     if only_missing:
-        known = {r.key for r in stored.results}
+        known = {r.key for r in (*stored.results, *tables[table.name].select_current(smoke).results)}
         cells = [c for c in cells if c.key not in known]
     to_run = [c for c in cells if not results.load_cell(c, c.folder(places.out))]
     print(_count_cells(table, cells, to_run), flush=True)

@@ -21,6 +21,30 @@ ENVIRONMENT = {"python": "3.11.7", "packages": {"jax": "0.10.0", "numpy": "2.4.0
 HISTOGRAM = {"low": 0.5, "high": 2.5, "threshold": 1.5, "normal": [5, 3, 0, 0], "anomalous": [0, 1, 4, 9]}
 
 
+def test_tables_share_results_of_one_recipe():
+    """A part of the inspection table that is a category of MVTec AD need not be measured twice."""
+    category, part = ("bottle", "daad", 0), ("bottle", "daad", 1)
+    mvtec = make_results("mvtec_ad", {category: 0.9, ("bottle", "nearest_l2", None): 0.8})
+    inspection = make_results("inspection", {part: 0.7, ("tire", "daad", 0): 0.6})
+    other_recipe = dataclasses.replace(
+        make_results("mvtec_ad", {("screw", "daad", 0): 0.5}).results[0], recipe="x"
+    )
+    mvtec = mvtec.merge(TableResults(mvtec.table, {"x": {}}, {"e": ENVIRONMENT}, [other_recipe]))
+    categories, parts = results.share([mvtec, inspection])
+    assert {r.key: r.figures["auroc"] for r in parts.results} == {
+        category: 0.9, part: 0.7, ("bottle", "nearest_l2", -1): 0.8, ("tire", "daad", 0): 0.6,
+    }  # fmt: skip
+    assert {r.key for r in categories.results} == {r.key for r in mvtec.results} | {part}
+    own = make_results("inspection", {category: 0.1})
+    shared = results.share([own, mvtec])[0].results
+    assert [r.figures["auroc"] for r in shared] == [0.8, 0.1]
+    digits = make_results("mnist", {("0", "nearest_l2", None): 0.9, ("8", "nearest_l2", None): 0.7})
+    empty = TableResults(TABLES["granularity"])  # shows the digit 8 alone
+    assert not results.share([empty, digits])[0].results
+    one = make_results("granularity", {("8", "1x1", 0): 0.6})
+    assert [r.figures["auroc"] for r in results.share([one, digits])[0].results] == [0.7, 0.6]
+
+
 def make_results(name, figures):
     """Results of a table from {(subject, row, seed): AUROC or figures}."""
     table = TABLES[name]
