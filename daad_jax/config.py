@@ -220,7 +220,9 @@ class ScoreConfig:
     #: Precision of the networks' products in scoring: "float32", the same scores on every device; or
     #: "device", which is faster on a TPU or a GPU and rounds as that device does, also when it calibrates.
     precision: str = "float32"
-    batch_size: int = 0  #: images that a device scores at once; 0: 8, or more if images are small
+    #: Images that a device scores at once. 0: 8, or more if images are small; on features, a CPU takes one
+    #: image for each two cores, up to 8.
+    batch_size: int = 0
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Scores images with an exported StableHLO program, without the run that it is of."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from daad_jax.export.formats import PLATFORMS
 from daad_jax.export.graph import outputs_of
 from daad_jax.files import sha256_of
 from daad_jax.scoring.anomaly_score import Calibration
-from daad_jax.scoring.scorer import images_at_once
+from daad_jax.scoring.scorer import choose_batch_size
 from daad_jax.terminal import warn
 from daad_jax.training.calibration_files import CalibrationLabel
 from daad_jax.validation import validate
@@ -66,8 +67,8 @@ class ExportedDetector:
         self._call, fixed = _load_program(path, (data.height, data.width, data.channels), self.config)
         if fixed and batch_size not in (None, fixed):
             raise UserError(f"--batch_size={batch_size}: {path} takes {fixed} images at once; leave it out")
-        at_once = images_at_once(data.height * data.width, jax.default_backend())
-        self.batch_size: int = fixed or batch_size or self.config.score.batch_size or at_once
+        at_once = choose_batch_size(self.config, jax.default_backend(), os.cpu_count() or 1)
+        self.batch_size: int = fixed or batch_size or at_once
 
     def score_prepared(self, images: Any) -> Iterator[Detections]:
         """Scores prepared images, uint8 `[N, H, W, C]`, batch by batch."""

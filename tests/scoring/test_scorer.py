@@ -6,7 +6,7 @@ import pytest
 from daad_jax.method import state
 from daad_jax.scoring import scorer
 from daad_jax.scoring.anomaly_score import calibrate
-from daad_jax.scoring.scorer import Scorer, images_at_once, variables_of
+from daad_jax.scoring.scorer import Scorer, choose_batch_size, images_at_once, variables_of
 from tests.method.test_step import small
 
 
@@ -19,6 +19,17 @@ from tests.method.test_step import small
 )  # fmt: skip
 def test_more_where_images_are_small(size, backend, count):
     assert images_at_once(size * size, backend) == count
+
+
+def test_a_cpu_with_few_cores_reads_features_image_by_image():
+    config = small()
+    config.model.features = "efficientnet_lite0"
+    config.data.height = config.data.width = 224
+    chosen = {cores: choose_batch_size(config, "cpu", cores) for cores in (0, 1, 2, 4, 16, 64)}
+    assert chosen == {0: 1, 1: 1, 2: 1, 4: 2, 16: 8, 64: 8}
+    assert choose_batch_size(config, "gpu", 2) == 8
+    config.score.batch_size = 3
+    assert choose_batch_size(config, "cpu", 2) == 3
 
 
 def test_maps_of_some_held_out_images_are_kept(monkeypatch):
