@@ -3,6 +3,7 @@
 This file imports no JAX, since JAX reads these settings when it starts.
 """
 
+import ctypes
 import gc
 import hashlib
 import importlib.metadata
@@ -139,6 +140,20 @@ def quiet_libraries() -> None:
     sys.excepthook = lambda *_: None
     threading.excepthook = lambda _: None
     sys.unraisablehook = lambda _: None
+    _quiet_libtiff()
+
+
+def _quiet_libtiff() -> None:
+    """Silences the TIFF library inside Pillow, which writes past Python to the terminal.
+
+    It changes nothing on a system that does not find the library's functions beside Pillow's.
+    """
+    from PIL import _imaging
+
+    pillow = ctypes.CDLL(_imaging.__file__)
+    for setter in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        if hasattr(pillow, setter):
+            getattr(pillow, setter)(None)
 
 
 def quiet_compiled_code() -> None:

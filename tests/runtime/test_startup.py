@@ -58,3 +58,26 @@ def test_this_xla_knows_the_flag(flag):
     environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+
+
+def test_the_tiff_library_inside_pillow_is_silent():
+    """It writes to the terminal itself, past Python's streams and warnings."""
+    program = (
+        "import io\n"
+        "from PIL import Image\n"
+        "from daad_jax.runtime import startup\n"
+        "opened = io.BytesIO()\n"
+        "Image.new('L', (24, 20), 7).save(opened, 'TIFF', compression='tiff_adobe_deflate')\n"
+        "content = bytearray(opened.getvalue())\n"
+        "(offset,), (size,) = (Image.open(opened).tag_v2[tag] for tag in (273, 279))\n"
+        "content[offset + size - 1] ^= 1  # the checksum of the pixels\n"
+        "for quiet in (lambda: None, startup.quiet_libraries):\n"
+        "    quiet()\n"
+        "    try:\n"
+        "        Image.open(io.BytesIO(content)).load()\n"
+        "    except OSError:\n"
+        "        print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "refused"]
+    assert done.stderr.count("ZIPDecode") == 1
