@@ -17,10 +17,11 @@ ABOUT_SERVING = (
 
 
 def make_deployments(runs: dict[str, Record]) -> list[str]:
-    """The heading, the text and the tables of exported files; nothing without runs.
+    """Makes the heading, the text and the tables about exported files; nothing without runs.
 
     Args:
-        runs: by the run's name `rows`, as `deployments.measure` returns them, and `versions`.
+        runs: the record of each run, by its name. A record has `rows`, which `deployments.measure` returned,
+            and `versions`.
     """
     if not runs:
         return []
@@ -51,10 +52,11 @@ def make_deployments(runs: dict[str, Record]) -> list[str]:
 
 
 def make_serving(runs: dict[str, Record]) -> list[str]:
-    """The heading, the text and the table of the server's load test; nothing without runs.
+    """Makes the heading, the text and the table about the server's load test; nothing without runs.
 
     Args:
-        runs: by the run's name `rows`, as `serving_load.summarise` returns them, and `versions`.
+        runs: the record of each run, by its name. A record has `rows`, which `serving_load.summarise`
+            returned, and `versions`.
     """
     if not runs:
         return []

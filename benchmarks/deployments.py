@@ -118,15 +118,15 @@ def race(
     """Lets every library and the detector take turns.
 
     Args:
-        libraries: by name.
-        detectors: by the number of images of a call, which is also their batch size.
+        libraries: the libraries, by name.
+        detectors: the detectors, by the number of images of a call, which is also their batch size.
         images: `[N, H, W, C]`.
-        rounds: how many turns each has.
+        rounds: the number of turns.
 
     Returns:
-        For each library `ms`, its median milliseconds by number of images; `detector_ms`, those of the
-        detector in the turns beside it; and `ratio`, the median of the quotients: above 1, the detector is
-        faster.
+        For each library, three numbers by the number of images: `ms`, the median milliseconds of the library;
+        `detector_ms`, the median milliseconds of the detector in the same turns; and `ratio`, the median of
+        library / detector. Above 1, the detector is faster.
     """
     result: dict[str, Record] = {name: {"ms": {}, "detector_ms": {}, "ratio": {}} for name in libraries}
     for count, detector in detectors.items():
@@ -160,8 +160,8 @@ def measure(
     """Compares and times all libraries that are there. A library that fails has a row with `error`.
 
     Args:
-        workdir: of the run.
-        folder: of the exported files.
+        workdir: the folder of the run.
+        folder: the folder of the exported files.
         images: prepared, `[N, H, W, C]`.
         rounds: turns; 0: compares only.
         pythons: interpreters with other versions of JAX.

@@ -85,7 +85,7 @@ class EngineProcess:
 
 
 def _serve(connection: Connection, job: Job) -> None:
-    """Runs in the engine's process: prepares the task, and runs rounds until it is told to end."""
+    """Prepares the task in the engine's process, and runs rounds until the parent process sends the end."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = job.cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.cache

@@ -47,7 +47,8 @@ def measure(
     """The seconds of the fastest call of each engine, for each number of images.
 
     Args:
-        engines: by name; the functions must be picklable. `OURS` has large memory pages, as our commands do.
+        engines: the engines, by name; the functions must be picklable. `OURS` uses large memory pages, as our
+            commands do.
         counts: numbers of images.
         rounds: how often each engine has its turn with each number.
     """

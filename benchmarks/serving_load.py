@@ -86,10 +86,10 @@ def measure(
     """Lets the server and the loop take turns.
 
     Args:
-        workdir: of the run.
+        workdir: the folder of the run.
         images: contents of image files.
         rounds: how many turns each has.
-        seconds: of the server's turn at each number of clients.
+        seconds: how long the server is measured at each number of clients.
         options: further options of the server.
 
     Returns:

@@ -135,7 +135,7 @@ class Server:
                 answer.raise_for_status()
 
     def stop(self) -> None:
-        """Stops the server by SIGTERM. Raises an error if its exit status is not that of this signal."""
+        """Stops the server by SIGTERM. Raises an error if the exit status does not name this signal."""
         self._process.terminate()
         status = self._process.wait(60)
         if status not in (0, 128 + signal.SIGTERM):

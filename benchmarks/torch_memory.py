@@ -23,7 +23,7 @@ class TorchMemories:
     The blocks must divide the maps evenly, or be smaller than a place, and the nearest item alone is read.
 
     Args:
-        config: of a coreset over an EfficientNet.
+        config: the configuration of a coreset over an EfficientNet.
         frozen: the features of a state, see `method.features.abstract_features`.
         channels_last: keeps the maps in PyTorch's memory format of this name.
     """

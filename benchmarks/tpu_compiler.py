@@ -70,7 +70,7 @@ def make_programs(config: Config, per_chip: int, chip: str, devices: list[Any]) 
     """The programs of a run on a TPU VM.
 
     Args:
-        config: of the run; its batch size is replaced.
+        config: the configuration of the run; its batch size is replaced.
         per_chip: images of a training step on each chip.
         chip: its name, for the titles.
         devices: the chips that train together.

@@ -5,8 +5,8 @@
 
 CLASS is normal, and all other classes are anomalous; --config.data.protocol=leave_one_out makes CLASS the
 anomalous one. Without CLASS, the command lists the classes. The split `test` is tested, or else the split
-`validation`. Images are resized to 128 x 128. daad_jax/variants.py lists the variants. All other values are
-those of configs/folder.py. Nobody has tuned this recipe to any data set.
+`validation`. Images are resized to 128 x 128. daad_jax/variants.py lists the variants. All other values come
+from configs/folder.py. Nobody has tuned this recipe to any data set.
 """
 
 import re

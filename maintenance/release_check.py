@@ -54,7 +54,7 @@ def check_version(root: Path, version: str) -> str:
 
     Args:
         root: the folder of CITATION.cff and CHANGELOG.md.
-        version: of the package.
+        version: the version of the package.
 
     Raises:
         CheckError: a file has another version.
@@ -86,7 +86,7 @@ def check_installation(python: str, distributions: Sequence[Path], folder: Path)
     Args:
         python: the program of the Python to use.
         distributions: the files to install, one after the other. The first one brings the dependencies.
-        folder: of the environment; it is made.
+        folder: the folder of the environment; it is made.
 
     Raises:
         CheckError: an installation failed, or something is missing in it.

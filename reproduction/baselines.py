@@ -16,7 +16,7 @@ class Nearest(NamedTuple):
     """The nearest of M reference images for each of N images.
 
     Attributes:
-        indices: which reference is nearest, int `[N]`.
+        indices: the index of the nearest reference, int `[N]`.
         squares: the squared L2 distance to that reference, float32 `[N]`.
     """
 
@@ -94,7 +94,7 @@ def difference_maps(images: np.ndarray, references: np.ndarray, nearest: Nearest
         images: the images that `find_nearest` got, float32 `[N, H, W, C]`.
         references: the references that `find_nearest` got, float32 `[M, H, W, C]`.
         nearest: the result of `find_nearest`.
-        sigma: of the Gaussian, in pixels.
+        sigma: the standard deviation of the Gaussian, in pixels.
 
     Returns:
         float32 `[N, H, W]`.

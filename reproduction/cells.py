@@ -74,7 +74,7 @@ ROW_TITLES = {
     **{name: f"{VARIANTS[row.variant].title}, {row.percent} % defects" for name, row in DIRTY.items()},
 }
 
-# These keys do not change a result: names, places, and what is logged or kept. The subject and the seed
+# These keys do not change a result: names, places, logging and checkpoints. The subject and the seed
 # do change it, but a cell names them beside its recipe.
 KEYS_OUTSIDE_RECIPE = (
     "name", "seed", "data.name", "data.normal_class", "data.path", "data.data_dir", "data.cache_dir",

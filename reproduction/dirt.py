@@ -34,7 +34,7 @@ def mix_in(clean: Splits, percent: int, most: int, fraction: float, seed: int) -
         percent: how many of the training images, with the held-out ones, then have a defect.
         most: the largest `percent` of the table.
         fraction: the share of the mixed-in images that is held out, as it is of the normal ones.
-        seed: of the run.
+        seed: the seed of the run.
 
     Raises:
         UserError: the test set has too few anomalous images.
@@ -62,7 +62,7 @@ def count_found(workdir: Path, mixed_in: Sequence[str]) -> int | None:
     """How many of the N mixed-in images are among the N training images that the run suspects most.
 
     Args:
-        workdir: of the run.
+        workdir: the folder of the run.
         mixed_in: the names of the mixed-in images.
 
     Returns:

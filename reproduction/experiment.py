@@ -45,7 +45,7 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
 
     Args:
         cell: the cell.
-        folder: an existing folder, with whatever an earlier attempt has left there.
+        folder: an existing folder. It may have files of an earlier attempt.
 
     Raises:
         UserError: a figure is not finite; and see `train`, `datasets.load` and `evaluate_split`.

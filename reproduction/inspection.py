@@ -90,7 +90,7 @@ def is_available(subject: str, data: DataConfig) -> bool:
 
     Args:
         subject: a class, a part, or a key of `PARTS`.
-        data: of the subject's configuration.
+        data: the data part of the subject's configuration.
     """
     if data.source == "folder":
         return bool(data.path) and Path(data.path).is_dir()

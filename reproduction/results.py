@@ -92,7 +92,7 @@ class TableResults:
         """Returns only the results whose recipe is still the one in configs/.
 
         Args:
-            smoke: whether the results are those of smoke runs.
+            smoke: whether the results come from smoke runs.
         """
         current = [r for r in self.results if r.recipe == _current_recipe(self.table, r, smoke)]
         return _arrange(self.table, self.recipes, self.environments, current)

@@ -49,9 +49,9 @@ def reproduce(
 
     Args:
         table: the table of the cells.
-        cells: in the order in which they run.
+        cells: the cells, in the order in which they run.
         places: where results lie.
-        smoke: whether the cells are those of a smoke run, and the stored results as well.
+        smoke: whether the cells and the stored results belong to a smoke run.
         only_missing: leave out cells whose results are stored in `places.docs`, wherever they ran, also for
             another table.
         drop_checkpoints: remove the last checkpoint of a finished cell, too.
@@ -96,9 +96,9 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
 
     Args:
         table: the table of the cells.
-        cells: in the order in which they would run.
+        cells: the cells, in the order in which they would run.
         places: where results lie.
-        smoke: whether the cells are those of a smoke run.
+        smoke: whether the cells belong to a smoke run.
 
     Raises:
         UserError: a stored result cannot be read.

@@ -132,7 +132,7 @@ def test_a_pod_trains_evaluates_and_predicts(images, monkeypatch):
     printed = call_together(
         "predict.py", "--workdir", workdir, new, batch, f"--out={ROOT}/pod-out", cache=cache
     )
-    assert "2 processes share the images out" in printed
+    assert "2 processes share the images" in printed
     found = sorted(each.name for each in buckets.list_objects(open_place(f"{ROOT}/pod-out")))
     assert not [name for name in found if name.startswith("parts/")]
     assert {"data.json", "scores.csv", "scores.jsonl"} <= set(found)

@@ -9,7 +9,7 @@ from daad_jax.data import samples
 from daad_jax.data.samples import Account, AccountRow, FileRecord
 from daad_jax.escaping import for_terminal
 
-# What a file is taken for. The first four hold images.
+# The roles of files. Files of the first four roles hold images.
 TRAINING, HELD_OUT, TEST_GOOD, TEST_ANOMALOUS = "training", "held out", "test, good", "test, anomalous"
 MASK, LEFT_OUT = "mask", "left out"
 IMAGE_ROLES = (TRAINING, HELD_OUT, TEST_GOOD, TEST_ANOMALOUS)
@@ -40,7 +40,7 @@ class Tally:
 
 
 def role_of(part: str, is_good: bool) -> str:
-    """What an image of a part is taken for."""
+    """Returns the role of an image in a part."""
     if part != samples.TEST:
         return HELD_OUT if part == samples.HELD_OUT else TRAINING
     return TEST_GOOD if is_good else TEST_ANOMALOUS
@@ -52,13 +52,13 @@ def of_files(
     used: Counter[str],
     reasons: Mapping[str, str],
 ) -> Account:
-    """The account of a folder.
+    """Makes the account of a folder.
 
     Args:
-        files: what became of each file.
-        skipped: by name of the file: why images in it could not be read.
-        used: by name of the file: how many of its images train, are held out or are tested.
-        reasons: by name of the file: why other images in it are not used; `LIMITED` if there is no reason.
+        files: the record of each file.
+        skipped: why images could not be read, by the name of their file.
+        used: how many images of a file train, are held out or are tested, by the name of the file.
+        reasons: why other images of a file are not used, by its name; `LIMITED` if there is no reason.
     """
     tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
     explained = []
@@ -85,17 +85,17 @@ def of_files(
 
 
 def _explain(file: FileRecord, unread: list[str], used: int, why: str) -> str:
-    """Why images of a file are not used; "" if all are."""
+    """Says why images of a file are not used; "" if all are."""
     if unread:
         return unread[0] if file.images == 1 else f"{len(unread)} of its {file.images} images: {unread[0]}"
     return file.reason or ("" if used else why)
 
 
 def of_parts(rows: Iterable[tuple[str, str, int, int]]) -> Account:
-    """The account of a source without files of its own.
+    """Makes the account of a source without files of its own.
 
     Args:
-        rows: role, part, number of images, and how many of them are used.
+        rows: (role, part, number of images, number of used images).
     """
     return Account(
         [
@@ -109,9 +109,9 @@ def of_parts(rows: Iterable[tuple[str, str, int, int]]) -> Account:
 
 
 def shorten(rows: Sequence[AccountRow]) -> list[AccountRow]:
-    """Shortens a table to MAX_ROWS rows. The folders of the role with the most rows are put together first.
+    """Shortens a table to MAX_ROWS rows, by joining all rows of a role.
 
-    Of two roles with as many rows, it is the later one.
+    The role with the most rows comes first. If two roles have equally many rows, the later role comes first.
     """
     rows = _put_together(rows, LEFT_OUT)
     while len(rows) > MAX_ROWS:
@@ -123,7 +123,7 @@ def shorten(rows: Sequence[AccountRow]) -> list[AccountRow]:
 
 
 def _put_together(rows: Sequence[AccountRow], role: str) -> list[AccountRow]:
-    """Makes one row of the rows of a role, which follow each other."""
+    """Joins the rows of a role, which follow each other, to one row."""
     own = [row for row in rows if row.role == role]
     if len(own) < 2:
         return list(rows)
@@ -145,12 +145,12 @@ def _put_together(rows: Sequence[AccountRow], role: str) -> list[AccountRow]:
 
 
 def to_tree(account: Account) -> dict[str, Any]:
-    """The account as it is stored in JSON."""
+    """Returns the account in the form that is stored as JSON."""
     return {"rows": [asdict(row) for row in account.rows], "files": [asdict(f) for f in account.files]}
 
 
 def count_reasons(reasons: Mapping[str, int]) -> str:
-    """Reasons with their counts, the commonest first: "10 not an image (.txt), 2 hidden"."""
+    """Lists reasons with their counts, the commonest first: "10 not an image (.txt), 2 hidden"."""
     commonest = Counter(reasons).most_common()
     listed = [f"{count} {reason}" for reason, count in commonest[:MAX_REASONS]]
     if rest := sum(count for _, count in commonest[MAX_REASONS:]):
@@ -159,14 +159,14 @@ def count_reasons(reasons: Mapping[str, int]) -> str:
 
 
 def cells_of(row: AccountRow) -> tuple[str, ...]:
-    """The texts of a row, one for each of `COLUMNS`."""
+    """Returns the texts of a row, a text for each of `COLUMNS`."""
     numbers = (row.files, row.images or None, row.masks or None, row.used)
     texts = ("-" if number is None else str(number) for number in numbers)
     return row.role, row.folder, *texts, count_reasons(row.left_out)
 
 
 def format_table(rows: Sequence[AccountRow]) -> str:
-    """The rows as lines for the terminal, below a line with the names of the columns."""
+    """Formats rows as lines for the terminal, below a line with the names of the columns."""
     lines = [COLUMNS, *(_fit_folder(cells_of(row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     is_text = {0, 1, len(COLUMNS) - 1}

@@ -1,4 +1,4 @@
-"""The size of a run with `config.data.fit` = "aspect": the shape of its training images."""
+"""Finds the size of a run with `config.data.fit` = "aspect" from the shape of its training images."""
 
 import os
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from daad_jax.data import protocol
 from daad_jax.data.decoding import picture_size
 from daad_jax.data.samples import Sample, Source
 
-SAMPLED_IMAGES = 32  # images that are enough to know the usual shape
-MAX_ASPECT = 3  # the longer side divided by the shorter one, at most; this bounds the work
+SAMPLED_IMAGES = 32  # so many images suffice to find the usual shape
+MAX_ASPECT = 3  # the largest quotient of the longer and the shorter side; it bounds the work
 UNIT = 32  # pixels: the frozen networks halve an image five times
 
 
@@ -21,9 +21,9 @@ def resolve(source: Source, config: DataConfig, classes: tuple[str, ...]) -> tup
     """Finds the height and the width of the run, if `config.fit` leaves them open.
 
     Args:
-        source: of the images.
-        config: as the user wrote it, or resolved already.
-        classes: of the source, see `protocol.labels`.
+        source: the source of the images.
+        config: the configuration, as the user wrote it or already resolved.
+        classes: the classes of the source, see `protocol.labels`.
 
     Returns:
         The configuration whose height and width hold for the run, and sentences for the user.
@@ -41,7 +41,7 @@ def follows_images(config: DataConfig) -> bool:
 
 
 def find_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """The heights and widths of images in pixels, upright. Images that cannot be read are passed over.
+    """Returns the heights and widths of upright images in pixels, without unreadable images.
 
     The filling of the cache reports unreadable images.
     """
@@ -49,7 +49,7 @@ def find_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     def find_size(sample: Sample) -> tuple[int, int] | None:
         try:
             return picture_size(sample.load()[0])
-        except Exception:  # of the many kinds that damaged files cause
+        except Exception:  # damaged files cause many kinds of errors
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -57,7 +57,7 @@ def find_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
 
 
 def decide(sizes: Sequence[tuple[int, int]], config: DataConfig) -> tuple[DataConfig, list[str]]:
-    """The size whose shorter side is `config.height`, with the median aspect of some images.
+    """Finds the size whose shorter side is `config.height`, with the median aspect of some images.
 
     Args:
         sizes: (height, width) of each image in pixels; without any, the size is a square.

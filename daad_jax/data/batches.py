@@ -1,7 +1,7 @@
 """Training batches as a pure function of the step number, and a thread that prepares them ahead of time.
 
-The epochs' permutations, one after the other, form one endless stream of images. The position of an image in
-that stream decides its batch and its random flips and shifts.
+The permutations of all epochs, one after the other, form an endless stream of images. The position of an
+image in this stream decides its batch and its random flips and shifts.
 """
 
 import functools
@@ -17,7 +17,7 @@ from daad_jax.data.samples import Split
 
 # Random numbers that belong together come from one generator, seeded with (seed, stream, number).
 ORDER_STREAM, AUGMENTATION_STREAM = 3, 4
-# Positions that share a generator: creating a generator takes longer than a step spends on an image.
+# So many positions share a generator, because making a generator takes longer than a step takes for an image.
 POSITIONS_PER_BLOCK = 4096
 
 
@@ -85,7 +85,7 @@ def augment(images: np.ndarray, config: DataConfig, seed: int, positions: np.nda
 
     Args:
         images: uint8 or uint16 `[B, H, W, C]`.
-        config: which flips are allowed, and the largest shift.
+        config: has the allowed flips and the largest shift.
         seed: the seed of the run.
         positions: `[B]`, the images' positions in the stream.
 

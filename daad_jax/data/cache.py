@@ -1,4 +1,4 @@
-"""Keeps decoded images in one memory-mapped file of 8 or 16 bits. It is safe to delete at any time."""
+"""Keeps decoded images in one memory-mapped file of 8 or 16 bits. You may delete the cache at any time."""
 
 import hashlib
 import os
@@ -21,23 +21,28 @@ from daad_jax.files import LOCK_FILE, exclusive
 from daad_jax.terminal import warn
 
 FORMAT = 7  # of the files in an entry; entries of another format are not used
-_verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has compared, or made
+_verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has computed
 
 
 @dataclass(frozen=True)
 class Decoded:
     """All N images of a data set at the configured size.
 
-    `images` uint8 or uint16 `[N, H, W, C]` and `masks` uint8 `[N, H, W]` of 0 and 1 (or None) are
-    memory-mapped. `parts`, `kinds`, `names` and `checksums` (CRC-32 of the pixels) have N entries. `skipped`
-    lists (index, reason) of the images that could not be read; their pixels are 0. `clipped` has the indices
-    of the images with values outside the range of the run. `files` has a record of every file that was given.
-    `digests` has the SHA-256 of the encoded images that have no file, "" for the others. `sizes` are the rows
-    and columns of the images in their files, (0, 0) for those that could not be read; empty if an earlier
-    version made the entry.
-
-    If `config.tiles` is set, `images` and `masks` have a row for each tile, and `tiling` says which rows
-    belong to which image. An image that could not be read has no tile.
+    Attributes:
+        images: uint8 or uint16 `[N, H, W, C]`, memory-mapped.
+        masks: uint8 `[N, H, W]` of 0 and 1, memory-mapped; None if the source has no masks.
+        parts: the part of each image.
+        kinds: the kind of each image.
+        names: the name of each image.
+        checksums: the CRC-32 of each image's pixels.
+        skipped: (index, reason) of each image that could not be read. The pixels of such an image are 0.
+        clipped: the indices of the images with values outside the range of the run.
+        files: the record of every file.
+        digests: the SHA-256 of each encoded image without a file; "" if the image has a file.
+        sizes: rows and columns of each image in its file, (0, 0) if it could not be read; empty if an earlier
+            version made the entry.
+        tiling: says which rows of `images` and `masks` are tiles of which image; None without tiles. An image
+            that could not be read has no tile.
     """
 
     images: np.ndarray
@@ -57,14 +62,14 @@ class Decoded:
 def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Decoded:
     """Opens the decoded images of `source` in the cache; decodes them first if they are missing or damaged.
 
-    An entry's checksums are compared when this process first uses it. A damaged entry is replaced as a whole,
-    so that other processes that use it are not disturbed.
+    Checksums are compared when this process first uses an entry. A damaged entry is replaced as a whole, so
+    other processes can go on using the old files.
 
     Args:
         source: the source.
-        config: size and channels, and where the cache is.
-        check: whether to read all files of the source again, and to decode them if one of them has changed
-            although its name, size and times have not.
+        config: has size and channels, and the folder of the cache.
+        check: whether all files of the source are read again, to find a change that left name, size and times
+            as they were. After such a change all images are decoded again.
 
     Raises:
         UserError: an image cannot be read and `config.on_bad_image` is "stop", an image has another size
@@ -101,10 +106,10 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
 
 
 def _open_sound(entry: Path) -> tuple[Decoded | None, tuple[int, ...]]:
-    """Opens a filled entry if it is there and not damaged, and says in a line if it is damaged.
+    """Opens an entry if it is filled and not damaged. Prints a line if it is damaged.
 
     Returns:
-        The decoded images or None; and what `identify` says about a damaged entry, else ().
+        The decoded images or None; and the result of `identify` for a damaged entry, else ().
     """
     identity = identify(entry)
     try:
@@ -118,7 +123,7 @@ def _open_entry(entry: Path) -> Decoded:
     """Opens a filled entry, and compares its checksums if this process has not done so.
 
     Raises:
-        Damaged: something is missing, or not what was written.
+        Damaged: a file is missing or has changed.
     """
     index, digest = integrity.read_index(entry / INDEX_FILE)
     try:
@@ -151,7 +156,7 @@ def _open_entry(entry: Path) -> Decoded:
 
 
 def _read_tiling(tiles: dict[str, Any], sizes: list[tuple[int, int]], images: np.ndarray) -> Tiling:
-    """The tiling that an index describes. Raises ValueError if it is not that of `images` `[T, H, W, C]`."""
+    """Makes the tiling of an index. Raises ValueError if it does not fit `images` `[T, H, W, C]`."""
     model_size = (images.shape[1], images.shape[2])
     grids = [TileGrid(size, int(tiles["side"]), model_size) for size in sizes]
     tiling = Tiling(grids, np.array(tiles["first_rows"], np.int64))
@@ -161,7 +166,7 @@ def _read_tiling(tiles: dict[str, Any], sizes: list[tuple[int, int]], images: np
 
 
 def _verification_key(entry: Path, digest: str) -> tuple[str, ...]:
-    """What changes if an entry is replaced, or its files are written."""
+    """Returns texts that change if an entry is replaced, or if its files are written."""
     files = [file for name in (IMAGES_FILE, MASKS_FILE) if (file := entry / name).exists()]
     stamps = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(Path.stat, files)]
     return str(entry), digest, str(stamps)
@@ -174,7 +179,7 @@ def _fill_entry(entry: Path, source: Source, config: DataConfig, rejected: tuple
         entry: the folder to make.
         source: the source.
         config: see `load_decoded`.
-        rejected: what `identify` says about an entry that must be replaced, else ().
+        rejected: the result of `identify` for an entry that must be replaced, else ().
     """
     remove_leftovers(entry.parent)
     temporary = make_temporary(entry)

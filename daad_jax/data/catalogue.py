@@ -13,20 +13,20 @@ from daad_jax.errors import UserError, did_you_mean
 class DataSet:
     """What the code has to know about a data set before it opens the images.
 
-    A data set has either `classes` or `parts`. With classes, the configuration chooses the normal one.
-    With parts, every part says itself which images are good, and is opened as "NAME/PART".
+    A data set has either `classes` or `parts`. With classes, the configuration chooses the normal class.
+    With parts, the labels of every part say which images are good, and the part is opened as "NAME/PART".
 
     Attributes:
         name: the name in TFDS, in `config.data.name`, and of the recipe in `configs/`.
         title: the name for people.
         noun: what one class or part is called, in the singular.
         plural: the plural of `noun`.
-        default_subject: the class or part that the recipe takes if the user names none. Pictures of
-            results show this one.
+        default_subject: the class or part that the recipe takes if the user names none. Pictures of results
+            show this class or part.
         classes: the class names, in the order of their labels in TFDS.
         parts: the names of the TFDS builder's configurations.
         default_subjects: the classes or parts in a table of results; empty for all.
-        restrictive_license: the license of the images, if it keeps us from publishing them; else "".
+        restrictive_license: the license of the images if it forbids us to publish them; else "".
         folder_variable: the environment variable that names the folder of the original files, which holds
             one folder for each part. "" if the data set needs no such folder.
         needs_tensorflow: whether preparing the data set takes TensorFlow, as TFDS's own builders do.
@@ -111,7 +111,7 @@ DATA_SETS = {
 
 
 def find_data_set(config_name: str) -> DataSet:
-    """The entry that a value of `config.data.name` belongs to.
+    """Returns the entry that a value of `config.data.name` belongs to.
 
     Args:
         config_name: the name of a data set with classes, or "NAME/PART".

@@ -1,4 +1,4 @@
-"""Counts the images in files that can hold several, and finds the pages of a TIFF file."""
+"""Counts the images in files that can hold several images, and finds the pages of a TIFF file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,10 +33,10 @@ class TiffPageInfo(NamedTuple):
 
 
 def count_pages(source: Path | bytes) -> int:
-    """How many images a file holds: pages of TIFF, frames of GIF, or N of an array `[N, h, w, ...]`.
+    """Counts the images in a file: pages of TIFF, frames of GIF, or N of an array `[N, h, w, ...]`.
 
-    Only headers are read. Thumbnails, smaller copies and masks inside a TIFF file are no images of their own.
-    Files of other formats hold one image.
+    Only headers are read. Thumbnails, smaller copies and masks inside a TIFF file do not count. Files of
+    other formats hold one image.
 
     Raises:
         UserError: the file is broken, or is no image.
@@ -64,7 +64,7 @@ def open_tiff(file: IO[bytes]) -> Iterator[Any]:
     """Opens a TIFF file with tifffile.
 
     Raises:
-        ValueError: the file keeps images behind its pages, where a reader of pages does not find them.
+        ValueError: the file has images that are no pages, so a reader of pages would miss them.
     """
     import tifffile  # slow to import, and most data sets have no TIFF files
 
@@ -77,14 +77,14 @@ def open_tiff(file: IO[bytes]) -> Iterator[Any]:
 
 
 def image_pages(tiff: Any) -> Iterator[Any]:
-    """The pages of a TIFF file that are images of their own: no thumbnails, smaller copies or masks."""
+    """Yields the pages of a TIFF file without thumbnails, smaller copies and masks."""
     for page in tiff.pages:
         if not (page.is_reduced or page.is_mask):
             yield page
 
 
 def find_tiff_page(tiff: Any, number: int) -> Any:
-    """Page `number` (from 0) of the images of a TIFF file. Raises ValueError if there are fewer."""
+    """Returns page `number` (from 0) of `image_pages`. Raises ValueError if there are fewer pages."""
     for index, page in enumerate(image_pages(tiff)):
         if index == number:
             return page
@@ -92,7 +92,7 @@ def find_tiff_page(tiff: Any, number: int) -> Any:
 
 
 def tiff_page_info(file: IO[bytes], number: int) -> TiffPageInfo:
-    """Where page `number` of the images of a TIFF file is, and what its pixels decode to."""
+    """Returns the place of page `number` of `image_pages` in the file, and the type of its pixels."""
     file.seek(0)
     with open_tiff(file) as tiff:
         page = find_tiff_page(tiff, number)
@@ -101,7 +101,7 @@ def tiff_page_info(file: IO[bytes], number: int) -> TiffPageInfo:
 
 
 def open_heif(file: IO[bytes]) -> Any:
-    """Opens an HEIC or HEIF file; the pixels are decoded when they are asked for.
+    """Opens an HEIC or HEIF file, without decoding its pixels yet.
 
     Raises:
         ImportError: the package is not installed; the message says how to get it.
@@ -114,12 +114,12 @@ def open_heif(file: IO[bytes]) -> Any:
 
 
 def heif_bits(file: IO[bytes]) -> int:
-    """The bits of a pixel of an HEIC file."""
+    """Reads the bits of a pixel of an HEIC file."""
     return int(open_heif(file).info.get("bit_depth", 8))
 
 
 def unreadable(name: str, error: Exception) -> UserError:
-    """The error of a file that cannot be read, in one line with its name and the remedy."""
+    """Makes the error for an unreadable file: one line with its name and the remedy."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{name}: this file does not exist")
     if isinstance(error, IsADirectoryError):

@@ -1,8 +1,7 @@
-"""Corruptions of normal images, which stand for anomalies when a recipe is chosen.
+"""Corrupts normal images. The corrupted images stand for anomalies when a recipe is chosen.
 
-A corruption is a pure function of (image, seed).
-
-Each corruption changes a soft-edged ellipse at a random place. No corrupted image is used to train.
+Each corruption changes an ellipse with soft edges at a random place. It is a pure function of image and seed.
+No corrupted image trains.
 """
 
 from collections.abc import Callable
@@ -13,21 +12,21 @@ from scipy import ndimage
 
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
-Radii = tuple[float, float]  # of the ellipse, as shares of height and width, smallest and largest
+Radii = tuple[float, float]  # the smallest and the largest radius, as shares of height and width
 
-EDGE_SHARE = 0.15  # share of the radius over which the change fades out
-MIN_CHANGE = 0.1  # root mean square of a change, in standard deviations of the image
-MAX_TRIES = 10  # places that are tried until one changes enough (black for black changes nothing)
+EDGE_SHARE = 0.15  # the change fades out over this share of the radius
+MIN_CHANGE = 0.1  # the smallest root mean square of a change, in standard deviations of the image
+MAX_TRIES = 10  # so many places are tried for a large enough change (black on black changes nothing)
 
 
 def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarray:
-    """Every image with one corruption of this kind.
+    """Returns every image with one corruption.
 
     Args:
-        images: uint8 or uint16 `[N, H, W, C]`, N at least 2: some kinds take from another image.
-        kind: of `KINDS`.
-        radii: small ellipses are as frequent as large ones (log-uniform).
-        seed: the result is a function of (images, kind, seed).
+        images: uint8 or uint16 `[N, H, W, C]`, N at least 2, because some kinds use another image.
+        kind: one of `KINDS`.
+        radii: the range of radii. The radius is log-uniform, so small ellipses are as frequent as large ones.
+        seed: seeds the random numbers.
 
     Returns:
         `[N, H, W, C]`, of the same type.
@@ -41,16 +40,16 @@ def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarra
 
 
 def anomalies_of(protocol: str) -> tuple[tuple[str, ...], Radii]:
-    """The kinds and sizes of corruptions that stand for the anomalies of `config.data.protocol`.
+    """Returns the kinds and sizes of corruptions that stand for the anomalies of `config.data.protocol`.
 
-    An image of another class has usual parts in another arrangement, so these corruptions are very large and
-    have no strange values. A defect may be small, and may look like anything.
+    An image of another class has usual parts in an unusual arrangement. Corruptions for classes are therefore
+    very large and have no strange values. A defect may be small, and may look like anything.
     """
     return (tuple(KINDS), (0.06, 0.4)) if protocol == "inspection" else (ARRANGEMENTS, (0.4, 0.7))
 
 
 def ellipse(height: int, width: int, radii: Radii, rng: np.random.Generator) -> np.ndarray:
-    """Where an image changes: `[H, W, 1]` in [0, 1], an ellipse of random place, axes and direction."""
+    """Returns the weights of a change, `[H, W, 1]` in [0, 1]: an ellipse of random place, axes and angle."""
     centre = rng.uniform(0.15, 0.85, 2)
     axes = np.exp(rng.uniform(*np.log(radii))) * rng.uniform(0.5, 1, 2)
     angle = rng.uniform(0, np.pi)
@@ -83,34 +82,34 @@ def _corrupt_one(
 
 
 def _rolled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`x` moved by a quarter to three quarters along both axes, around the edges."""
+    """Moves `x` by a quarter to three quarters along both axes, around the edges."""
     shift = [int(rng.uniform(0.25, 0.75) * n) for n in x.shape[:2]]
     return np.roll(x, shift, (0, 1))
 
 
 def _paste(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another normal image, from another place of it."""
+    """Takes another place of another normal image."""
     return _rolled(other, rng)
 
 
 def _move(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same image, from another place of it."""
+    """Takes another place of the same image."""
     return _rolled(x, rng)
 
 
 def _turn(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same image turned upside down or mirrored along one axis or both."""
+    """Mirrors the same image along one axis or both."""
     axes = [(0,), (1,), (0, 1)][rng.integers(3)]
     return np.flip(x, axes)
 
 
 def _erase(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A flat colour, that of some pixel."""
+    """Takes the colour of a random pixel everywhere."""
     return np.broadcast_to(x[rng.integers(x.shape[0]), rng.integers(x.shape[1])], x.shape)
 
 
 def _warp(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random displacement of up to a tenth of the size or so."""
+    """Moves pixels smoothly by up to about a tenth of the size."""
     height, width = x.shape[:2]
     sigma = [height / 8, width / 8]
     flow = [ndimage.gaussian_filter(rng.standard_normal((height, width)), sigma, mode="wrap") for _ in "yx"]
@@ -125,30 +124,30 @@ def _warp(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndar
 
 
 def _noise(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grain, the same in all channels, from fine to coarse."""
+    """Adds grain, fine or coarse, equal in all channels."""
     grain = ndimage.gaussian_filter(rng.standard_normal(x.shape[:2]), rng.uniform(0, 0.04) * x.shape[0])
     return x + rng.uniform(0.3, 1) * x.std() * (grain / grain.std())[..., None]
 
 
 def _shade(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brighter or darker, as a stain or a shadow."""
+    """Makes pixels brighter or darker, as a stain or a shadow does."""
     return x + rng.choice([-1, 1]) * rng.uniform(0.5, 1.5) * x.std()
 
 
 def _blend(x: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half this image, half another one upside down."""
+    """Mixes the image with another one that is upside down, half and half."""
     return 0.5 * (x + np.flip(other, 0))
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A kind of corruption. `stream` is part of the random seed, so it must stay the kind's own for ever."""
+    """A kind of corruption. `stream` is part of the random seed, so it must never change."""
 
     stream: int
     change: Change
 
 
-# Another kind is another entry here, with the next free stream.
+# A new kind is a new entry here, with the next free stream.
 KINDS = {
     "paste": Corruption(0, _paste),
     "move": Corruption(1, _move),

@@ -1,4 +1,4 @@
-"""From a configuration to the three splits of a run."""
+"""Makes the three splits of a run from a configuration."""
 
 import functools
 import hashlib
@@ -36,9 +36,9 @@ def load(config: Config, history: History | None = None, check: bool = False) ->
     The images stay on the disk (`Rows`). The test split is empty if the source has no test images.
 
     Args:
-        config: of the run.
-        history: what an earlier training of the run decided, see `History.cut`.
-        check: read all files again, see `cache.load_decoded`.
+        config: the configuration of the run.
+        history: the decisions of an earlier training of the run, see `History.cut`.
+        check: whether all files are read again, see `cache.load_decoded`.
 
     Raises:
         UserError: see `open_folder`, `open_tfds`, `open_grouping`, `cache.load_decoded`, `protocol` and
@@ -52,9 +52,9 @@ def load(config: Config, history: History | None = None, check: bool = False) ->
         )
     classes = () if data.source == "folder" else tfds_classes(data)
     protocol.check(classes, data)  # before anything is downloaded
-    open_grouping(data)  # a mistake there is said before the images are decoded
+    open_grouping(data)  # reports a mistake in the grouping before the images are decoded
     source = _open_source(data)
-    source = replace(source, read=functools.cache(source.read))  # both of the following may list the samples
+    source = replace(source, read=functools.cache(source.read))  # the following calls may list samples twice
     data, size_notes = aspect.resolve(source, data, classes)
     data, range_notes = pixel_range.resolve(source, data, classes, check)
     decoded = cache.load_decoded(source, data, check)
@@ -63,13 +63,13 @@ def load(config: Config, history: History | None = None, check: bool = False) ->
 
 
 def load_from_memory(given: Any, config: Config, history: History | None = None) -> Splits:
-    """The splits of images that were given in Python.
+    """Makes splits of images that come from Python.
 
     Args:
-        given: `Splits`, which stay as they are, or anything that `memory_source.collect_images` takes: its
-            images all count as normal, and a share of them is held out.
-        config: of the run.
-        history: what an earlier training of the run decided, see `History.cut`.
+        given: `Splits`, which stay as they are, or anything that `memory_source.collect_images` takes. In
+            the second case all images count as normal, and a share of them is held out.
+        config: the configuration of the run.
+        history: the decisions of an earlier training of the run, see `History.cut`.
 
     Raises:
         UserError: see `check_splits`, `collect_images`, `protocol` and `History.cut`.
@@ -82,7 +82,7 @@ def load_from_memory(given: Any, config: Config, history: History | None = None)
             )
         data = _data_of_splits(given, config.data)
         normal = check_splits(given, data)
-        # Which images are held out is part of what is given.
+        # The digest has the roles, because the caller has decided which images are held out.
         return replace(
             given,
             normal=normal,
@@ -96,7 +96,7 @@ def load_from_memory(given: Any, config: Config, history: History | None = None)
 
 
 def _data_of_splits(given: Splits, data: DataConfig) -> DataConfig:
-    """The configuration with the bits, and the size if it is left open, of images prepared in Python."""
+    """Returns the configuration with the bits of prepared images, and with their size if it is open."""
     images = given.train.images
     if data.fit == "aspect" and np.ndim(images) == 4:
         data = replace(data, height=images.shape[1], width=images.shape[2], fit="resize")
@@ -105,7 +105,7 @@ def _data_of_splits(given: Splits, data: DataConfig) -> DataConfig:
 
 
 def _count_splits(given: Splits) -> Iterator[tuple[str, str, int, int]]:
-    """The role, the name, and the numbers of images and of used images of each split, by label."""
+    """Yields the rows of the account, one for each split and label, see `account.of_parts`."""
     for name, part in (("train", TRAIN), ("calibration", HELD_OUT), ("test", TEST)):
         labels = np.asarray(getattr(given, name).labels)
         for label in (0, 1):
@@ -177,7 +177,7 @@ def _open_source(data: DataConfig) -> Source:
 
 
 def _digest(images: Sequence[NormalImage], groups: np.ndarray | None = None, with_roles: bool = False) -> str:
-    """A digest of the names, pixels and groups of some images. The folder of the images does not matter."""
+    """Digests the names, pixels and groups of images. The folder of the images does not matter."""
     digest = hashlib.sha256()
     for image in images:
         text = f"{image.name}\0{image.checksum}\0" + (f"{image.role}\0" if with_roles else "")
@@ -188,7 +188,7 @@ def _digest(images: Sequence[NormalImage], groups: np.ndarray | None = None, wit
 
 
 def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
-    """Sentences about the images that were left out or changed, and about where test images come from."""
+    """Makes sentences about images that were left out or changed, and about the origin of test images."""
     notes = []
     moved = sum(decoded.parts[i] == TRAIN for i in roles.test)
     if moved:

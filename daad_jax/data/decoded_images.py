@@ -1,4 +1,4 @@
-"""What is made of decoded images: splits, records, the account, and notes for the user."""
+"""Makes splits, records, the account and notes for the user from decoded images."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ MAX_REASONS_IN_NOTE = 5  # a note gives reasons for this many unreadable images,
 def make_split(
     decoded: Decoded, labels: np.ndarray, indices: np.ndarray, groups: np.ndarray | None, with_masks: bool
 ) -> Split:
+    """Makes a split of the images at `indices`. `labels` and `groups` are about all images, `[N]`."""
     rows = decoded.tiling.rows_of(indices) if decoded.tiling else indices
     return Split(
         images=Rows(decoded.images, rows),
@@ -32,7 +33,7 @@ def make_split(
 
 
 def describe_images(decoded: Decoded, indices: np.ndarray) -> list[NormalImage]:
-    """What a run remembers of some images, without their roles."""
+    """Returns the facts that a run remembers about the images at `indices`, without roles."""
     sha256_of = {file.name: file.sha256 for file in decoded.files}
 
     def find_sha256(name: str) -> str:
@@ -48,9 +49,13 @@ def describe_images(decoded: Decoded, indices: np.ndarray) -> list[NormalImage]:
 def make_account(
     decoded: Decoded, labels: np.ndarray, roles: Roles, reasons: Mapping[int, str] = MappingProxyType({})
 ) -> Account:
-    """What became of every file, or of every part of a source without files of its own.
+    """Makes the account of every file, or of every part of a source without files of its own.
 
-    `reasons` has, by index, why an image is not used; those without a reason here are beyond a limit.
+    Args:
+        decoded: all images.
+        labels: 0 (normal) or 1 (anomalous), `[N]`.
+        roles: the images that train, are held out and are tested.
+        reasons: why an image is not used, by its index. An unused image without a reason is beyond a limit.
     """
     is_used = np.zeros(len(labels), bool)
     is_used[np.concatenate([roles.train, roles.held_out, roles.test])] = True
@@ -72,7 +77,7 @@ def make_account(
 
 
 def note_size(decoded: Decoded, data: DataConfig, normal: np.ndarray) -> list[str]:
-    """What becomes of the size of the images, and whether small defects may be lost by that.
+    """Says how images are brought to the size of the model, and whether small defects may be lost.
 
     Args:
         decoded: all images.
@@ -102,6 +107,7 @@ def note_size(decoded: Decoded, data: DataConfig, normal: np.ndarray) -> list[st
 
 
 def note_unreadable(decoded: Decoded) -> list[str]:
+    """Says how many images cannot be read, and why; [] if all can."""
     count = len(decoded.skipped)
     if not count:
         return []
@@ -113,6 +119,7 @@ def note_unreadable(decoded: Decoded) -> list[str]:
 
 
 def note_clipped(decoded: Decoded, data: DataConfig) -> list[str]:
+    """Says how many images have values outside the range; [] if none has."""
     if not decoded.clipped:
         return []
     first = decoded.names[decoded.clipped[0]]

@@ -1,4 +1,4 @@
-"""From a file, its bytes or an array to a picture: pixels as they are stored, upright, of bounded size.
+"""Decodes a file, its bytes or an array to a picture: the stored pixel values, upright, of bounded size.
 
 Pillow decodes files of 8 bits, and `deep_pixels.py` decodes deeper files.
 """
@@ -41,8 +41,8 @@ SUFFIXES = (
     ".jp2", ".j2k", ".j2c", ".jpx", ".avif", ".heic", ".heif", ".hif", ".pgm", ".ppm", ".pnm", ".pbm", ".pfm",
     ".npy",
 )  # fmt: skip
-# The content chooses one of these, whatever a file is called: for PostScript, Pillow would run Ghostscript.
-# `Image.open` is not used, because its limit of the size is a global value, and files are decoded in threads.
+# The content of a file chooses its opener; the name does not matter. PostScript is missing, because Pillow
+# would run Ghostscript. We do not call `Image.open`, because its limit of the size is global to all threads.
 OPENERS: dict[str, Callable[[IO[bytes]], Image.Image]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "JPEG": JpegImagePlugin.jpeg_factory,
@@ -59,8 +59,8 @@ GREY_MODES = ("1", "L", "LA", "I", "F")
 # The types that pixels of more than 8 bits may have in a picture.
 DEEP_TYPES = ("int8", "int16", "uint16", "int32", "uint32", "float32")
 
-# A picture is upright. One that is stored with 8 bits is a Pillow image of 8 bits (of any mode). Any other is
-# an array of one of DEEP_TYPES, `[h, w]` or `[h, w, 3]`, in the values of its file; alpha is laid over black.
+# A picture is upright. A picture of 8 bits is a Pillow image (of any mode). Any other picture is an array of
+# one of DEEP_TYPES, `[h, w]` or `[h, w, 3]`, with the values of its file; alpha is laid over black.
 Picture = Image.Image | np.ndarray
 
 
@@ -69,9 +69,12 @@ def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int 
 
     Args:
         source: an image of a format in the table of docs/data.md, as a file or its bytes.
-        name: what an error calls the image; by default a file's path.
-        page: which image of a file that holds several, from 0; see `containers.count_pages`.
+        name: the image's name in errors; "": the path of the file.
+        page: the number of the image in a file that holds several, from 0; see `containers.count_pages`.
         max_pixels: an image with more pixels is refused before its memory is allocated.
+
+    Returns:
+        A picture; the comment at `Picture` describes it.
 
     Raises:
         UserError: the source is no image, is cut short, is an animation, has no such page, or is too large.
@@ -87,7 +90,7 @@ def decode(source: Path | bytes, name: str = "", page: int = 0, max_pixels: int 
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file.
+    """Returns the bytes of a file.
 
     Raises:
         UserError: the file cannot be read, or may never end: a device or a pipe.
@@ -125,8 +128,8 @@ def convert_array(image: np.ndarray, name: str, max_pixels: int | None = None) -
     Args:
         image: `[H, W]` or `[H, W, 1, 3 or 4]` of booleans, floats, or integers of 8, 16 or 32 bits; a
             fourth channel is alpha.
-        name: what an error calls the image.
-        max_pixels: an image with more pixels is refused; None: its size was checked before.
+        name: the image's name in errors.
+        max_pixels: an image with more pixels is refused; None: the caller has checked the size.
 
     Raises:
         UserError: the array has another type or shape, too many pixels, or values that are not finite.
@@ -161,7 +164,7 @@ def convert_array(image: np.ndarray, name: str, max_pixels: int | None = None) -
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
-    """The height and the width of a picture."""
+    """Returns the height and the width of a picture in pixels."""
     if isinstance(picture, np.ndarray):
         return picture.shape[0], picture.shape[1]
     return picture.height, picture.width
@@ -233,7 +236,7 @@ def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Pict
 
 
 def _convert(image: Image.Image, name: str, max_pixels: int) -> Picture:
-    """`convert_pillow_image`, which lets errors of Pillow's plug-ins through."""
+    """Does the work of `convert_pillow_image`, but lets errors of Pillow's plug-ins through."""
     _check_size(image.width, image.height, name, max_pixels)
     image.load()
     orientation = image.getexif().get(ORIENTATION_TAG, 1)

@@ -1,6 +1,6 @@
-"""Pixels of more than 8 bits, in the values that the file stores: one reader a format.
+"""Reads pixels of more than 8 bits, with the values that the file stores. Each format has a reader.
 
-Large libraries are imported by the readers that need them, because most data sets have no such files.
+A reader imports its libraries itself, because they are large and most data sets have no such files.
 """
 
 import io
@@ -24,8 +24,8 @@ from daad_jax.data.headers import (
     read_npy_header,
 )
 
-CheckSize = Callable[[int, int], None]  # of width and height; raises an error for an image that is too large
-ORIENTATION_TAG = 0x0112  # of EXIF and TIFF; 1 is upright
+CheckSize = Callable[[int, int], None]  # takes width and height; raises an error for a too large image
+ORIENTATION_TAG = 0x0112  # in EXIF and TIFF; the value 1 is upright
 MIN_IS_WHITE, RGB_COLOURS, MIN_IS_BLACK = 0, 2, 1  # photometric interpretations of TIFF
 JPEG_COLOURS = (6, 7)  # YCbCr by JPEG, whose decoder gives RGB
 STRAIGHT_ALPHA = 2  # of TIFF's extra samples: the colours are not multiplied by the alpha yet
@@ -34,9 +34,9 @@ ALWAYS_8_BITS = ("JPEG", "BMP", "GIF", "WEBP")
 
 
 def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
-    """The NumPy type that the pixels of a file decode to, for instance "uint8" or "uint16".
+    """Returns the NumPy type of a file's decoded pixels, for instance "uint8" or "uint16".
 
-    Only the header is read. Errors of many kinds are raised for a file that cannot be decoded either.
+    Only the header is read. A file that cannot be decoded may cause any error here, too.
     """
     if isinstance(source, Path):  # not in a bucket
         # A folder may have very many files, and Python's file objects take longer than a read.
@@ -52,7 +52,7 @@ def find_pixel_type(source: Path | bytes, page: int = 0) -> str:
 
 
 def pixel_type_of(file: IO[bytes], image_format: str, page: int) -> str:
-    """`find_pixel_type` of an open file of a known format. It leaves the file at its beginning."""
+    """Does the work of `find_pixel_type` for an open file of a known format, and rewinds the file."""
     file.seek(0)
     pixel_type = _tell_from_signature(image_format, file.read(SIGNATURE_BYTES))
     file.seek(0)
@@ -80,14 +80,14 @@ def pixel_type_of(file: IO[bytes], image_format: str, page: int) -> str:
 
 
 def _tell_from_signature(image_format: str, first_bytes: bytes) -> str:
-    """The type of pixels that the first bytes of a file tell; "" if they do not tell it."""
+    """Returns the type of pixels that the first bytes of a file say; "" if they do not say it."""
     if image_format == "PNG":
         return "uint16" if first_bytes[24:25] == b"\x10" else "uint8"
     return "uint8" if image_format in ALWAYS_8_BITS else ""
 
 
 def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """One page of a TIFF file, upright, of which more is brighter. The other pages are not read."""
+    """Reads one page of a TIFF file, upright; larger values are brighter. Other pages are not read."""
     with containers.open_tiff(file) as tiff:
         found = containers.find_tiff_page(tiff, page)
         samples, photometric = found.samplesperpixel, int(found.photometric)
@@ -121,7 +121,7 @@ def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
 
 
 def read_png(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """A PNG of 16 bits. Pillow gives colours of 16 bits as 8, so they are decoded by libpng itself."""
+    """Reads a PNG of 16 bits by libpng, because Pillow reduces colours of 16 bits to 8 bits."""
     import imagecodecs
 
     pixels = imagecodecs.png_decode(file.read())
@@ -129,7 +129,7 @@ def read_png(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
 
 
 def read_jpeg2000(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """A JPEG 2000 image. Pillow scales 12 bits by 16, so it is decoded by OpenJPEG itself."""
+    """Reads a JPEG 2000 image by OpenJPEG, because Pillow multiplies values of 12 bits by 16."""
     import imagecodecs
 
     header = read_jpeg2000_header(file)
@@ -142,7 +142,7 @@ def read_jpeg2000(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarr
 
 
 def read_avif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """An AVIF image of 10 or 12 bits; it is not turned upright."""
+    """Reads an AVIF image of 10 or 12 bits. It is not turned upright."""
     import imagecodecs
 
     bits = read_avif_bits(file)
@@ -152,7 +152,7 @@ def read_avif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
 
 
 def read_heif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """The main image of an HEIC or HEIF file, upright."""
+    """Reads the main image of an HEIC or HEIF file, upright."""
     image = containers.open_heif(file)
     check_size(*image.size)
     pixels, bits = np.asarray(image), int(image.info.get("bit_depth", 8))
@@ -160,7 +160,7 @@ def read_heif(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
 
 
 def read_netpbm(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """A PGM or PPM image of more than 8 bits. Pillow stretches its values to 16 bits."""
+    """Reads a PGM or PPM image of more than 8 bits, because Pillow stretches the values to 16 bits."""
     header = read_netpbm_header(file)
     check_size(header.width, header.height)
     file.seek(0)
@@ -184,7 +184,7 @@ def read_netpbm(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray
 
 
 def read_npy(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
-    """One image of an array file; the others are not read. Nothing is unpickled."""
+    """Reads one image of an array file. Other images are not read, and no pickle is loaded."""
     header = read_npy_header(file)
     check_size(header.shape[1], header.shape[0])
     if page >= header.pages:
@@ -214,8 +214,8 @@ def over_black(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Lays the last channel of `[h, w, 2 or 4]`, the alpha, over black: `[h, w]` or `[h, w, 3]`.
 
     Args:
-        pixels: integers of so many bits, or floats, whose alpha is in [0, 1].
-        bits: of the alpha.
+        pixels: integers of `bits` bits, or floats with an alpha in [0, 1].
+        bits: the bits of the alpha.
     """
     is_float = pixels.dtype.kind == "f"
     opaque = 1.0 if is_float else float(2**bits - 1)
@@ -239,7 +239,7 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _inverted(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Turns values of which less is brighter into values of which more is brighter."""
+    """Inverts values in which less is brighter, so that more is brighter."""
     if pixels.dtype.kind == "f":
         return 1 - pixels
     if pixels.dtype.kind == "b":

@@ -1,4 +1,4 @@
-"""Folders that appear, are replaced and vanish as a whole, while other processes use them."""
+"""Adds, replaces and removes whole folders in one step, while other processes use them."""
 
 import os
 import secrets
@@ -12,14 +12,14 @@ TEMPORARY_PREFIX = ".filling-"
 
 
 def make_temporary(folder: Path) -> Path:
-    """Makes a folder beside `folder`. Its process must hold `files.LOCK_FILE` while it fills it."""
+    """Makes a folder beside `folder`. The caller must hold `files.LOCK_FILE` while it fills this folder."""
     temporary = _temporary_name(folder)
     temporary.mkdir()
     return temporary
 
 
 def identify(folder: Path) -> tuple[int, ...]:
-    """What distinguishes a folder from another one that takes its place; () if there is none."""
+    """Returns numbers that change when another folder takes the place of this one; () if there is none."""
     try:
         status = folder.stat()
     except OSError:

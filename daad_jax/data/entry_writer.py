@@ -24,8 +24,8 @@ from daad_jax.data.samples import Sample, Source
 from daad_jax.errors import UserError
 
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
-IMAGES_PER_TASK = 8  # a thread decodes this many before it reports
-# Below this size of an image, threads lose more time to the interpreter's lock than they gain.
+IMAGES_PER_TASK = 8  # a thread decodes so many images before it reports
+# For smaller images, threads lose more time to the interpreter's lock than they gain.
 MIN_PIXELS_FOR_THREADS = 128 * 128
 
 
@@ -68,7 +68,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
         "digests": outcome.sha256_of_samples,
     }
     digest = integrity.write_index(folder / INDEX_FILE, index)
-    # Everything is on the disk before the entry gets its name: a power cut then leaves a whole entry or none.
+    # Wait for the disk before the entry gets its name, so that a power cut leaves a whole entry or none.
     for file in folder.iterdir():
         integrity.sync(file)
     integrity.sync(folder)
@@ -76,7 +76,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
 
 
 class _Rows(Protocol):
-    """The files of pixels of an entry."""
+    """Writes the files of pixels of an entry."""
 
     def store(self, index: int, picture: Picture, mask: np.ndarray | None, name: str) -> int:
         """Prepares and stores image `index` and its mask `[h, w]`; returns the checksum of its pixels."""
@@ -85,14 +85,14 @@ class _Rows(Protocol):
         """Notes that image `index` could not be read; returns the checksum of its pixels."""
 
     def finish(self) -> dict[str, Any]:
-        """Writes what is still in memory; returns what the index says about the files."""
+        """Writes the rest from memory, and returns the description of the files for the index."""
 
     def close(self) -> None:
-        """Closes the files, whatever has become of them."""
+        """Closes the files, also after an error."""
 
 
 class _ImageRows:
-    """One row for each image, in files of known size: their space is taken before an image is decoded."""
+    """One row for each image. The size of the files is known, so their space is taken first."""
 
     def __init__(self, folder: Path, count: int, has_masks: bool, config: DataConfig) -> None:
         """Raises UserError if the disk has too little space."""
@@ -137,7 +137,7 @@ class _ImageRows:
 
 
 class _TileRows:
-    """One row for each tile. The images come in the order in which threads have decoded them."""
+    """One row for each tile. The images come in the order in which threads finish them."""
 
     def __init__(self, folder: Path, count: int, has_masks: bool, config: DataConfig) -> None:
         size = (config.height, config.width)
@@ -203,12 +203,15 @@ def _no_space(folder: Path, needs: str, error: OSError) -> UserError:
 
 
 class _Outcome:
-    """What became of N samples.
+    """The results of decoding N samples.
 
-    `checksums` `[N]` are those of the pixels. `skipped` has (index, reason) of every image that could not be
-    read, and `clipped` the index of every image with values outside the range, in any order. `sizes` are rows
-    and columns in the files, (0, 0) for images that could not be read. `sha256_of_files` has the SHA-256 of
-    every file that was read, by name, and `sha256_of_samples` that of every image without a file, else "".
+    Attributes:
+        checksums: the CRC-32 of each image's pixels, `[N]`.
+        skipped: (index, reason) of each image that could not be read, in any order.
+        clipped: the index of each image with values outside the range, in any order.
+        sizes: rows and columns of each image in its file; (0, 0) if it could not be read.
+        sha256_of_files: the SHA-256 of each file that was read, by name.
+        sha256_of_samples: the SHA-256 of each image without a file; "" if the image has a file.
     """
 
     def __init__(self, count: int) -> None:
@@ -220,7 +223,7 @@ class _Outcome:
 
 
 def _decode_all(samples: Sequence[Sample], rows: _Rows, config: DataConfig) -> _Outcome:
-    """Decodes every sample and has it stored.
+    """Decodes every sample, and stores it in `rows`.
 
     Raises:
         UserError: see `cache.load_decoded`.

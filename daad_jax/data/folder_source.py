@@ -1,4 +1,4 @@
-"""A folder of images, read in place: it is walked, its files get roles, and masks are paired with images."""
+"""Reads a folder of images in place: lists its files, gives them roles, and pairs masks with images."""
 
 import functools
 import hashlib
@@ -30,14 +30,14 @@ COUNTING_THREADS = 8
 def open_folder(path: Path, config: DataConfig) -> Source:
     """Opens a folder of images in one of the layouts of docs/data.md.
 
-    The names of the folders say which images are good, which are anomalous and which files are masks; or
-    `config.normal`, `config.anomalous` and `config.masks` say it. Files are opened only if their names have
-    no suffix, or if `config.mixed_channels` is "stop".
+    The names of the folders say which images are good, which are anomalous and which files are masks.
+    `config.normal`, `config.anomalous` and `config.masks` can say it instead. Files are opened only if their
+    names have no suffix, or if `config.mixed_channels` is "stop".
 
     Args:
         path: the folder.
-        config: the names or patterns of folders. `mixed_channels` "stop" refuses grey files beside colour
-            ones.
+        config: has the names or patterns of folders. With `mixed_channels` = "stop", grey files beside colour
+            files are refused.
 
     Raises:
         UserError: the folder is missing, holds no images or cannot be listed, its layout is not clear, or
@@ -75,9 +75,9 @@ def _no_images(path: Path, files: list[WalkedFile], assignments: list[Assignment
 
 
 def _identify(path: Path, files: list[WalkedFile], patterns: Patterns) -> str:
-    """A text that changes whenever the listing or a pixel could.
+    """Returns a text that changes whenever the listing or a pixel could have changed.
 
-    Of files that are left out, the name and the reason decide: what their owners write does not matter.
+    The content of a file that is left out does not matter; only its name and the reason count.
     """
     digest = hashlib.sha256(repr(patterns).encode("utf-8", "surrogateescape"))
     for file in files:
@@ -112,7 +112,7 @@ def _read(root: Path, files: list[WalkedFile], named: list[NamedFile], max_pixel
 
 
 def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
-    """The number of images in each file; 1 for a file that cannot be read, which decoding reports."""
+    """Counts the images in each file. Returns 1 for an unreadable file, which decoding reports."""
     pages = {image.name: 1 for image in images}
     paged = [name for name in pages if name.lower().endswith(PAGED_SUFFIXES)]
     with ThreadPoolExecutor(COUNTING_THREADS) as pool:
@@ -122,7 +122,7 @@ def _count_all_pages(root: Path, images: Sequence[NamedFile]) -> dict[str, int]:
 def _make_samples(
     root: Path, name: str, settled: list[Assignment], marked: Marked, max_pixels: int
 ) -> list[Sample]:
-    """The samples of a file: one for each page that is used. Of several pages, the first is `name#1`."""
+    """Makes a sample for each page of a file that is used. The first of several pages is `name#1`."""
     samples = []
     for page, assignment in enumerate(settled):
         if assignment.role != IMAGE:
@@ -148,7 +148,7 @@ def _make_samples(
 def _load_mask(mask: PackedMask | UserError) -> tuple[np.ndarray, dict[str, str]]:
     if isinstance(mask, UserError):
         raise mask
-    return mask.unpack(), {}  # the records of the mask files have their digests already
+    return mask.unpack(), {}  # no digests, because the records of the mask files have them already
 
 
 def _record_image(name: str, settled: list[Assignment], masks: int) -> FileRecord:

@@ -1,4 +1,4 @@
-"""What the names of folders and files mean: good, anomalous, mask, or a part of the data set."""
+"""Reads the meaning of folder and file names: good, anomalous, mask, or a part of the data set."""
 
 import re
 from typing import NamedTuple
@@ -31,7 +31,7 @@ ROLES = {
 MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "segmentation", "segmentations"}
 _PART_OF = {word: part for part, words in PARTS.items() for word in words.split()}
 _ROLE_OF = {word: role for role, words in ROLES.items() for word in words.split()}
-# Beside a folder "rgb", these hold other measurements of the same parts (MVTec 3D-AD).
+# Beside a folder "rgb", folders of these names hold other measurements of the same parts (MVTec 3D-AD).
 OTHER_SENSORS = {"xyz", "depth", "pointcloud", "pointclouds", "pcd", "ply", "infrared", "ir"}
 
 _WORD = r"(?:ground[_-]?truth|segmentation|annotation|mask|label|anno|seg|gt)s?"
@@ -41,12 +41,12 @@ _NUMBER_ENDING = re.compile(r"(?P<base>.+?)[ _.-]\d{1,4}$")
 
 
 class Meaning(NamedTuple):
-    """What a folder's name stands for; "" where the name says nothing.
+    """The meaning of a folder's name; "" if the name does not say it.
 
     Attributes:
         part: `TRAIN`, `HELD_OUT` or `TEST`.
         role: `NORMAL`, `ANOMALOUS`, `MASK` or `NEUTRAL`.
-        telling: what of the name tells the folder's images from others.
+        telling: the part of the name that distinguishes the folder's images from others.
     """
 
     part: str = ""
@@ -55,13 +55,13 @@ class Meaning(NamedTuple):
 
 
 def read_folder_name(name: str) -> Meaning:
-    """What the name of a folder means: "Test" is a part, "NG" a role, "train_good" both, "a7" nothing."""
+    """Reads the name of a folder: "Test" is a part, "NG" a role, "train_good" both, "a7" neither."""
     folded = fold(name)
     if folded in _PART_OF or folded in _ROLE_OF:
         return _make_meaning(_PART_OF.get(folded, ""), _ROLE_OF.get(folded, ""), name)
     every_word = split_words(name)
     words = [word for word in every_word if _ROLE_OF.get(fold(word)) != NEUTRAL]
-    # A number tells nothing of the role, and a year nothing of the part: "good 2", "train2017".
+    # A number does not change the role ("good 2"), and a year does not change the part ("train2017").
     words = [w for w in words if not w.isdecimal()] or words
     has_short_number = any(w.isdecimal() and len(w) != 4 for w in every_word)
     folded_words = [fold(word) for word in words]
@@ -84,9 +84,10 @@ def _make_meaning(part: str, role: str, name: str) -> Meaning:
 
 
 def read_sibling_names(names: list[str]) -> dict[str, Meaning]:
-    """What the names of the folders in one folder mean.
+    """Reads the names of all folders in one folder.
 
-    A word that all of them begin or end with says nothing: "MT_Free" beside "MT_Crack" means "Free".
+    If all names begin or end with the same word, this word is ignored: "MT_Free" beside "MT_Crack" means
+    "Free".
     """
     meanings = {name: read_folder_name(name) for name in names}
     words = {name: split_words(name) for name in names}
@@ -101,17 +102,17 @@ def read_sibling_names(names: list[str]) -> dict[str, Meaning]:
 
 
 def fold(name: str) -> str:
-    """A name as it is compared."""
+    """Returns a name in lower case without separators, for comparisons."""
     return re.sub(r"[\s_.-]+", "", name).lower()
 
 
 def split_words(name: str) -> list[str]:
-    """The words of a name: "NG-Images" -> NG, Images; "GoodParts" -> Good, Parts; "val2017" -> val, 2017."""
+    """Splits a name: "NG-Images" -> NG, Images; "GoodParts" -> Good, Parts; "val2017" -> val, 2017."""
     return [word for word in re.split(r"[\s_.-]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", name) if word]
 
 
 def split_mask_stem(stem: str) -> tuple[str, str]:
-    """The image's stem and the word for a mask in a file's stem: "1_mask_2" -> "1", "mask".
+    """Splits a mask's stem into the stem of its image and the word for a mask: "1_mask_2" -> "1", "mask".
 
     Both are "" if the stem does not say that the file is a mask.
     """
@@ -120,6 +121,6 @@ def split_mask_stem(stem: str) -> tuple[str, str]:
 
 
 def strip_number(stem: str) -> str:
-    """A stem without the number at its end: "1_2" -> "1"; "" if there is none."""
+    """Removes the number at the end of a stem: "1_2" -> "1"; "" if there is no number."""
     match = _NUMBER_ENDING.match(stem)
     return match["base"] if match else ""

@@ -46,9 +46,12 @@ EXAMPLES = 3
 class GoodImages:
     """Good images that have not trained.
 
-    `split` holds the images, and `images` what a run remembers of each image, in the same order. `left_out`
-    maps each reason to the names of the images that are not used for this reason. `rows` are the account.
-    `notes` are sentences for the user.
+    Attributes:
+        split: the images.
+        images: the facts that a run remembers of each image, in the same order.
+        left_out: the names of the unused images for each reason.
+        rows: the account.
+        notes: sentences for the user.
     """
 
     split: Split
@@ -72,11 +75,11 @@ def load_good(
     the training held out.
 
     Args:
-        config: of the run: the size of the images, their range and their groups.
-        folders: each in one of the layouts of docs/data.md.
-        history: of the run, if it is known.
-        held_out: images that the training held out, to be used as well; None to use new images only.
-        check: read all files again, see `cache.load_decoded`.
+        config: the run's configuration: size of the images, range and groups.
+        folders: folders, each in a layout of docs/data.md.
+        history: the history of the run; None if it is not known.
+        held_out: images that the training held out, to use them as well; None: use only new images.
+        check: whether all files are read again, see `cache.load_decoded`.
 
     Returns:
         The good images. `split` begins with the images of `held_out`; `images` lists only the new ones.
@@ -91,13 +94,13 @@ def load_good(
 def load_chosen(
     config: Config, folder: Path, chosen: Sequence[ImageFile], history: History | None
 ) -> GoodImages:
-    """Images that somebody has chosen one by one as good, as the model gets them; see `load_good`.
+    """Reads images that a person has chosen as good, one by one, as the model gets them; see `load_good`.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         folder: the files of the images are below it.
         chosen: the images. What the names of their folders say does not count.
-        history: of the run, if it is known.
+        history: the history of the run; None if it is not known.
 
     Raises:
         UserError: see `load_good`.
@@ -106,7 +109,7 @@ def load_chosen(
 
 
 def _choose(folder: Path, chosen: Sequence[ImageFile], data: DataConfig) -> Source:
-    """A source of some images of a folder, which are all good."""
+    """Makes a source of chosen images of a folder. All of them are good."""
 
     def name_of(image: ImageFile) -> str:
         return f"{image.path.relative_to(folder).as_posix()}{f'#{image.page + 1}' * (image.pages > 1)}"
@@ -129,7 +132,7 @@ def _choose(folder: Path, chosen: Sequence[ImageFile], data: DataConfig) -> Sour
     digest = hashlib.sha256()
     for image in chosen:
         sha256 = ""
-        with suppress(UserError):  # reading the image says so
+        with suppress(UserError):  # reading the image reports the error
             sha256 = digest_of_file(image.path)
         digest.update(repr((name_of(image), sha256)).encode("utf-8", "surrogateescape"))
     return Source(f"chosen {make_absolute(folder)} {digest.hexdigest()}", read, folder)
@@ -142,7 +145,7 @@ def _gather(
     held_out: Split | None,
     check: bool,
 ) -> GoodImages:
-    """`load_good` of sources that are open; each comes with its folder."""
+    """Does the work of `load_good` for open sources. Each source comes with its folder."""
     grouping = groups.open_grouping(config.data)
     data = replace(config.data, on_bad_image="skip")
     parts: list[Split] = [held_out] if held_out else []
@@ -159,7 +162,7 @@ def _gather(
         kept = np.array([i for i in range(len(decoded.names)) if i not in reasons], int)
         split = make_split(decoded, np.zeros(len(decoded.names), np.int8), kept, None, with_masks=False)
         names = [str(folder / name) for name in split.names]
-        # Two folders may have images of one part, so a pattern sees the names below the folder.
+        # Two folders may have images of one part, so a pattern must see names without the folder.
         keys += names if data.group == groups.FOLDER else split.names
         parts.append(replace(split, names=names))
         described = describe_images(decoded, kept)
@@ -189,7 +192,7 @@ def describe_left_out(left_out: dict[str, list[str]]) -> str:
 
 
 def _open(folder: Path, data: DataConfig) -> Source:
-    """Opens a folder by the names in the run's configuration if they fit, else by the usual names."""
+    """Opens a folder by the folder names in the run's configuration, or by the usual names."""
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; give folders of good images")
     plain = replace(data, normal="", anomalous="", masks="")
@@ -247,7 +250,7 @@ def _account_for(
 
 
 def _note_groups(found: groups.Groups, names: list[str], setting: str) -> list[str]:
-    """A sentence about images without a group. Raises UserError if no image has one."""
+    """Makes a sentence about images without a group. Raises UserError if no image has a group."""
     alone = np.flatnonzero(~found.is_found)
     if len(alone) == len(names):
         raise UserError(

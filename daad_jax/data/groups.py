@@ -1,4 +1,4 @@
-"""Which images belong together, such as several photos of one part (`config.data.group`)."""
+"""Finds images that belong together, such as several photos of one part (`config.data.group`)."""
 
 import csv
 import io
@@ -28,8 +28,8 @@ class Groups:
     Attributes:
         numbers: images with equal numbers belong together, int64 `[N]`. Groups are numbered in the order in
             which they appear.
-        is_found: False for images to which `config.data.group` gives no group, bool `[N]`. Each of them is a
-            group of its own.
+        is_found: False if `config.data.group` gives an image no group, bool `[N]`. Such an image is a group
+            of its own.
         notes: sentences for the user.
     """
 
@@ -42,8 +42,10 @@ class Groups:
 class Grouping:
     """A way to group images.
 
-    `find` maps the name of an image to the name of its group, or to None. `names` are the images that a table
-    names; None if there is no table.
+    Attributes:
+        setting: `config.data.group`.
+        find: returns the name of an image's group, given the image's name; None if there is no group.
+        names: the images that a table names; None if there is no table.
     """
 
     setting: str
@@ -75,7 +77,7 @@ class Grouping:
 
 
 def open_grouping(config: DataConfig) -> Grouping | None:
-    """The way to group images that `config.group` names; None if each image is for itself.
+    """Opens the grouping that `config.group` names; None if each image is for itself.
 
     Raises:
         UserError: a bad pattern, or a table that is missing or cannot be decided.
@@ -93,13 +95,13 @@ def open_grouping(config: DataConfig) -> Grouping | None:
 def describe(
     groups: Groups, names: list[str], normal: np.ndarray, held_out: np.ndarray, setting: str
 ) -> list[str]:
-    """Sentences about the groups of the normal training images, and about images without a group.
+    """Makes sentences about the groups of normal training images, and about images without a group.
 
     Args:
-        groups: of N images.
-        names: of the N images.
+        groups: the groups of N images.
+        names: the names of the N images.
         normal: indices of the normal training images.
-        held_out: indices of those that are held out.
+        held_out: indices of the held-out ones among them.
         setting: `config.data.group`.
 
     Raises:
@@ -129,7 +131,7 @@ def describe(
 
 
 def _open_pattern(setting: str) -> Grouping:
-    """A grouping by a regular expression. Raises UserError if it is no such expression with one group."""
+    """Groups by a regular expression. Raises UserError if the expression is wrong, or has not one group."""
     known = "'folder', a regular expression with one group in parentheses, or FILE.csv:COLUMN"
     if setting.lower().endswith((".csv", ".tsv")):
         raise UserError(
@@ -155,17 +157,17 @@ def _open_pattern(setting: str) -> Grouping:
 
 
 def _find_table(folder: str, table: str) -> Path:
-    """The file of a table, which is relative to the folder of images unless it says otherwise."""
+    """Returns the file of a table. A relative path begins at the folder of the images."""
     if is_in_bucket(table):
         return open_place(table)
     return open_place(folder).expanduser() / Path(table).expanduser()
 
 
 def _open_table(setting: str, file: Path, column: str) -> Grouping:
-    """A grouping by a table. Raises UserError if the table cannot be read or decided."""
+    """Groups by a table. Raises UserError if the table cannot be read, or contradicts itself."""
     where = f"config.data.group = {setting!r}: {file}"
     try:
-        # Names of files may be no text at all; they then come out as the bytes that they are.
+        # A file's name may be no valid text. "surrogateescape" keeps its bytes.
         content = io.BytesIO(read_bytes(file))
         text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape").read()
     except FileNotFoundError as error:
@@ -187,7 +189,7 @@ def _open_table(setting: str, file: Path, column: str) -> Grouping:
 
 
 def _read_rows(text: str, column: str) -> dict[str, str]:
-    """The group of every image that a table names.
+    """Reads the group of every image that a table names.
 
     Raises:
         UserError: a column is missing or there are several for the names, a row is too short or has an empty
@@ -231,13 +233,13 @@ def _read_rows(text: str, column: str) -> dict[str, str]:
 
 
 def _table_keys(name: str) -> list[str]:
-    """The names under which a table may have an image: its own, or that of the file it is a page of."""
+    """Returns the names that a table may use for an image: its own name, or the file's name of a page."""
     match = PAGE.fullmatch(name)
     return [_normalise(name), *([_normalise(match[1])] if match else [])]
 
 
 def _normalise(path: str) -> str:
-    """A relative path with slashes, as tables of another system may write it: ".\\a\\b.png" is "a/b.png"."""
+    """Rewrites a relative path of any system with slashes: ".\\a\\b.png" becomes "a/b.png"."""
     return str(PurePosixPath(path.replace("\\", "/")))
 
 

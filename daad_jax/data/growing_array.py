@@ -1,4 +1,4 @@
-"""An array on the disk that grows row by row, because the number of rows is not known in advance."""
+"""Writes an array to the disk row by row, if the number of rows is not known in advance."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from daad_jax.data.integrity import row_checksums
 class GrowingArray:
     """An NPY file to which rows are appended. One thread at a time may use it.
 
-    The rows are written, not mapped: a mapped file that is written while the disk is full ends the process by
-    a signal, and a written one gives an OSError.
+    The rows are written, not mapped. If the disk is full, writing raises an OSError; a mapped file would end
+    the process by a signal.
 
     Args:
-        file: is made.
+        file: the new file.
         row_shape: the shape of each row.
-        dtype: of the rows.
+        dtype: the type of the rows.
     """
 
     def __init__(self, file: Path, row_shape: tuple[int, ...], dtype: Any) -> None:
@@ -25,7 +25,7 @@ class GrowingArray:
         self._file = file.open("wb")
         self._write_header(0)
         self._offset = self._file.tell()
-        self.checksums: list[int] = []  # of every row
+        self.checksums: list[int] = []  # the CRC-32 of every row
 
     def append(self, rows: np.ndarray) -> int:
         """Writes rows `[n, *row_shape]`, and returns the number of the first one."""

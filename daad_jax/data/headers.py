@@ -1,4 +1,4 @@
-"""What the first bytes of an image file say: its format, and the type of its pixels. No pixel is decoded."""
+"""Reads the format and the pixel type of an image file from its first bytes. Decodes no pixel."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-SIGNATURE_BYTES = 64  # this many first bytes tell every format
+SIGNATURE_BYTES = 64  # the first bytes that suffice to identify every format
 NEAR_BYTES = 2**16  # the headers of most files end within this many bytes
 
 SIGNATURES = (
@@ -56,9 +56,9 @@ class NpyHeader(NamedTuple):
 
 
 def identify(first_bytes: bytes) -> str:
-    """The format of a file that begins with these bytes (at least 64, or all); "" if it is none of ours.
+    """Returns the format of a file by its first bytes (at least 64, or all); "" if we do not read it.
 
-    Formats that run programs, such as PostScript, are not known here, so no decoder ever sees them.
+    Formats that run programs, such as PostScript, are missing here, so no decoder ever gets them.
     """
     for signature, image_format in SIGNATURES:
         if first_bytes.startswith(signature):
@@ -75,7 +75,7 @@ def identify(first_bytes: bytes) -> str:
 
 
 def has_image_signature(first_bytes: bytes) -> bool:
-    """Whether a file that begins with these bytes (at least 64, or all of them) is an image that we read."""
+    """Whether a file with these first bytes (at least 64, or all) is an image that we read."""
     return bool(identify(first_bytes))
 
 
@@ -87,22 +87,23 @@ def open_source(source: Path | bytes) -> Iterator[IO[bytes]]:
 
 
 def integer_type(bits: int, is_signed: bool = False) -> str:
-    """The smallest integer type of at least so many bits, as NumPy calls it."""
+    """Returns NumPy's name of the smallest integer type with at least `bits` bits."""
     size = next(size for size in (8, 16, 32, 64) if bits <= size)
     return f"{'' if is_signed else 'u'}int{size}"
 
 
 def pixel_type_of_array(dtype: np.dtype) -> str:
-    """The type that pixels of `dtype` are brought to: booleans to uint8, and every float to float32."""
+    """Returns the type that pixels of `dtype` are converted to: booleans to uint8, all floats to float32."""
     if dtype.kind == "b":
         return "uint8"
     return "float32" if dtype.kind == "f" else f"{dtype.newbyteorder('=')}"
 
 
 def read_npy_header(file: IO[bytes]) -> NpyHeader:
-    """The header of an array file.
+    """Reads the header of an array file.
 
-    An array `[h, w]`, or `[h, w, C]` with C of 1, 3 or 4, is one image; `[N, h, w]` and `[N, h, w, C]` are N.
+    An array `[h, w]`, or `[h, w, C]` with C of 1, 3 or 4, is one image. `[N, h, w]` and `[N, h, w, C]` are N
+    images.
 
     Raises:
         ValueError: the header is damaged, or the array is no image.
@@ -126,7 +127,7 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
 
 
 def read_jpeg2000_header(file: IO[bytes]) -> Jpeg2000Header:
-    """The header of the first codestream in a JPEG 2000 file. Raises ValueError if there is none."""
+    """Reads the header of the first codestream in a JPEG 2000 file. Raises ValueError if there is none."""
     file.seek(0)
     content = file.read(NEAR_BYTES)
     begin = content.find(JPEG2000_SIZE)
@@ -145,7 +146,7 @@ def read_jpeg2000_header(file: IO[bytes]) -> Jpeg2000Header:
 
 
 def read_netpbm_header(file: IO[bytes]) -> NetpbmHeader:
-    """The header of a PBM, PGM or PPM file. Raises ValueError if it is damaged."""
+    """Reads the header of a PBM, PGM or PPM file. Raises ValueError if it is damaged."""
     file.seek(0)
     content = file.read(NEAR_BYTES)
     numbers, offset = [], 2
@@ -162,7 +163,7 @@ def read_netpbm_header(file: IO[bytes]) -> NetpbmHeader:
 
 
 def read_avif_bits(file: IO[bytes]) -> int:
-    """The bits of a pixel of an AVIF file: 8, 10 or 12."""
+    """Reads the bits of a pixel of an AVIF file: 8, 10 or 12."""
     file.seek(0)
     content = file.read(NEAR_BYTES)
     begin = content.find(b"av1C")  # the configuration record of the codec

@@ -1,4 +1,4 @@
-"""Which images of a run have trained and which were held out, and what becomes of images that come later."""
+"""Remembers which images of a run have trained and which were held out, and decides about later images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ TRAINED, CALIBRATED, TESTED, UNUSED = "trained", "held_out", "tested", "unused"
 
 @dataclass(frozen=True)
 class History:
-    """What a run remembers of its normal images.
+    """The normal images that a run remembers.
 
     Attributes:
         digest: `Splits.normal_digest` of the last training.
-        images: the normal images of the last training; None if the run was made by a version that did not
-            list them.
-        earlier: images that have trained in this run and were not there in the last training.
+        images: the normal images of the last training; None if an old version made the run, and did not list
+            them.
+        earlier: images that have trained in this run, but were missing in the last training.
     """
 
     digest: str
@@ -58,19 +58,20 @@ class History:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Divides normal images: some train, and the others are held out.
 
-        The images of the last training keep their roles. Of other images, a share is held out and the others
-        train, but an image whose content has ever trained in this run always trains. A new image of a group
-        that is known goes with its group.
+        The images of the last training keep their roles. A share of the new images is held out, and the
+        others train. An image whose content has ever trained in this run always trains. A new image of a
+        known group gets the role of its group.
 
         Args:
-            images: all normal images that are there now; their roles do not matter.
+            images: all normal images of today; their roles do not matter.
             digest: `Splits.normal_digest` of these images.
-            config: the share that is held out.
-            seed: of the run.
+            config: has the share that is held out.
+            seed: the seed of the run.
             groups: equal integers for images that belong together; None: each image is for itself.
 
         Returns:
-            Indices of both; None if the run does not list its images.
+            The indices of the images that train, and of the held-out ones; None if the run does not list its
+            images.
 
         Raises:
             UserError: no image can be held out, or no image is left to train on.
@@ -103,12 +104,12 @@ class History:
     ) -> list[str]:
         trained, held_out = ContentIndex(self.trained), ContentIndex(self.held_out)
         roles = [
-            # An image that has trained stays a training image, also if a copy of it was held out.
+            # An image that has trained stays a training image, even if a copy of it was held out.
             TRAINED if image in trained else CALIBRATED if image in held_out else UNUSED
             for image in images
         ]
         if groups is not None:
-            for role in (CALIBRATED, TRAINED):  # the last one wins: what has trained is never held out
+            for role in (CALIBRATED, TRAINED):  # TRAINED comes last and wins, so no trained group is held out
                 known = set(groups[[i for i, r in enumerate(roles) if r == role]].tolist())
                 roles = [role if group in known else r for group, r in zip(groups.tolist(), roles)]
         new = [i for i, role in enumerate(roles) if role == UNUSED]
@@ -127,7 +128,7 @@ class History:
         return roles
 
     def extend(self, images: Sequence[NormalImage], digest: str) -> "History":
-        """The history after a further training on `images`, which have their roles."""
+        """Returns the history after a further training on `images`, which have their new roles."""
         present = ContentIndex(images)
         gone = {(image.checksum, image.sha256): image for image in self.trained if image not in present}
         return History(digest, tuple(images), tuple(gone.values()))
@@ -136,8 +137,8 @@ class History:
 class ContentIndex:
     """Finds out whether an image has the content of one of `images`.
 
-    Two images have the same content if their encoded images do, or if the model gets the same pixels. The
-    first still holds when another version of a library decodes images a little differently.
+    Two images have the same content if their files have equal bytes, or if the model gets equal pixels. The
+    bytes stay equal even if another version of a library decodes the pixels a little differently.
     """
 
     def __init__(self, images: Sequence[NormalImage]) -> None:

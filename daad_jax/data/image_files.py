@@ -1,4 +1,4 @@
-"""Image files that are read in place; a file may hold several images, its pages."""
+"""Reads image files in place. A file may hold several images, its pages."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
 from daad_jax.data.decoding import Picture, decode, read_file
 from daad_jax.errors import UserError
 
-REMEMBERED_DIGESTS = 64  # of files with several images
+REMEMBERED_DIGESTS = 64  # so many digests of files with several images are kept
 
 
 class ImageFile(NamedTuple):
@@ -23,7 +23,7 @@ class ImageFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The path; of a page, with its number counted from 1: "stack.tif#3"."""
+        """The path. A page has its number at the end, counted from 1: "stack.tif#3"."""
         return f"{self.path}#{self.page + 1}" if self.pages > 1 else str(self.path)
 
     def load(self, max_pixels: int) -> tuple[Picture, str]:
@@ -38,14 +38,14 @@ class ImageFile(NamedTuple):
         Raises:
             UserError: the file cannot be read; the message names the image.
         """
-        if self.pages > 1:  # the file may be large: it is not read as a whole for each of its pages
+        if self.pages > 1:  # the file may be large, so do not read the whole file for each page
             return decode(self.path, self.name, self.page, max_pixels), digest_of_file(self.path)
         content = read_file(self.path)
         return decode(content, self.name, 0, max_pixels), hashlib.sha256(content).hexdigest()
 
 
 def find_pages(path: Path) -> int:
-    """How many images a file holds; 1 if it cannot be read, which `ImageFile.load` then reports."""
+    """Counts the images in a file. Returns 1 for an unreadable file; `ImageFile.load` then reports it."""
     if not path.name.lower().endswith(PAGED_SUFFIXES):
         return 1
     try:
@@ -55,16 +55,16 @@ def find_pages(path: Path) -> int:
 
 
 def list_pages(path: Path) -> Iterator[ImageFile]:
-    """The images of a file, in their order."""
+    """Yields the images of a file, in order."""
     pages = find_pages(path)
     return (ImageFile(path, page, pages) for page in range(pages))
 
 
 def digest_of_file(path: Path) -> str:
-    """The SHA-256 of a file (hexadecimal). A file that is asked for again, unchanged, is not read again."""
+    """Returns the SHA-256 of a file (hexadecimal). An unchanged file is not read again."""
     try:
         status = path.stat()
-        if is_in_bucket(path):  # a path of etils, whose `stat` is another
+        if is_in_bucket(path):  # a path of etils, whose `stat` has other fields
             return _read_digest(path, status.mtime, status.length)  # type: ignore[attr-defined]
         return _read_digest(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
@@ -73,6 +73,6 @@ def digest_of_file(path: Path) -> str:
 
 @functools.lru_cache(REMEMBERED_DIGESTS)
 def _read_digest(path: Path, changed: int, size: int) -> str:
-    """`digest_of_file` of a file in this state."""
+    """Reads the digest of a file. Time and size are arguments so that the cache notices changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,15 +15,15 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to grey
 
 
 def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
-    """Brings a picture to the range, the channels and the size of the model, wherever an image enters.
+    """Brings a picture to the range, the channels and the size of the model. All images come this way.
 
     Args:
-        picture: as `decode` returns it.
-        config: range and bits, channels, size, and what to do with other sizes.
-        name: what an error calls the image.
+        picture: a picture that `decode` returned.
+        config: has range and bits, channels and size, and says what to do with other sizes.
+        name: the image's name in errors.
 
     Returns:
-        uint8 or, if `config.bits` is 16, uint16 `[H, W, C]`, whose largest value is the end of the range.
+        uint8 `[H, W, C]`, or uint16 if `config.bits` is 16. The largest value is the end of the range.
 
     Raises:
         UserError: the image has another size and `config.fit` is "exact".
@@ -42,14 +42,14 @@ def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
 
 
 def prepare_tiles(picture: Picture, config: DataConfig, name: str) -> Iterator[np.ndarray]:
-    """Cuts a picture into tiles, and prepares each as an image: yields `[H, W, C]`, see `prepare`.
+    """Cuts a picture into tiles, and prepares each tile as an image: yields `[H, W, C]`, see `prepare`.
 
-    A tile is cut when it is asked for, so that the tiles of a large image are never all in memory.
+    Each tile is cut when the caller takes it, so memory never holds all tiles of a large image.
 
     Args:
-        picture: as `decode` returns it.
-        config: with `tiles` above 0.
-        name: what an error calls the image.
+        picture: a picture that `decode` returned.
+        config: the configuration, with `tiles` above 0.
+        name: the image's name in errors.
     """
     for box in TileGrid.of(picture_size(picture), config).boxes():
         if isinstance(picture, np.ndarray):
@@ -60,17 +60,17 @@ def prepare_tiles(picture: Picture, config: DataConfig, name: str) -> Iterator[n
 
 
 def to_pixels(picture: Picture, channels: int) -> np.ndarray:
-    """The pixels of a picture at its own size, by the full range of its type: uint8 `[h, w, channels]`."""
+    """Scales the full range of a picture's type to 0 ... 255, at its own size: uint8 `[h, w, channels]`."""
     return show_pixels(picture, DataConfig(channels=channels))
 
 
 def show_pixels(picture: Picture, config: DataConfig) -> np.ndarray:
-    """The pixels of a picture at its own size, by the range of a run, to be shown: uint8 `[h, w, C]`."""
+    """Scales the range of a run to 0 ... 255, at the picture's own size, to show it: uint8 `[h, w, C]`."""
     return np.asarray(_to_image(picture, config)).reshape(*picture_size(picture), config.channels)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Prepared images of 8 or 16 bits `[...]` as uint8, to be shown or to be written as a picture."""
+    """Converts prepared images of 8 or 16 bits `[...]` to uint8, to show or to save them."""
     return images if images.dtype == np.uint8 else ((images.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -98,7 +98,7 @@ def scale_floats(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _to_image(picture: Picture, config: DataConfig) -> Image.Image:
-    """A picture as a grey or RGB image of 8 bits, by the range of the run."""
+    """Converts a picture to a grey or RGB image of 8 bits, by the range of the run."""
     if isinstance(picture, np.ndarray):
         return convert_channels(Image.fromarray(to_levels(to_unit(picture, config))), config.channels)
     image = convert_channels(picture, config.channels)
@@ -119,12 +119,12 @@ def convert_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def fit_mask(mask: np.ndarray, config: DataConfig, name: str) -> np.ndarray:
-    """Brings a mask to the size of the model, in the way its image is; no new values appear.
+    """Brings a mask to the size of the model, as `prepare` does with its image. No new values appear.
 
     Args:
         mask: uint8 `[h, w]`.
-        config: size, and what to do with other sizes.
-        name: what an error calls the image.
+        config: has the size, and says what to do with other sizes.
+        name: the image's name in errors.
 
     Returns:
         uint8 `[H, W]`.
@@ -139,9 +139,9 @@ def fit_mask(mask: np.ndarray, config: DataConfig, name: str) -> np.ndarray:
 
 
 def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
-    """The tiles of a mask, uint8 `[h, w]` -> `[count, H, W]`; no new values appear.
+    """Cuts a mask into tiles, uint8 `[h, w]` -> `[count, H, W]`. No new values appear.
 
-    The mask is scaled as a whole, to the size of the joined map, so that its tiles paste to one mask again.
+    The whole mask is first scaled to the size of the joined map, so that its tiles join to one mask again.
     """
     grid = TileGrid.of((mask.shape[0], mask.shape[1]), config)
     rows, columns = grid.joined_size
@@ -149,15 +149,14 @@ def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
 
 
 def find_inner_size(size: tuple[int, ...], target: tuple[int, int], mode: str, name: str) -> tuple[int, int]:
-    """The size (rows, columns) that an image of `size` is scaled to, before its edges are repeated.
+    """Returns the size (rows, columns) that an image is scaled to, before its edges are repeated.
 
     Args:
         size: rows and columns of the image.
         target: rows and columns of the model.
         mode: "exact" refuses images of another size; "resize" scales (antialiased bilinear) and may change
-            the aspect; "pad" keeps the aspect, shrinks images that are too large, and repeats the edge
-            pixels around them.
-        name: what an error calls the image.
+            the aspect; "pad" keeps the aspect, shrinks too large images, and repeats their edge pixels.
+        name: the image's name in errors.
 
     Raises:
         UserError: the image has another size and `mode` is "exact".
@@ -174,7 +173,7 @@ def find_inner_size(size: tuple[int, ...], target: tuple[int, int], mode: str, n
 
 
 def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Repeats the edge pixels of `[h, w, ...]` evenly on all sides until it is `[height, width, ...]`."""
+    """Repeats edge pixels evenly on all sides: `[h, w, ...]` -> `[height, width, ...]`."""
     rows, columns = pixels.shape[:2]
     if (rows, columns) == (height, width):
         return pixels
@@ -189,10 +188,10 @@ def undo_fit(
 
     Args:
         values: float32 `[H, W]`, a map over an image that `prepare` brought to H x W.
-        height: of the original image.
-        width: of the original image.
-        mode: `config.data.fit`, with which the image was prepared.
-        size: rows and columns of the result, if it should lie over the original image at another size.
+        height: the height of the original image.
+        width: the width of the original image.
+        mode: `config.data.fit` of the run that prepared the image.
+        size: rows and columns of the result; None: the size of the original image.
 
     Returns:
         float32 `[height, width]`, or `[*size]`, scaled bilinearly.
@@ -209,15 +208,16 @@ def undo_fit(
 
 
 def shrink_to_fit(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:
-    """The size (rows, columns) that an image of `rows` x `columns` has after it is shrunk, with its aspect
-    kept, to at most `height` x `width`. A smaller image keeps its size.
+    """Returns the size (rows, columns) of an image after it is shrunk to at most `height` x `width`.
+
+    The aspect stays the same. A smaller image keeps its size.
     """
     scale = min(1.0, height / rows, width / columns)
     return (rows, columns) if scale == 1 else (max(1, round(rows * scale)), max(1, round(columns * scale)))
 
 
 def split_margin(inner: int, outer: int) -> tuple[int, int]:
-    """How many of `outer` pixels lie before and after `inner` pixels in their middle."""
+    """Returns how many of `outer` pixels lie before and after `inner` pixels in the middle."""
     before = (outer - inner) // 2
     return before, outer - inner - before
 

@@ -1,4 +1,4 @@
-"""Images that come from Python: paths, the bytes of image files, arrays and Pillow images, one or many."""
+"""Opens images that Python code gives: paths, bytes of image files, arrays and Pillow images."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
     Args:
         image: a path, the bytes of an image file, a Pillow image, or pixels in a NumPy or JAX array, see
             `convert_array`.
-        name: the image's name in errors; a path names itself.
+        name: the image's name in errors. For a path, the path itself is the name.
         max_pixels: an image with more pixels is refused.
 
     Returns:
@@ -50,7 +50,7 @@ def open_image(image: Any, name: str, max_pixels: int) -> tuple[Picture, str]:
 
 
 def several(images: Any) -> Iterable[Any]:
-    """The images of a call. A single image may come without a list.
+    """Returns the images of a call. A single image may come without a list.
 
     Raises:
         UserError: the object is no image and no iterable of images.
@@ -66,6 +66,6 @@ def several(images: Any) -> Iterable[Any]:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is a NumPy array, or one of JAX or another library that becomes one."""
+    """Whether a value is a NumPy array, or an array of JAX or another library that NumPy can convert."""
     is_image = isinstance(value, Image.Image)
     return isinstance(value, np.ndarray) or (hasattr(value, "__array__") and not is_image)

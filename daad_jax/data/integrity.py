@@ -27,7 +27,7 @@ INDEX_START, INDEX_MIDDLE, INDEX_END = b'{"sha256": "', b'",\n"index": ', b"}\n"
 
 
 class Damaged(Exception):
-    """A file has changed since it was written. The message says what is wrong, for people."""
+    """A file has changed since it was written. The message says to people what has changed."""
 
 
 def create_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
@@ -55,17 +55,17 @@ def create_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
 
 
 def checksum(array: np.ndarray) -> int:
-    """The CRC-32 of the bytes of an array."""
+    """Returns the CRC-32 of the bytes of an array."""
     return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def row_checksums(array: np.ndarray) -> list[int]:
-    """The CRC-32 of each row of an array `[N, ...]`."""
+    """Returns the CRC-32 of each row of an array `[N, ...]`."""
     return [checksum(row) for row in array]
 
 
 def describe_array(file: Path, array: np.memmap) -> list[Any]:
-    """What `open_array` must know of an array: its shape and type, and its header's length and CRC-32."""
+    """Returns the arguments of `open_array`: shape and type of an array, length and CRC-32 of its header."""
     with file.open("rb") as opened:
         header = opened.read(array.offset)
     return [list(array.shape), array.dtype.str, array.offset, zlib.crc32(header)]
@@ -74,10 +74,10 @@ def describe_array(file: Path, array: np.memmap) -> list[Any]:
 def open_array(file: Path, shape: list[int], dtype: str, offset: int, header_checksum: int) -> np.memmap:
     """Opens an array as a read-only memory-mapped file; the arguments come from `describe_array`.
 
-    The header is compared, not read: NumPy's reader is not made for damaged headers.
+    The header is compared, not parsed, because NumPy's parser is not safe for damaged headers.
 
     Raises:
-        Damaged: the file is missing, or its header or its size is not what was written.
+        Damaged: the file is missing, or its header or its size has changed.
     """
     try:
         with file.open("rb") as opened:
@@ -95,7 +95,8 @@ def open_array(file: Path, shape: list[int], dtype: str, offset: int, header_che
 def verify_rows(file: Path, array: np.memmap, checksums: Sequence[int]) -> None:
     """Compares each row of an array, as `open_array` opened it, with its CRC-32.
 
-    The file is read, not mapped, so that a disk that fails gives an error and no signal.
+    The file is read, not mapped. If the disk fails, reading gives an error; a mapped file would end the
+    process by a signal.
 
     Raises:
         Damaged: a row differs, or cannot be read.
@@ -138,7 +139,7 @@ def read_index(file: Path) -> tuple[dict[str, Any], str]:
     """Reads an index that `write_index` wrote, and returns it with its SHA-256.
 
     Raises:
-        Damaged: the file is missing, or not what was written.
+        Damaged: the file is missing or has changed.
     """
     try:
         text = file.read_bytes()
@@ -175,12 +176,13 @@ def find_changed(source: Source, sha256_of_files: dict[str, str], sha256_of_samp
 
     Args:
         source: the source.
-        sha256_of_files: of the files below `source.root`, by name; "" for a file that was not read.
-        sha256_of_samples: of the images of a source without files, in the order of `source.read`; ""
-            for an image that could not be read.
+        sha256_of_files: the digests of the files below `source.root`, by name; "" for a file that was not
+            read.
+        sha256_of_samples: the digests of the images of a source without files, in the order of
+            `source.read`; "" for an image that could not be read.
 
     Returns:
-        The name of the first one that has changed; "" if none has.
+        The name of the first image that has changed; "" if none has.
     """
     if source.root is not None:
         root = source.root

@@ -34,7 +34,7 @@ def join_splits(splits: Sequence[Split], groups: np.ndarray | None) -> Split:
     """Joins splits of images of one size and type, without their masks.
 
     Args:
-        splits: at least one.
+        splits: at least one split.
         groups: equal integers for images that belong together, over all splits; None if each is for itself.
     """
     tilings = [split.tiling for split in splits if split.tiling]

@@ -1,4 +1,4 @@
-"""Finds out what each file below a folder is for, from names alone. No file is opened here."""
+"""Decides from names alone what each file below a folder is for. Opens no file."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,13 +29,13 @@ NO_PATTERN = "not matched by config.data.normal or config.data.anomalous"
 
 
 class Assignment(NamedTuple):
-    """What a file is for.
+    """The role of a file.
 
     Attributes:
         role: `IMAGE`, `IS_MASK` or `LEFT_OUT`.
-        part: of an image or mask: `TRAIN`, `HELD_OUT`, `TEST`; `PART_BY_KIND` if the folders name no part
-            (good images then train, and anomalous ones are tested).
-        kind: of an image: `GOOD`, the kind of the defect, or `KIND_BY_MASK`.
+        part: the part of an image or mask: `TRAIN`, `HELD_OUT` or `TEST`; `PART_BY_KIND` if the folders name
+            no part (good images then train, and anomalous ones are tested).
+        kind: the kind of an image: `GOOD`, the kind of its defect, or `KIND_BY_MASK`.
         reason: why the file is left out.
         folders: the folders that tell images apart, in lower case; a mask is paired with an image by them.
         is_twin: whether the file counts as a mask only because each image has such a file beside it.
@@ -54,9 +54,9 @@ class Assignment(NamedTuple):
 
 @dataclass
 class _Folder:
-    """A folder that has files: what its path says.
+    """The information in the path of a folder that has files.
 
-    `before` and `after` are the names that tell something, above and below the name of the part.
+    `before` and `after` are the names with a meaning, above and below the name of the part.
     """
 
     path: str
@@ -64,10 +64,10 @@ class _Folder:
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     role: str = ""  # NORMAL or ANOMALOUS, by the deepest such name
-    class_name: str = ""  # the name that says so
-    below_class: str = ""  # the first telling name below it
-    class_parent: str = ""  # the path of the folder that holds it
-    mask_depth: int = -1  # how many folders lie above the one of masks; -1 if there is none
+    class_name: str = ""  # the name that gives `role`
+    below_class: str = ""  # the first name with a meaning below `class_name`
+    class_parent: str = ""  # the path of the folder that holds `class_name`
+    mask_depth: int = -1  # how many folders lie above the folder of masks; -1 if there is none
     is_other_sensor: bool = False
 
     @property
@@ -80,8 +80,8 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
 
     Args:
         names: paths of the files that may be images, below the folder of the data, with "/".
-        patterns: what the user said about the folders.
-        root: what errors call the folder of the data.
+        patterns: the folder names and patterns that the user gave.
+        root: the name of the folder of the data, for errors.
 
     Returns:
         An assignment for each name.
@@ -117,7 +117,7 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
 
 
 def _name_set(folder: _Folder) -> tuple[str, ...]:
-    """The name of the data set: folders above the part's folder whose names do not say good or anomalous."""
+    """Names the data set: the folders above the part's folder whose names do not say good or anomalous."""
     meanings = ((name, folder_words.read_folder_name(name).role) for name in folder.before)
     return tuple(name for name, role in meanings if role not in (NORMAL, ANOMALOUS))
 
@@ -131,13 +131,13 @@ def _parent(name: str) -> str:
 
 
 def _parents(path: str) -> list[str]:
-    """All folders that hold the folder `path`."""
+    """Returns all folders that hold the folder `path`."""
     parts = path.split("/")
     return ["/".join(parts[:n]) for n in range(len(parts))] if path else []
 
 
 def _read_folders(names: Iterable[str]) -> dict[str, _Folder]:
-    """What the path of every folder that has files says."""
+    """Reads the path of every folder that has files."""
     paths = {_parent(name) for name in names}
     children: dict[str, set[str]] = defaultdict(set)
     for path in paths:
@@ -172,18 +172,18 @@ def _read_folder(path: str, meanings: dict[str, dict[str, Meaning]]) -> _Folder:
 
 
 def _find_masks(names: Sequence[str], of_name: list[_Folder], patterns: Patterns) -> dict[int, bool]:
-    """The indices of the masks; True for those that are masks only because every image has such a twin."""
+    """Returns the indices of the masks; True if a file is a mask only because every image has such a twin."""
     masks: dict[int, bool] = {}
     others: list[int] = []
     for i, name in enumerate(names):
-        # A pattern for images counts here if it is for the folder of masks, or for something in it.
+        # A pattern for images counts here only if it matches the folder of masks, or a path in this folder.
         depth = of_name[i].mask_depth
         is_mask = depth >= 0 and not matches(name, patterns.of_images, depth)
         if is_mask or matches(name, patterns.masks):
             masks[i] = False
         else:
             others.append(i)
-    # Masks beside their images: by the end of their names.
+    # Masks that lie beside their images have names with a certain end.
     beside = {names[i].lower() for i in others} | {_stem(names[i]).lower() for i in others}
     words_in_use = set()
     bases = {}
@@ -201,7 +201,7 @@ def _find_masks(names: Sequence[str], of_name: list[_Folder], patterns: Patterns
 
 
 def _find_twins(names: Sequence[str], indices: list[int]) -> list[int]:
-    """The lossless files, if every file has a twin of the same stem in its folder: x.jpg beside x.png."""
+    """Returns the lossless files if every file has a twin with the same stem: x.jpg beside x.png."""
     lossy: set[str] = set()
     lossless: dict[str, int] = {}
     for i in indices:
@@ -217,7 +217,7 @@ def _find_twins(names: Sequence[str], indices: list[int]) -> list[int]:
 
 
 def _stem(name: str) -> str:
-    """A path without the suffix of its file."""
+    """Returns a path without the suffix of its file."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + (file.rpartition(".")[0] or file)
 
@@ -230,7 +230,7 @@ def _by_pattern(folder: _Folder, role: str) -> Assignment:
 
 
 def _by_parts(folders: list[_Folder], has_masks: bool, root: str) -> list[Assignment]:
-    """Roles in a folder with train, validation or test folders inside."""
+    """Assigns roles if there are train, validation or test folders."""
     has_train = any(folder.part == TRAIN for folder in folders)
     has_classes = any(folder.role for folder in folders)
     train_names = {folder.after[0] for folder in folders if folder.part == TRAIN and folder.after}
@@ -259,7 +259,7 @@ def _by_parts(folders: list[_Folder], has_masks: bool, root: str) -> list[Assign
 
 
 def _by_classes(folders: list[_Folder], has_masks: bool, root: str) -> list[Assignment]:
-    """Roles in a folder without train, validation and test folders inside."""
+    """Assigns roles if there are no train, validation and test folders."""
     homes = {folder.class_parent for folder in folders if folder.role == NORMAL}
     if len(homes) > 1:
         _refuse_several_sets(Counter(tuple(f.class_parent.split("/")) for f in folders if f.role), root)
@@ -291,7 +291,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _name_kind(folder: _Folder) -> str:
-    """The kind of a defect: the folder below "defects", or the first one that tells something."""
+    """Names the kind of a defect: the folder below "defects", or the first folder with a meaning."""
     if folder.role == ANOMALOUS:
         return folder.below_class or folder.class_name
     return next((name for name in (*folder.after, *folder.before)), ANOMALOUS)
@@ -312,7 +312,7 @@ def _settle_parts(decided: list[Assignment]) -> list[Assignment]:
 
 
 def settle_kind(assignment: Assignment) -> Assignment:
-    """The assignment of an image whose kind is known: its part, or why the image is left out."""
+    """Returns the assignment of an image whose kind is known: its part, or why the image is left out."""
     if assignment.kind == KIND_BY_MASK:
         return assignment
     part = assignment.part or (TRAIN if assignment.kind == GOOD else TEST)

@@ -1,4 +1,4 @@
-"""Where the images are: paths as they were typed, and absolute. A URL (`gs://...`) stays as it is."""
+"""Finds images by paths as the user typed them, and by absolute paths. URLs (`gs://...`) stay as they are."""
 
 import os
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ DEFAULT_TFDS_DIRECTORY = "~/tensorflow_datasets"
 
 
 def make_absolute(path: str) -> str:
-    """The absolute form of a path, seen from the current directory; "" and URLs stay as they are."""
+    """Makes a path absolute, seen from the current directory; "" and URLs stay as they are."""
     # `epath.Path.absolute` and `resolve` take a URL for a relative path.
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def tfds_directory(config: DataConfig) -> str:
-    """The directory of prepared data sets: as configured, $TFDS_DATA_DIR, or TFDS's default."""
+    """Returns the directory of prepared data sets: as configured, $TFDS_DATA_DIR, or TFDS's default."""
     chosen = config.data_dir or os.environ.get("TFDS_DATA_DIR") or DEFAULT_TFDS_DIRECTORY
     return chosen if "://" in chosen else os.path.expanduser(chosen)
 
 
 def absolute_locations(config: DataConfig) -> dict[str, str]:
-    """The absolute paths that a run remembers, by their keys in `DataConfig`; "" where there is none."""
+    """Returns the absolute paths that a run remembers, by their keys in `DataConfig`; "" stays ""."""
     if config.source == "memory":
         return {"path": "", "data_dir": ""}
     directory = tfds_directory(config) if config.source == "tfds" else ""
@@ -36,10 +36,10 @@ def locate(config: DataConfig, remembered: Mapping[str, str], typed_now: bool) -
     """Finds the images of a run again, possibly from another working directory.
 
     Args:
-        config: of the run, with the paths as they were typed.
+        config: the configuration of the run, with paths as the user typed them.
         remembered: `absolute_locations` at the last training.
-        typed_now: the paths were typed for this very command, so they are looked for from the current
-            directory first. Otherwise the remembered places come first.
+        typed_now: whether the user typed the paths for this command. The current directory then comes first,
+            otherwise the remembered places.
 
     Returns:
         The configuration with the paths where the images are. A path that is absolute stays as it is.

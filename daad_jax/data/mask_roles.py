@@ -1,4 +1,4 @@
-"""What the masks of a folder say about its images: where the defects are, and which images are good."""
+"""Reads from the masks of a folder where the defects are, and which images are good."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from daad_jax.data.masks import MaskFile, NamedFile, PackedMask, pair, read_mask
 from daad_jax.data.samples import GOOD, TEST
 from daad_jax.errors import UserError
 
-ANOMALOUS_KIND = "anomalous"  # of an image that only its mask tells from the good ones
+ANOMALOUS_KIND = "anomalous"  # the kind of an image that is anomalous by its mask alone
 # Why an image or a mask is not used. The texts follow a count in messages.
 NO_MASK = "without a mask that says whether it is good"
 NO_IMAGE = "without an image of its name"
@@ -25,11 +25,11 @@ class Marked:
     """The images of a folder after their masks were read.
 
     Attributes:
-        masks: by name and page of the image: the united mask, or why it cannot be read.
-        mask_counts: by name of the image: how many mask files belong to it.
-        mask_reasons: by name of the mask: why it is not used.
-        digests: by name of the mask: the SHA-256 of the file, if it was read.
-        kinds: by name and page of the images that only masks tell: `GOOD`, `ANOMALOUS_KIND`, or
+        masks: the united mask, or why it cannot be read, by name and page of the image.
+        mask_counts: the number of mask files of an image, by the name of the image.
+        mask_reasons: why a mask is not used, by the name of the mask.
+        digests: the SHA-256 of a mask's file, if it was read, by the name of the mask.
+        kinds: the kind of each image that only masks tell, by name and page: `GOOD`, `ANOMALOUS_KIND`, or
             `KIND_BY_MASK` if no mask tells.
     """
 
@@ -40,7 +40,7 @@ class Marked:
     kinds: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def settle(self, name: str, page: int, assignment: Assignment) -> Assignment:
-        """What a page of an image file is for, now that its masks are known."""
+        """Returns the assignment of a page of an image file, now that its masks are known."""
         if assignment.kind != KIND_BY_MASK:
             return assignment
         kind = self.kinds[name, page]
@@ -58,9 +58,9 @@ def mark_images(
 ) -> Marked:
     """Pairs masks with images, reads the masks, and finds the kinds of images that only masks tell.
 
-    Page k of a mask belongs to page k of its image. An image whose mask marks nothing is good, and one whose
-    mask marks something is anomalous. An image without a mask is good if other images of its part have masks
-    and all those mark something; else it is left out.
+    Page k of a mask belongs to page k of its image. An image is good if its mask marks no pixel, and
+    anomalous if its mask marks one. An image without a mask is good if other images of its part have masks
+    and every such mask marks a pixel. Otherwise the image is left out.
 
     Args:
         root: the folder of the data.
@@ -150,8 +150,8 @@ def _find_kinds(
             f"image (the first image is {waiting[0].name}); rename the masks, or set config.data.normal "
             "and config.data.anomalous"
         )
-    has_empty: set[str] = set()  # parts
-    has_marks: set[str] = set()
+    has_empty: set[str] = set()  # the parts with an empty mask
+    has_marks: set[str] = set()  # the parts with a mask that marks a pixel
     for image in waiting:
         for page in range(pages[image.name]):
             mask = marked.masks.get((image.name, page))

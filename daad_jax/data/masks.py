@@ -1,4 +1,4 @@
-"""Masks: which image a mask belongs to, and what it marks."""
+"""Reads masks: finds the image of each mask, and the pixels that the mask marks."""
 
 import hashlib
 import zlib
@@ -23,7 +23,7 @@ READING_THREADS = 8
 
 @dataclass(frozen=True)
 class NamedFile:
-    """An image or a mask: its path below the folder of the data, and what it is for."""
+    """An image or a mask: its path below the folder of the data, and its role."""
 
     name: str
     assignment: Assignment
@@ -40,10 +40,10 @@ class NamedFile:
 def pair(masks: Sequence[NamedFile], images: Sequence[NamedFile]) -> dict[str, str]:
     """Finds the image of each mask, by their folders and names.
 
-    The names of the part ("test"), of folders of masks and of folders like "images" do not count. What
-    remains must be the same for both: `ground_truth/crack/1_mask.png` and `test/crack/1.jpg`. A mask's own
-    folder may also be named as the image (`ground_truth/crack/1/0.png`). If a mask has fewer or more folders
-    than an image (`masks/1.png`), it belongs to the only image of its name that is not good.
+    Some names do not count: the part ("test"), folders of masks, and folders like "images". The other names
+    must be equal: `ground_truth/crack/1_mask.png` and `test/crack/1.jpg`. The folder of a mask may also have
+    the name of the image (`ground_truth/crack/1/0.png`). A mask with fewer or more folders than its image
+    (`masks/1.png`) belongs to the only image of its name that is not good.
 
     Returns:
         The name of the image, by the name of the mask. Masks without an image are missing.
@@ -65,7 +65,7 @@ class _Table:
                 self._by_name[name].append(image)
 
     def find(self, mask: NamedFile) -> NamedFile | None:
-        """The image of a mask. Raises UserError if there are several."""
+        """Returns the image of a mask; None if there is none. Raises UserError if there are several."""
         folders = mask.assignment.folders
         base = split_mask_stem(mask.stem)[0]
         names = [name for name in (mask.stem, base, strip_number(base or mask.stem)) if name]
@@ -93,13 +93,13 @@ def _fits(image: Assignment, folders: tuple[str, ...], part: str, is_exact: bool
 
 
 def _is_within(few: Sequence[str], many: Sequence[str]) -> bool:
-    """Whether all of `few` are in `many`, in their order."""
+    """Whether `many` has all names of `few`, in the same order."""
     rest = iter(many)
     return all(name in rest for name in few)
 
 
 def _choose(mask: NamedFile, fitting: list[NamedFile], is_exact: bool) -> NamedFile | None:
-    """The one image of several: an anomalous one before a good one, a test image before others."""
+    """Chooses the image of a mask: anomalous images come before good ones, test images before others."""
     not_good = [image for image in fitting if image.assignment.kind != GOOD]
     tested = [image for image in not_good or fitting if image.assignment.part == TEST]
     chosen = tested or not_good or fitting
@@ -114,7 +114,7 @@ def _choose(mask: NamedFile, fitting: list[NamedFile], is_exact: bool) -> NamedF
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask file that was read: the marked pixels of each of its pages, and the SHA-256 of the file."""
+    """The content of a mask file: the marked pixels of each page, and the SHA-256 of the file."""
 
     pages: tuple["PackedMask", ...]
     sha256: str
@@ -142,10 +142,10 @@ def read_masks(root: Path, masks: Sequence[NamedFile], max_pixels: int) -> dict[
     """Reads mask files, each once.
 
     Returns:
-        By name: the file, or why it cannot be read.
+        The content of each file, or why it cannot be read, by the name of the mask.
 
     Raises:
-        UserError: a file that counts as a mask only because it lies beside an image is none.
+        UserError: a file counts as a mask only because it lies beside an image, and has more than two values.
     """
 
     def read(mask: NamedFile) -> MaskFile | UserError:
@@ -154,7 +154,7 @@ def read_masks(root: Path, masks: Sequence[NamedFile], max_pixels: int) -> dict[
         except _NoMaskError:
             raise
         except UserError as error:
-            return UserError(str(error))  # without its traceback, which holds the pixels
+            return UserError(str(error))  # a new error, because a traceback keeps the pixels in memory
 
     with ThreadPoolExecutor(READING_THREADS) as pool:
         return dict(zip((mask.name for mask in masks), pool.map(read, masks)))
@@ -181,11 +181,11 @@ def _read_mask(path: Path, is_twin: bool, max_pixels: int) -> MaskFile:
 
 
 def find_marked(picture: Picture, is_lossy: bool = False) -> np.ndarray:
-    """The pixels that a mask marks: those that are not black.
+    """Finds the marked pixels of a mask: all pixels that are not black.
 
-    It does not matter whether the marked value is 1 or 255, grey, a colour or an entry of a palette. Alpha
-    is laid over black. A lossy format (JPEG) smears values around an edge: there, pixels above half of the
-    largest value are marked.
+    The marked value may be 1 or 255, grey, a colour or an entry of a palette. Alpha is laid over black. A
+    lossy format (JPEG) smears values around an edge, so only pixels above half of the largest value are
+    marked.
 
     Returns:
         uint8 `[h, w]` of 0 and 1.
@@ -195,7 +195,7 @@ def find_marked(picture: Picture, is_lossy: bool = False) -> np.ndarray:
 
 
 def _values(picture: Picture) -> np.ndarray:
-    """The values of a picture as they are stored, `[h, w, C]`."""
+    """Returns the stored values of a picture, `[h, w, C]`."""
     if isinstance(picture, np.ndarray):
         return picture[..., None] if picture.ndim == 2 else picture
     return np.asarray(convert_channels(picture, 3))
@@ -207,14 +207,14 @@ def _count_values(picture: Picture) -> int:
 
 
 def _is_lossy(content: bytes) -> bool:
-    """Whether an encoded image may have other values than were written: JPEG, JPEG 2000, WebP, AVIF, HEIC."""
+    """Whether the format may change pixel values: JPEG, JPEG 2000, lossy WebP, AVIF, HEIC."""
     is_webp = content[:4] == b"RIFF" and content[12:16] != b"VP8L"
     is_jpeg_2000 = content[4:8] == b"jP  " or content.startswith(b"\xff\x4f\xff\x51")
     return content.startswith(b"\xff\xd8\xff") or is_webp or is_jpeg_2000 or content[4:8] == b"ftyp"
 
 
 def unite(masks: Sequence[PackedMask], image: str) -> PackedMask:
-    """The union of the masks of one image. Raises UserError if they have different sizes."""
+    """Returns the union of the masks of one image. Raises UserError if they have different sizes."""
     if len({mask.shape for mask in masks}) > 1:
         sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted({m.shape for m in masks}))
         raise UserError(f"{image}: its masks have {sizes} pixels; give masks of the image's size")

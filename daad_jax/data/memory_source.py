@@ -1,4 +1,4 @@
-"""Images to train on that are given in Python, without a folder."""
+"""Prepares training images that come from Python, without a folder."""
 
 import contextlib
 import itertools
@@ -30,13 +30,13 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
     Args:
         given: an array `[N, h, w]` or `[N, h, w, C]`, or an iterable of anything that `open_image` takes. A
             generator is consumed, and only the prepared images stay in memory. Images of more than 8 bits
-            wait unprepared until the last image is there, because all images together tell the range. If
-            `config.fit` is "aspect", the shapes of the first `FIRST_IMAGES` tell the size.
-        config: size, channels, range, and what to do with an image that cannot be read.
+            wait unprepared for the last image, because the range depends on all images. If `config.fit` is
+            "aspect", the size depends on the shapes of the first `FIRST_IMAGES` images.
+        config: has the size, channels and range, and says what to do with an unreadable image.
 
     Returns:
-        The images; the configuration with the size, the range and the bits that were found, and sentences
-        about them, see `aspect.resolve` and `pixel_range.resolve`.
+        The images; the configuration with the size, the range and the bits that were found; and sentences
+        about these values, see `aspect.resolve` and `pixel_range.resolve`.
 
     Raises:
         UserError: there is no image, or an image cannot be used; the message names the image.
@@ -100,7 +100,7 @@ def collect_images(given: Any, config: DataConfig) -> tuple[Decoded, DataConfig,
 
 
 def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, Iterable[Any], list[str]]:
-    """The configuration with the size that the first images tell; all images; sentences about the size."""
+    """Returns the configuration with the size of the first images; all images; sentences about the size."""
     rest = iter(images)
     first = list(itertools.islice(rest, FIRST_IMAGES if aspect.follows_images(config) else 0))
     sizes = []
@@ -112,7 +112,7 @@ def _find_size(images: Iterable[Any], config: DataConfig) -> tuple[DataConfig, I
 
 
 def _prepare_rows(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
-    """The prepared image as `[1, H, W, C]`, or its tiles `[count, H, W, C]`."""
+    """Returns the prepared image as `[1, H, W, C]`, or its tiles `[count, H, W, C]`."""
     if config.tiles:
         return np.stack(list(prepare_tiles(picture, config, name)))
     return prepare(picture, config, name)[None]
@@ -129,8 +129,8 @@ def check_splits(splits: Splits, config: DataConfig) -> list[NormalImage]:
         Their normal images, with their roles.
 
     Raises:
-        UserError: the images are not uint8 or uint16 `[N, H, W, C]` of the model's size, or a split that is
-            needed is empty or has anomalous images.
+        UserError: the images are not uint8 or uint16 `[N, H, W, C]` of the model's size, or one of the
+            splits `train` and `calibration` is empty or has anomalous images.
     """
     shape = (config.height, config.width, config.channels)
     normal: list[NormalImage] = []

@@ -1,4 +1,4 @@
-"""Folder names and patterns by which the user says what the files of a folder are."""
+"""Matches files with the folder names and patterns in `config.data.normal`, `anomalous` and `masks`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class Patterns:
 
     @property
     def of_images(self) -> tuple[str, ...]:
-        """The patterns for images, but not "*", which yields to everything that says more."""
+        """The patterns for images without "*", because every other pattern is more exact than "*"."""
         return tuple(pattern for pattern in self.normal + self.anomalous if pattern != "*")
 
 
 def matches(name: str, patterns: Iterable[str], depth: int = 0) -> bool:
-    """Whether a pattern stands for a file, for a folder that it is in, or for the path of either.
+    """Whether a pattern matches a file's name, a folder of the file, or one of their paths.
 
     Args:
         name: the path of the file below the folder of the data, with "/".
@@ -44,7 +44,7 @@ def matches(name: str, patterns: Iterable[str], depth: int = 0) -> bool:
 
 
 def match_patterns(names: Sequence[str], patterns: Patterns, root: str) -> list[str]:
-    """What the user says each file is: NORMAL, ANOMALOUS, or "" if no pattern matches.
+    """Returns NORMAL, ANOMALOUS, or "" for each file, by the pattern that matches it.
 
     Raises:
         UserError: a pattern matches no file.

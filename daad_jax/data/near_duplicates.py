@@ -1,8 +1,8 @@
-"""Finds held-out images that show nearly the same as an image that trains, such as photos of one part.
+"""Finds held-out images that show nearly the same as a training image, such as two photos of one part.
 
-The search has two stages. Thumbnails of all images propose pairs. A pair then counts if one image explains
-the other much better than other similar images do. Thumbnails alone cannot decide: two screws that lie alike
-have more similar thumbnails than two photos of one bottle that moved by a pixel.
+The search has two stages. First, thumbnails of all images propose pairs. Then, a pair counts if one image
+explains the other much better than other similar images do. Thumbnails alone cannot decide: two screws in the
+same position have more similar thumbnails than two photos of one bottle that moved by a pixel.
 """
 
 from collections.abc import Iterator
@@ -17,30 +17,33 @@ from daad_jax.data.overviews import overviews
 from daad_jax.data.samples import Splits
 
 THUMBNAIL_SIDE = 16
-SAMPLED_SIDE = 64  # of large images, thumbnails use about so many rows and columns
-BYTES_AT_ONCE = 2**24  # of images in memory
-ROWS_AT_ONCE = 256  # of the matrix of distances
-MAX_CHECKED = 100  # held-out images that are compared in full, the most suspicious ones first
-CANDIDATES = 8  # so many training images with the nearest thumbnails are compared in full
-# A held-out image is also compared with images that are similar but show something else: those with the
-# nearest thumbnails from this rank on. Photos of one part that are more than this look like a natural crowd.
+SAMPLED_SIDE = 64  # thumbnails use about so many rows and columns of a large image
+BYTES_AT_ONCE = 2**24  # so many bytes of images are in memory
+ROWS_AT_ONCE = 256  # so many rows of the matrix of distances are in memory
+MAX_CHECKED = 100  # so many held-out images are compared in full, the most suspicious ones first
+CANDIDATES = 8  # each of them is compared with so many training images, which have the nearest thumbnails
+# A held-out image is also compared with similar images that show another part: those with the nearest
+# thumbnails from this rank on. If one part has more photos than this, the search does not find them.
 MAX_OTHER_RANK, MIN_OTHER_RANK, OTHERS = 30, 5, 5
-SHIFT = 2  # pixels by which two photos of one part may be apart
-CELL = 3  # differences are averaged over so many pixels a side, against noise
-MAX_CELLS = 32  # cells a side; they are spread over large images
-# What a training image leaves unexplained, relative to what other similar images leave. Between photos of
-# one part it was mostly below 0.1. Between different parts it was above 0.08 in all sets that we tried, and
-# mostly above 0.2. So a single pair must be clear, but less is enough if it holds for many held-out images.
+SHIFT = 2  # two photos of one part may be shifted by so many pixels
+CELL = 3  # differences are averaged over cells with so many pixels a side, against noise
+MAX_CELLS = 32  # so many cells a side are compared; they are spread over large images
+# The ratio of a pair: the difference that a training image leaves unexplained, divided by the difference that
+# other similar images leave. For photos of one part, the ratio was mostly below 0.1. For different parts, it
+# was above 0.08 in all sets that we tried, and mostly above 0.2. A single pair must therefore be clear. If
+# many held-out images have a pair, a less clear ratio is enough.
 CLEAR_RATIO, COMMON_RATIO, COMMON_SHARE = 0.08, 0.11, 0.25
 EXAMPLES = 2  # pairs that the warning names
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Held-out images that show nearly the same as an image that trains.
+    """Held-out images that show nearly the same as a training image.
 
-    `pairs` are (held-out index, training index) in the order of the held-out images. `identical` are those
-    pairs whose pixels are equal. `checked` is the number of held-out images that were compared in full.
+    Attributes:
+        pairs: (held-out index, training index), in the order of the held-out images.
+        identical: the pairs with equal pixels.
+        checked: the number of held-out images that were compared in full.
     """
 
     pairs: list[tuple[int, int]]
@@ -49,10 +52,10 @@ class NearDuplicates:
 
 
 def warn(splits: Splits, group: str) -> list[str]:
-    """A note about near-duplicates between the training and the held-out images; [] if there are none.
+    """Makes a note about near-duplicates between training and held-out images; [] if there are none.
 
     Args:
-        splits: of the run.
+        splits: the images of the run.
         group: `config.data.group`.
     """
     train, held_out = splits.train, splits.calibration
@@ -76,15 +79,15 @@ def warn(splits: Splits, group: str) -> list[str]:
 def find(held_out: Any, train: Any) -> NearDuplicates:
     """Finds near-duplicates between held-out and training images.
 
-    If all images are alike up to noise, none counts as a near-duplicate.
+    If all images are equal up to noise, none counts as a near-duplicate.
 
     Args:
-        held_out: images `[N, H, W, C]` of any type of numbers (anything that slices into arrays).
-        train: images `[M, H, W, C]`, likewise.
+        held_out: images `[N, H, W, C]` of any type of numbers, or an object that slices into such arrays.
+        train: images `[M, H, W, C]`, in the same form.
     """
     train_keys, thumbnails = _summarise(train)
     held_out_keys, held_out_thumbnails = _summarise(held_out)
-    # Without the average image, the numbers are small, and float32 products are exact enough.
+    # Subtract the average image: the numbers are then small, and float32 products are exact enough.
     average = thumbnails.mean(axis=0)
     thumbnails, held_out_thumbnails = thumbnails - average, held_out_thumbnails - average
     first = {key: j for j, key in reversed(list(enumerate(train_keys)))}
@@ -104,7 +107,7 @@ def find(held_out: Any, train: Any) -> NearDuplicates:
     suspects = np.argsort(nearest, kind="stable")[: min(MAX_CHECKED, len(nearest) - len(identical))]
 
     def compare(i: int) -> tuple[float, int]:
-        """The ratio of held-out image i, and the training image that explains it best."""
+        """Returns the ratio of held-out image i, and the training image that explains it best."""
         (distances,) = next(_distances(held_out_thumbnails[[i]], thumbnails))
         order = np.argpartition(distances, rank + OTHERS - 1)[: rank + OTHERS]
         order = order[np.argsort(distances[order], kind="stable")]
@@ -114,7 +117,7 @@ def find(held_out: Any, train: Any) -> NearDuplicates:
         best = int(np.argmin(rests))
         return rests[best] / unlike if unlike else np.inf, int(order[best])
 
-    with threadpool_limits(1):  # threads would wait for each other longer than these small products take
+    with threadpool_limits(1):  # for such small products, several threads would only wait for each other
         compared = [(i, *compare(i)) for i in suspects.tolist()]
     common = [(i, j) for i, ratio, j in compared if ratio < COMMON_RATIO]
     is_common = len(common) >= COMMON_SHARE * len(held_out_keys)
@@ -123,7 +126,7 @@ def find(held_out: Any, train: Any) -> NearDuplicates:
 
 
 def _summarise(images: Any) -> tuple[list[int], np.ndarray]:
-    """A checksum, and a thumbnail without its brightness, of every image: N integers and float32 `[N, T]`."""
+    """Returns a checksum and a thumbnail without brightness of every image: N integers, float32 `[N, T]`."""
     count = len(images)
     size = int(np.prod(images.shape[1:])) * np.dtype(images.dtype).itemsize
     step = max(1, BYTES_AT_ONCE // max(1, size))
@@ -149,7 +152,7 @@ def _stride(side: int) -> int:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """The mean of the channels: `[..., C]` -> float32 `[...]`."""
+    """Takes the mean of the channels: `[..., C]` -> float32 `[...]`."""
     total = image[..., 0].astype(np.float32)
     for channel in range(1, image.shape[-1]):
         total += image[..., channel]
@@ -157,7 +160,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _pooling(side: int) -> np.ndarray:
-    """The matrix `[side, cells]` that averages neighbours into at most THUMBNAIL_SIDE cells."""
+    """Returns the matrix `[side, cells]` that averages neighbours into at most THUMBNAIL_SIDE cells."""
     cells = min(side, THUMBNAIL_SIDE)
     members = np.arange(side) * cells // side == np.arange(cells)[:, None]
     return (members / members.sum(axis=1, keepdims=True)).T.astype(np.float32)
@@ -172,11 +175,11 @@ def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _unexplained(image: np.ndarray, by: np.ndarray) -> float:
-    """The root mean square of what the other image cannot explain of an image; both float32 `[H, W]`.
+    """Returns the root mean square of the part of `image` that `by` does not explain; both float32 `[H, W]`.
 
-    The other image may explain by any small kernel and any offset, found by least squares. So shifts up to
-    SHIFT pixels, by whole pixels or less, a slight blur, and another brightness or contrast make no
-    difference. What is left is averaged over cells, so that noise hardly counts.
+    Least squares finds a small kernel and an offset that turn `by` into `image` as well as possible. A shift
+    of up to SHIFT pixels, a slight blur, and another brightness or contrast therefore make no difference. The
+    remaining differences are averaged over cells, so that noise hardly counts.
     """
     rows, columns = (_places(side - 2 * SHIFT) for side in image.shape)
     width = 2 * SHIFT + 1
@@ -185,7 +188,7 @@ def _unexplained(image: np.ndarray, by: np.ndarray) -> float:
     target = image[SHIFT:-SHIFT, SHIFT:-SHIFT][rows[:, None], columns].astype(np.float64)
     basis, target = basis - basis.mean(axis=0), target - target.mean()
     products = basis.T @ basis
-    # Flat images leave nothing to solve for.
+    # Flat images would make the equations singular.
     products[np.diag_indices(len(products))] += 1e-6 * np.trace(products) / len(products) + 1e-9
     explained = basis @ np.linalg.solve(products, basis.T @ target.ravel())
     rest = (target - explained.reshape(target.shape)).reshape(len(rows) // CELL, CELL, -1, CELL)
@@ -193,7 +196,7 @@ def _unexplained(image: np.ndarray, by: np.ndarray) -> float:
 
 
 def _places(side: int) -> np.ndarray:
-    """The pixels of at most MAX_CELLS cells that are spread over a side, as ascending indices."""
+    """Returns the pixels of at most MAX_CELLS cells that are spread over a side, as ascending indices."""
     cells = min(MAX_CELLS, side // CELL)
     starts = np.linspace(0, side - CELL, cells).astype(np.int64)
     return (starts[:, None] + np.arange(CELL)).ravel()

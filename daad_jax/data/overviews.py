@@ -1,4 +1,4 @@
-"""Small whole images, also if a split has them in tiles."""
+"""Makes small whole images of a split, even if the split has tiles."""
 
 import functools
 from typing import Any
@@ -13,15 +13,15 @@ MAX_REMEMBERED = 1024  # images
 
 
 def overviews(split: Split) -> Any:
-    """The N images of a split, each as a whole: `[N, h, w, C]` (anything that slices into arrays).
+    """Returns the N whole images of a split, `[N, h, w, C]`: an array, or an object that slices into arrays.
 
-    All of them have one size: that of the model, or less if the split has tiles.
+    All images have the same size: the size of the model, or a smaller size if the split has tiles.
     """
     return _Overviews(split) if split.tiling else split.images
 
 
 class _Overviews:
-    """Images in tiles, joined and scaled when they are asked for: slices into `[n, h, w, C]`."""
+    """Joins and scales images in tiles when a slice takes them: slices into `[n, h, w, C]`."""
 
     def __init__(self, split: Split) -> None:
         self._split = split

@@ -1,6 +1,6 @@
-"""The range of a run: which pixel values become 0 and 1, and with how many bits prepared images are stored.
+"""Finds the range of a run: the pixel values that become 0 and 1, and the bits of prepared images.
 
-The range is found once, from the normal training images, and then belongs to the run.
+The range is found once, from the normal training images. It then belongs to the run.
 """
 
 import hashlib
@@ -28,25 +28,25 @@ RECORDS, RECORD_FORMAT = (
     "ranges",
     2,
 )  # the folder in the cache with what was found, and the format of its files
-EXACT = 1e-3  # of a level of 8 bits: more than float32 loses, and less than a step of 16 bits
+EXACT = 1e-3  # a share of an 8-bit level: larger than the error of float32, smaller than a 16-bit step
 Limits = tuple[float, float]
 
 
 def find_limits(config: DataConfig, pixel_type: str) -> Limits:
-    """The pixel values of files of a type ("uint8", "uint16", "float32", ...) that become 0 and 1."""
+    """Returns the pixel values that become 0 and 1, for files of a type such as "uint8" or "float32"."""
     ranges = config.ranges
     return ranges.get(pixel_type) or ranges.get("") or full_range(pixel_type)
 
 
 def full_range(pixel_type: str) -> Limits:
-    """The smallest and the largest value of an integer type; 0 and 1 for floats."""
+    """Returns the smallest and the largest value of an integer type; 0 and 1 for floats."""
     if pixel_type == "float32":
         return 0.0, 1.0
     return float(np.iinfo(pixel_type).min), float(np.iinfo(pixel_type).max)
 
 
 def to_unit(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Scales pixel values to [0, 1] by the range of their type, and clips what lies outside; float32."""
+    """Scales pixel values to float32 in [0, 1] by the range of their type. Clips values outside the range."""
     low, high = find_limits(config, str(pixels.dtype))
     exact: type[np.floating] = (
         np.float64 if pixels.dtype.itemsize == 4 and pixels.dtype.kind != "f" else np.float32
@@ -58,7 +58,7 @@ def to_unit(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
 
 
 def to_levels(unit: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1] -> uint8. It rounds down, as the division of 16-bit values by 257 does."""
+    """Converts float32 in [0, 1] to uint8. Rounds down, as the division of 16-bit values by 257 does."""
     return np.floor(255 * unit + np.float32(EXACT)).astype(np.uint8)
 
 
@@ -78,7 +78,7 @@ def exceeds_range(picture: Picture, config: DataConfig) -> bool:
 
 @dataclass
 class Found:
-    """What the training images are: how many of each type, and the extremes of each type but uint8."""
+    """Counts the training images of each type, and has the extremes of each type except uint8."""
 
     counts: Counter[str]
     extremes: dict[str, Limits]
@@ -99,16 +99,16 @@ class Found:
 def resolve(
     source: Source, config: DataConfig, classes: tuple[str, ...], again: bool = False
 ) -> tuple[DataConfig, list[str]]:
-    """Replaces what `config.range` and `config.bits` leave open by what the training images say.
+    """Finds the range and the bits of a run in its training images, if `config` leaves them open.
 
-    Only normal training images count, held-out ones included. What was found is kept in the cache, so that a
-    source is searched once.
+    Only normal training images count, including held-out ones. The cache keeps the result, so that a source
+    is searched only once.
 
     Args:
-        source: of the images.
-        config: as the user wrote it, or resolved already.
-        classes: of the source, see `protocol.labels`.
-        again: search the source also if it was searched before.
+        source: the source of the images.
+        config: the configuration, as the user wrote it or already resolved.
+        classes: the classes of the source, see `protocol.labels`.
+        again: whether to search the source even if the cache has a result.
 
     Returns:
         The configuration whose range and bits hold for the run, and sentences for the user.
@@ -129,7 +129,7 @@ def resolve(
     found = None if again else _read_record(record)
     if found is None or (config.range == "auto" and set(found.counts) - {"uint8"} - set(found.extremes)):
         found = search(source.read().samples, config, classes)
-        with suppress(OSError):  # whether the cache can be written, its filling tells
+        with suppress(OSError):  # if the cache cannot be written, its filling reports the error
             record.parent.mkdir(parents=True, exist_ok=True)
             with replacing(record) as temporary:
                 integrity.write_index(temporary, {"counts": found.counts, "extremes": found.extremes})
@@ -151,7 +151,7 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
             if pixel_type == "uint8" or (pixel_type and not needs_extremes):
                 return pixel_type, None
             picture = sample.load()[0]
-        except Exception:  # of the many kinds that damaged files cause
+        except Exception:  # damaged files cause many kinds of errors
             return "", None
         if not isinstance(picture, np.ndarray):
             return "uint8", None
@@ -170,7 +170,7 @@ def search(samples: Sequence[Sample], config: DataConfig, classes: tuple[str, ..
 
 
 def decide(found: Found, config: DataConfig) -> DataConfig:
-    """The configuration with the range and the bits that follow from what was found."""
+    """Returns the configuration with the range and the bits that follow from `found`."""
     deep = sorted(set(found.counts) - {"uint8"})
     chosen = config.range
     if config.range in ("auto", "type"):
@@ -184,10 +184,10 @@ def decide(found: Found, config: DataConfig) -> DataConfig:
 
 
 def camera_range(pixel_type: str, low: float, high: float) -> Limits:
-    """The range that values from `low` to `high` were probably stored in.
+    """Guesses the range of a camera whose values go from `low` to `high`.
 
-    Integers from 0 on: the smallest of 8, 10, 12, 14 and 16 bits that holds them. Floats: 0 to 1, if all
-    lie there. Anything else: the extremes themselves.
+    For integers from 0 on, the range has 8, 10, 12, 14 or 16 bits, the fewest that hold all values. For
+    floats between 0 and 1, it is 0 to 1. Otherwise it is `low` to `high`.
     """
     if pixel_type == "float32":
         if low >= 0 and high <= 1:
@@ -198,7 +198,7 @@ def camera_range(pixel_type: str, low: float, high: float) -> Limits:
 
 
 def describe(config: DataConfig, found: Found | None) -> list[str]:
-    """Sentences about the range of a run; none if all of its images have 8 bits and go by their type."""
+    """Makes sentences about the range of a run; [] if all images have 8 bits and use their full range."""
     notes = []
     for pixel_type, limits in config.ranges.items():
         what = f"Pixel values of {pixel_type or 'all'} files"
@@ -217,7 +217,7 @@ def describe(config: DataConfig, found: Found | None) -> list[str]:
 
 
 def clipping_note(count: int, first: str, config: DataConfig) -> str:
-    """The sentence about images with values outside the range of the run."""
+    """Makes the sentence about images with values outside the range of the run."""
     ranges = [
         f"{name}{':' if name else ''}{_text(v).replace(',', '..')}" for name, v in config.ranges.items()
     ]
@@ -229,14 +229,14 @@ def clipping_note(count: int, first: str, config: DataConfig) -> str:
 
 
 def _text(limits: Limits) -> str:
-    """Both limits, without a decimal point if they are whole numbers; `DataConfig.ranges` reads them back."""
+    """Writes both limits; whole numbers get no decimal point. `DataConfig.ranges` reads the text back."""
     return ",".join(
         str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value) for value in limits
     )
 
 
 def _read_record(record: Path) -> Found | None:
-    """What was found before; None if there is no record, or if it is damaged, which a line says."""
+    """Returns the result in the cache; None if there is none. Warns of a damaged one."""
     if not record.exists():
         return None
     try:

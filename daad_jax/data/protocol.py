@@ -1,4 +1,4 @@
-"""Which images are normal, which train, which are held out: functions of class names and groups alone."""
+"""Decides which images are normal, which train and which are held out, from class names and groups alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from daad_jax.config import DataConfig
 from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN, Sample
 from daad_jax.errors import UserError, did_you_mean
 
-TEST_STREAM = 5  # of random numbers; batches.py has streams, too
+TEST_STREAM = 5  # seeds the random numbers here; batches.py uses other streams
 
 
 def check(classes: tuple[str, ...], config: DataConfig) -> None:
-    """Before anything is opened: does the protocol go with the source?
+    """Checks whether the protocol fits the source, before anything is opened.
 
     Raises:
-        UserError: it does not, or `config.normal_class` does not exist.
+        UserError: the protocol does not fit, or `config.normal_class` does not exist.
     """
     if config.protocol != "inspection":
         _class(config.normal_class, classes, config.protocol)
@@ -28,7 +28,7 @@ def check(classes: tuple[str, ...], config: DataConfig) -> None:
 
 
 def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) -> np.ndarray:
-    """0 (normal) or 1 (anomalous) for images of these kinds, int8 `[N]`.
+    """Returns 0 (normal) or 1 (anomalous) for images of these kinds, int8 `[N]`.
 
     Raises:
         UserError: see `check`.
@@ -42,7 +42,7 @@ def labels(of_kinds: list[str], classes: tuple[str, ...], config: DataConfig) ->
 
 
 def normal_samples(samples: Sequence[Sample], classes: tuple[str, ...], config: DataConfig) -> list[Sample]:
-    """The normal training images among samples, held-out ones included.
+    """Returns the normal training images among samples, including held-out ones.
 
     Raises:
         UserError: see `check`.
@@ -53,9 +53,9 @@ def normal_samples(samples: Sequence[Sample], classes: tuple[str, ...], config: 
 
 @dataclass(frozen=True)
 class Roles:
-    """Indices of the images that train, are held out to calibrate, and are tested, each in their order.
+    """The indices of the images that train, are held out to calibrate, and are tested, in ascending order.
 
-    `normal` are all normal images from which the held-out ones were drawn, or beside which they were given.
+    `normal` are all normal images that train or are held out, or that a limit leaves out.
     """
 
     train: np.ndarray
@@ -77,22 +77,23 @@ def assign(
 ) -> Roles:
     """Decides what each of N images is for.
 
-    Normal images of the part `HELD_OUT` are held out as they are; without them, a share of the training
-    images is. If the source itself says which images are normal, and none of those is for testing while
-    anomalous ones are, a share of the normal training images (`config.test_fraction`) is tested instead.
+    Normal images of the part `HELD_OUT` are held out. Without this part, a share of the training images is
+    held out. In the protocol "inspection", the test part may have anomalous images but no normal ones. Then
+    a share of the normal training images (`config.test_fraction`) is tested and does not train.
 
     Args:
         of_parts: the part of each image.
         labels: 0 (normal) or 1 (anomalous), `[N]`.
-        is_usable: False for images that cannot be read, `[N]`.
-        config: the share that is held out, and the limits.
-        seed: of the run.
+        is_usable: False for images that cannot be read, bool `[N]`.
+        config: has the shares and the limits.
+        seed: the seed of the run.
         groups: equal integers for images that belong together, `[N]`; None: each image is for itself.
-        cut_as_before: given the indices of the normal images, it cuts them as `hold_out` does, in the way an
-            earlier training has decided; None, also as its result: no earlier training has decided.
-        was_used: True for images that have trained or were held out in an earlier training, `[N]`; None if
-            there was none. They are not tested instead.
-        was_tested: True for images that were tested instead in an earlier training, `[N]`. They still are.
+        cut_as_before: divides the indices of the normal images as an earlier training did, see `hold_out`.
+            The function, or its result, is None if there was no earlier training.
+        was_used: True for images that trained or were held out in an earlier training, `[N]`; None if there
+            was none. Such an image does not move to the test images.
+        was_tested: True for training images that an earlier training has moved to the test images, `[N]`.
+            They stay there.
 
     Raises:
         UserError: fewer than two normal images, or groups of them, are for training.
@@ -121,7 +122,7 @@ def assign(
 def _draw_test(
     normal: np.ndarray, is_new: np.ndarray, config: DataConfig, seed: int, groups: np.ndarray | None
 ) -> np.ndarray:
-    """Draws normal images to be tested, of those that are new; at least two others stay.
+    """Draws new normal images to be tested. At least two other normal images stay.
 
     Groups are drawn as a whole, and only if all their images are new.
     """
@@ -145,7 +146,7 @@ def _draw_test(
 
 
 def limit(normal: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` of the normal images (0: all), in their order."""
+    """Returns at most `count` of the normal images (0: all), in their order."""
     order = np.random.default_rng([seed, 1]).permutation(len(normal))
     return np.sort(normal[order[:count]]) if count else normal
 
@@ -160,12 +161,13 @@ def hold_out(
 
     Args:
         count: the number of images.
-        config: the share that is held out, and the limit.
-        seed: of the run.
+        config: has the share that is held out, and the limit.
+        seed: the seed of the run.
         groups: the group of each image, 0, 1, ..., `[count]`; None: each image is a group of its own.
 
     Returns:
-        Indices of both, at least one each. No group has images in both.
+        The indices of the images that train, and of the held-out ones; at least one each. No group has
+        images in both.
 
     Raises:
         UserError: fewer than two images, or fewer than two groups.
@@ -186,7 +188,7 @@ def hold_out(
     order = np.argsort(np.argsort(order_of_groups)[groups], kind="stable")  # of images, group by group
     kept = min(count, max(2, config.limit_train)) if config.limit_train else count
     wanted = min(kept - 1, max(1, round(kept * config.calibration_fraction)))
-    # Hold out the groups up to the one that reaches the wanted number, but not the last group.
+    # Hold out groups until the wanted number of images is reached, but never the last group.
     ends = np.cumsum(sizes[order_of_groups])
     end = ends[min(int(np.searchsorted(ends, wanted)), len(sizes) - 2)]
     held_out, train = order[:end], order[end:]
@@ -197,7 +199,7 @@ def hold_out(
 
 
 def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Indices of at most `limit` samples of each label (0: all), in their order."""
+    """Returns the indices of at most `limit` samples of each label (0: all), in their order."""
     if not limit:
         return np.arange(len(labels))
     order = np.random.default_rng([seed, 2]).permutation(len(labels))
@@ -206,7 +208,7 @@ def limit_per_label(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _number(groups: np.ndarray) -> np.ndarray:
-    """The groups `[N]` as numbers 0, 1, ... in the order in which they appear."""
+    """Numbers the groups `[N]` as 0, 1, ... in the order in which they appear."""
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
 
@@ -214,8 +216,8 @@ def _number(groups: np.ndarray) -> np.ndarray:
 def _class(name: str, classes: tuple[str, ...], protocol: str) -> str:
     if not classes:
         raise UserError(
-            f"config.data.protocol = {protocol!r}: this source has no classes, it says itself what is "
-            "good; set 'inspection'"
+            f"config.data.protocol = {protocol!r}: this source has no classes, it says itself which images "
+            "are good; set 'inspection'"
         )
     if name in classes:
         return name

@@ -1,4 +1,4 @@
-"""What a source of images offers, and the splits that a run makes of it."""
+"""Defines the samples that a source of images offers, and the splits that a run makes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from daad_jax.data.decoding import Picture
 from daad_jax.data.tiles import TileGrid, Tiling
 
 GOOD = "good"  # the kind of normal images, in sources that mark defects
-# The parts of a source. Normal images of "train" train, or are held out by seed. All images of
-# "held_out" are held out, and all images of "test" are tested.
+# The parts of a source. Normal images of `TRAIN` train, or are held out by seed. All normal images of
+# `HELD_OUT` are held out, and all images of `TEST` are tested.
 TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 
 
@@ -29,8 +29,8 @@ class Sample:
         load_mask: decodes the mask to uint8 `[h, w]` of 0 and 1, and returns the mask and the SHA-256 of each
             mask file by its name; None if there is no mask.
         file: the name of the image's file, by which `FileRecord` knows it; "" if there is no such file.
-        pixel_type: tells the NumPy type that the pixels decode to ("uint8", "uint16", ...) from the header of
-            the file; None: only decoding tells. It may raise any error for a damaged file.
+        pixel_type: reads the NumPy type of the decoded pixels ("uint8", "uint16", ...) from the header of the
+            file, and may raise any error for a damaged file. None: only decoding gives the type.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What became of one file that was given.
+    """The record of one file of the data.
 
     Attributes:
         name: the path below the folder of the data.
-        role: what the file was taken for, for people: "training", "test good", "mask", ...
+        role: the role of the file, see `account.ROLES`.
         images: how many images the file holds; 0 if the file is no image.
         masks: how many mask files belong to the image.
         reason: why the file is left out; "" if it is used.
-        sha256: of the file, hexadecimal; "" as long as the file was not read.
+        sha256: the SHA-256 of the file, hexadecimal; "" if the file was not read yet.
     """
 
     name: str
@@ -65,7 +65,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Listing:
-    """The samples of a source, in a fixed order, and a record of every file that was given."""
+    """The samples of a source, in a fixed order, and a record of every file."""
 
     samples: list[Sample]
     files: list[FileRecord]
@@ -73,11 +73,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before any protocol.
+    """A data set before any protocol is applied.
 
-    `identity` is a text that changes whenever the pixels, or the files that were given, could have changed.
-    `read` lists the samples; it is not called if the decoded images are in the cache. The files of the
-    listing are below `root`; None if there are no such files.
+    Attributes:
+        identity: a text that changes whenever the pixels or the files could have changed.
+        read: lists the samples. It is not called if the decoded images are in the cache.
+        root: the folder of the files in the listing; None if there are no such files.
     """
 
     identity: str
@@ -99,7 +100,7 @@ class Rows:
         return np.asarray(self._array[self._indices[key]])
 
     def take(self, indices: np.ndarray) -> "Rows":
-        """Some of the rows, which are not read yet."""
+        """Returns some of the rows, without reading them."""
         return Rows(self._array, self._indices[indices])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -134,12 +135,12 @@ class Split:
     def of(
         cls, images: np.ndarray, labels: np.ndarray | None = None, names: list[str] | None = None
     ) -> "Split":
-        """A split of images in memory, for `train(config, workdir, data=Splits(...))`.
+        """Makes a split of images in memory, for `train(config, workdir, data=Splits(...))`.
 
         Args:
             images: uint8 `[N, H, W, C]`, at the size and with the channels of the model.
             labels: 0 (normal) or 1 (anomalous), `[N]`; None: all are normal.
-            names: one for each image; None: "image 0", "image 1", ...
+            names: a name for each image; None: "image 0", "image 1", ...
         """
         labels = np.zeros(len(images), np.int8) if labels is None else np.asarray(labels, np.int8)
         kinds = [GOOD if label == 0 else "anomalous" for label in labels]
@@ -147,7 +148,7 @@ class Split:
 
     @property
     def group_count(self) -> int:
-        """How many groups the images are in; N if each image is for itself."""
+        """The number of groups; N if each image is for itself."""
         return len(self) if self.groups is None else len(np.unique(self.groups))
 
     @property
@@ -161,21 +162,21 @@ class Split:
         return self.tiling.owners if self.tiling else np.arange(len(self))
 
     def largest(self, values: np.ndarray) -> np.ndarray:
-        """The largest value of each image, from one value for each row of `images`: `[T]` -> `[N]`."""
+        """Returns the largest value of each image, given a value for each row of `images`: `[T]` -> `[N]`."""
         return np.maximum.reduceat(values, self.tiling.first_rows) if self.tiling else values
 
     def is_marked(self) -> np.ndarray:
-        """Which images have a mask that marks something: bool `[N]`."""
+        """Says which images have a mask with at least one marked pixel: bool `[N]`."""
         if self.masks is None:
             return np.zeros(len(self), bool)
         return self.largest(np.asarray(self.masks.any(axis=(1, 2))))
 
     def picture(self, index: int) -> np.ndarray:
-        """A whole image `[H, W, C]`; with tiles `[*joined_size, C]`, see `TileGrid`."""
+        """Returns a whole image, `[H, W, C]`; with tiles `[*joined_size, C]`, see `TileGrid`."""
         return self._join(self.images, index)
 
     def mask(self, index: int) -> np.ndarray:
-        """The mask of a whole image, uint8 of the size of its picture; the split must have masks."""
+        """Returns the mask of a whole image, uint8 in the size of `picture`. The split must have masks."""
         return self._join(self.masks, index)
 
     def _join(self, rows: Any, index: int) -> np.ndarray:
@@ -187,7 +188,7 @@ class Split:
         return joiner.finish()
 
     def take(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "Split":
-        """The examples at `indices`, with `labels` (one for each of them) instead of their own if given."""
+        """Returns the split of the images at `indices`; `labels`, if given, replace their labels."""
         rows = self.tiling.rows_of(indices) if self.tiling else indices
         return Split(
             self.images.take(rows) if isinstance(self.images, Rows) else self.images[rows],
@@ -202,16 +203,16 @@ class Split:
 
 @dataclass(frozen=True)
 class AccountRow:
-    """What became of the files of one role in one folder.
+    """Counts of the files of one role in one folder.
 
     Attributes:
-        role: what the files were taken for, see `account.ROLES`.
-        folder: their folder below the folder of the data, or "N folders".
-        files: how many files they are; None if the source has no files of its own.
-        images: how many images are in them.
-        masks: how many mask files belong to these images.
-        used: how many of the images train, are held out or are tested; of masks, how many files are used.
-        left_out: why the others are not used, and how many for each reason.
+        role: the role of the files, see `account.ROLES`.
+        folder: the folder below the folder of the data, or "N folders".
+        files: the number of files; None if the source has no files of its own.
+        images: the number of images in the files.
+        masks: the number of mask files that belong to these images.
+        used: the number of images that train, are held out or are tested; for masks, of files that are used.
+        left_out: the number of unused images for each reason.
     """
 
     role: str
@@ -225,7 +226,7 @@ class AccountRow:
 
 @dataclass(frozen=True)
 class Account:
-    """The rows of a small table of what was taken for what, and a record of every file."""
+    """A small table of the roles of files, and a record of every file."""
 
     rows: list[AccountRow]
     files: list[FileRecord]
@@ -233,13 +234,13 @@ class Account:
 
 @dataclass(frozen=True)
 class NormalImage:
-    """What a run remembers of a normal image that trains or is held out.
+    """The facts about a normal image that a run remembers.
 
     Attributes:
-        name: as in `Split.names`.
-        checksum: CRC-32 of the pixels that the model gets.
-        sha256: of the encoded image, hexadecimal; "" if it is not known.
-        role: "trained", "held_out" or "unused".
+        name: the name in `Split.names`.
+        checksum: the CRC-32 of the pixels that the model gets.
+        sha256: the SHA-256 of the encoded image, hexadecimal; "" if it is not known.
+        role: "trained", "held_out", "tested" or "unused", see `history.py`.
     """
 
     name: str
@@ -252,13 +253,18 @@ class NormalImage:
 class Splits:
     """The images of a run.
 
-    `train` and `calibration` are normal images: to train on, and held out to calibrate. `test` is the
-    labelled test set. `notes` are sentences for the user about how the images were read. `normal` are all
-    normal images that could train, with what became of them. `normal_digest` is a digest of their names,
-    pixels and groups: which of them are held out depends on it. `account` says what became of every file.
-    `data` is the configuration of the data with the range and the bits that were found, see
-    `pixel_range.resolve`.
-    Whoever makes splits in Python for `train` leaves out the last five.
+    Leave out everything after `test` if you make splits in Python for `train`.
+
+    Attributes:
+        train: the normal images to train on.
+        calibration: the normal images that are held out to calibrate.
+        test: the labelled test set.
+        notes: sentences for the user about how the images were read.
+        normal_digest: a digest of names, pixels and groups of `normal`. It decides which images are held out.
+        normal: all normal images that could train, with their roles.
+        account: the role of every file, and why files are not used.
+        data: the configuration of the data, with the range and the bits that were found, see
+            `pixel_range.resolve`.
     """
 
     train: Split

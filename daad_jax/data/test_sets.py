@@ -30,10 +30,12 @@ HAS_TRAINED, WAS_HELD_OUT = "have trained this run", "were held out to set its t
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Labelled images from outside of a run's own data.
+    """Labelled images that do not belong to a run's own data.
 
-    `test` are the images to test. `account` says what became of every file. `notes` are sentences for the
-    user.
+    Attributes:
+        test: the images to test.
+        account: the role of every file, and why files are not used.
+        notes: sentences for the user.
     """
 
     test: Split
@@ -51,11 +53,11 @@ def load_test(
     better than they are.
 
     Args:
-        config: of the run: its protocol, the size of the images, and what to do with unreadable ones.
-        folder: in one of the layouts of docs/data.md. For a run with classes, its sub-folders may also be
+        config: the run's configuration: protocol, size of the images, and what to do with unreadable ones.
+        folder: a folder in a layout of docs/data.md. For a run with classes, its sub-folders may also be
             named after the classes.
-        history: of the run, if it is known.
-        check: read all files again, see `cache.load_decoded`.
+        history: the history of the run; None if it is not known.
+        check: whether all files are read again, see `cache.load_decoded`.
 
     Raises:
         UserError: see `open_folder` and `cache.load_decoded`.
@@ -101,7 +103,7 @@ def load_test(
 
 
 def _open_labelled(folder: Path, data: DataConfig) -> Source:
-    """Opens a labelled folder by the run's names of folders if they fit, else by the usual names."""
+    """Opens a labelled folder by the folder names in the run's configuration, or by the usual names."""
     try:
         return open_folder(folder, data)
     except UserError:

@@ -1,4 +1,4 @@
-"""Our TFDS builders: solar cells and MVTec AD. They prepare their data without TensorFlow."""
+"""Our TFDS builders for solar cells and MVTec AD. They prepare their data without TensorFlow."""
 
 import csv
 import importlib.resources
@@ -126,7 +126,7 @@ def _read_elpv_table() -> tuple[Path, list[ElpvRow]]:
     """Reads the table of the package `elpv-dataset`.
 
     Returns:
-        The folder that the paths of the table are relative to, and a row for every cell.
+        The folder at which the paths of the table begin, and a row for every cell.
 
     Raises:
         UserError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Opens data sets through TFDS: those of the catalogue, and any other with one image and one class label."""
+"""Opens data sets through TFDS: our catalogue, and any other set with one image and one class label."""
 
 import hashlib
 import importlib
@@ -23,13 +23,13 @@ from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.terminal import say
 
-EXAMPLES_PER_READ = 64  # encoded examples that are in memory at once while a data set is listed
+EXAMPLES_PER_READ = 64  # so many encoded examples are in memory while a data set is listed
 # Encoded images up to this size stay in memory, because reading them again takes longer than decoding.
 MAX_KEPT_BYTES = 4096
-# NAME, NAME/CONFIG and either with a version. TFDS reads more from a name, such as arguments of the builder
-# and the addresses of code that it would download.
+# NAME or NAME/CONFIG, also with a version. TFDS would read more from a name: arguments of the builder, and
+# addresses of code to download.
 NAME = re.compile(r"[A-Za-z]\w*(/[^:=,/]+)?(:\d+\.\d+\.\d+)?")
-TEST_SPLITS = ("test", "validation")  # the first of them that a data set has, with labels, is tested
+TEST_SPLITS = ("test", "validation")  # the first one that exists and has labels is tested
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Features:
     """The features of an example that we use.
 
     `has_kinds` is True if a text says what each image shows, as in our own builders. Otherwise the class
-    label does.
+    label says it.
     """
 
     image: str
@@ -69,7 +69,7 @@ def open_tfds(config: DataConfig) -> Source:
     stamps = [_stamp(file) for file in sorted(builder.data_path.iterdir())]
 
     def read() -> Listing:
-        # TFDS hands out the encoded images; we decode them, so that every image enters in the same way.
+        # TFDS returns encoded images, and we decode them, so that all images are decoded in the same way.
         import tensorflow_datasets as tfds
 
         encoded = [features.image] + ["mask"] * features.has_masks
@@ -92,7 +92,7 @@ def open_tfds(config: DataConfig) -> Source:
 
 
 def tfds_classes(config: DataConfig) -> tuple[str, ...]:
-    """The class names of a data set, in the order of their labels; () if each image says what it shows.
+    """Returns the class names of a data set, in the order of their labels; () if it has kinds instead.
 
     Nothing is downloaded.
 
@@ -106,7 +106,7 @@ def tfds_classes(config: DataConfig) -> tuple[str, ...]:
 
 
 def _make_builder(config: DataConfig) -> Any:
-    """The builder of a data set, which need not be prepared.
+    """Makes the builder of a data set. The data set need not be prepared.
 
     Raises:
         UserError: TFDS knows no such data set, and none is prepared in the directory.
@@ -121,7 +121,7 @@ def _make_builder(config: DataConfig) -> Any:
             f"config.data.name = {name!r}: this is no name of a TFDS data set; give NAME or NAME/CONFIG, for "
             "instance --config tfds:NAME:CLASS"
         )
-    open_place(directory)  # a bucket that cannot be used is said here
+    open_place(directory)  # raises an error if the directory is a bucket that cannot be used
     try:
         try:
             return tfds.builder(name, data_dir=directory, file_format="array_record")
@@ -135,7 +135,7 @@ def _make_builder(config: DataConfig) -> Any:
             f"config.data.name = {name!r}: no such data set; {hint}TFDS does not know it, and it is not "
             f"prepared in {directory} (config.data.data_dir or TFDS_DATA_DIR)"
         ) from error
-    except Exception as error:  # the code of a builder is somebody else's, and may raise anything
+    except Exception as error:  # a builder is foreign code, and may raise any error
         raise UserError(
             f"config.data.name = {name!r}: TFDS cannot open this data set ({_first_line(error)}); correct "
             "the name, or set config.data.data_dir or TFDS_DATA_DIR to the directory where it is prepared"
@@ -182,12 +182,12 @@ def _find_features(builder: Any, name: str) -> _Features:
 
 
 def _is_labelled(part: Any, features: _Features) -> bool:
-    """Whether the first image of a part has a class. TFDS marks images without one by -1."""
+    """Whether the first image of a part has a class. TFDS gives -1 to images without a class."""
     return bool(len(part)) and int(part[0][features.label]) >= 0
 
 
 def _stamp(file: Any) -> tuple[str | float, ...]:
-    """Name, size, times and inode of a file; name, size and time if the file is in a bucket."""
+    """Returns name, size, times and inode of a file; name, size and time if the file is in a bucket."""
     if is_in_bucket(file):
         stat = file.stat()
         return file.name, stat.length, stat.mtime
@@ -210,9 +210,9 @@ def _first_line(error: Exception) -> str:
 
 
 def available_subjects(data_set: DataSet, config: DataConfig) -> tuple[str, ...]:
-    """The classes or parts whose images are here: prepared in the TFDS directory, or as original files.
+    """Returns the classes or parts whose images are here: prepared in the TFDS directory, or original files.
 
-    A data set without a folder of original files counts as here, because TFDS or our builder fetches it.
+    A data set without a folder of original files is always here, because TFDS or our builder fetches it.
     """
     if not data_set.folder_variable:
         return data_set.subjects
@@ -251,7 +251,7 @@ def _make_sample(
     if features.has_kinds:
         name, kind = _to_text(example.get("name"), number), _to_text(example["kind"], kind)
     encoded = example[features.image]
-    # Large images are read again when they are decoded: all together may exceed the memory.
+    # Large images are read again when they are decoded, because all together may exceed the memory.
     kept = encoded if len(encoded) <= MAX_KEPT_BYTES else None
 
     def load() -> tuple[Picture, str]:
@@ -283,7 +283,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     import tensorflow_datasets as tfds
 
     name, settings = config.name, dict[str, Any]()
-    # A set outside of the catalogue is TFDS's own, or somebody else's builder.
+    # A data set that is not in our catalogue comes from TFDS, or from a foreign builder.
     data_set = find_data_set(name) if name.partition("/")[0] in DATA_SETS else None
     is_tfds_own = type(builder).__module__.startswith("tensorflow_datasets.")
     if data_set.needs_tensorflow if data_set else is_tfds_own:
@@ -303,7 +303,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
         builder.download_and_prepare(**settings)
     except UserError:
         raise
-    except Exception as error:  # a download, a disk, or the code of a builder, which may raise anything
+    except Exception as error:  # a download, a disk or a foreign builder may raise any error
         if builder.data_path.exists():  # another process has prepared the data set in the meantime
             return
         raise UserError(
@@ -313,7 +313,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
 
 
 def _originals_folder(data_set: DataSet, path: str, directory: str) -> epath.Path:
-    """The folder of original files: as configured, as the environment says, or TFDS's own place for them."""
+    """Returns the folder of original files: as configured, from the environment, or TFDS's own place."""
     chosen = path or os.environ.get(data_set.folder_variable, "")
     return epath.Path(chosen).expanduser() if chosen else epath.Path(directory) / "downloads" / "manual"
 

@@ -1,8 +1,8 @@
-"""Large images in overlapping tiles (`config.data.tiles`): where the tiles lie, and how maps are joined.
+"""Cuts large images into overlapping tiles (`config.data.tiles`), and joins the maps of the tiles.
 
-The tiles of an image form a grid, and come row by row. All of them have one size in the file, and are
-brought to the size of the model. A joined map covers the whole image, and has the resolution of the tiles:
-it is smaller than the image if tiles are shrunk.
+The tiles of an image form a grid, and come row by row. All tiles have the same size in the file, and are
+brought to the size of the model. A joined map covers the whole image with the resolution of the tiles, so it
+is smaller than the image if tiles are shrunk.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 
 from daad_jax.config import DataConfig
 
-MIN_OVERLAP = 0.25  # of two neighbours, as a share of a tile's side
+MIN_OVERLAP = 0.25  # two neighbours share at least this part of a tile's side
 
 
 class Box(NamedTuple):
@@ -28,13 +28,14 @@ class Box(NamedTuple):
 
 
 def place_tiles(length: int, side: int) -> list[int]:
-    """Where tiles begin along one side of an image.
+    """Returns the first pixels of the tiles along one side of an image.
 
-    They are spread evenly, the last one ends with the image, and neighbours overlap by at least a quarter.
+    The tiles are spread evenly, and the last tile ends with the image. Neighbours overlap by at least a
+    quarter.
 
     Args:
-        length: of the image's side, in pixels. A side without pixels has no tile.
-        side: of a tile, at most `length`.
+        length: the length of the image's side, in pixels. A side without pixels has no tile.
+        side: the side of a tile in pixels, at most `length`.
     """
     rest = length - side
     if not rest:
@@ -44,7 +45,7 @@ def place_tiles(length: int, side: int) -> list[int]:
 
 
 def _round(value: float) -> int:
-    """The nearest integer. Halves are rounded up, so that `_round(x + 1)` is `_round(x) + 1`."""
+    """Rounds to the nearest integer, and halves up, so that `_round(x + 1)` is `_round(x) + 1`."""
     return math.floor(value + 0.5)
 
 
@@ -54,7 +55,7 @@ class TileGrid:
 
     Attributes:
         size: rows and columns of the image in its file.
-        side: of a tile in the file (`config.data.tiles`). A shorter side of the image has one tile.
+        side: the side of a tile in the file (`config.data.tiles`). A shorter side of the image has one tile.
         model_size: rows and columns that each tile is brought to.
     """
 
@@ -64,7 +65,7 @@ class TileGrid:
 
     @classmethod
     def of(cls, size: tuple[int, int], config: DataConfig) -> "TileGrid":
-        """The tiles of an image of `size` by a configuration with tiles."""
+        """Returns the grid of an image of `size` (rows, columns), by a configuration with tiles."""
         return cls(size, config.tiles, (config.height, config.width))
 
     @cached_property
@@ -79,7 +80,7 @@ class TileGrid:
 
     @cached_property
     def _joined_starts(self) -> tuple[list[int], list[int]]:
-        """Where the tiles begin in the joined map."""
+        """The first rows and the first columns of the tiles in the joined map."""
         rows, columns = (
             [_round(start * target / side) for start in starts]
             for starts, target, side in zip(self._starts, self.model_size, self._tile)
@@ -98,35 +99,36 @@ class TileGrid:
         return rows, columns
 
     def boxes(self) -> Iterator[Box]:
-        """The pixels of each tile in the image."""
+        """Yields the pixels of each tile in the image."""
         rows, columns = self._tile
         for top in self._starts[0]:
             for left in self._starts[1]:
                 yield Box(top, left, top + rows, left + columns)
 
     def window(self, number: int) -> tuple[slice, slice]:
-        """The rows and the columns of the joined map that tile `number` covers."""
+        """Returns the rows and the columns of the joined map that tile `number` covers."""
         row, column = divmod(number, len(self._starts[1]))
         top, left = self._joined_starts[0][row], self._joined_starts[1][column]
         return slice(top, top + self.model_size[0]), slice(left, left + self.model_size[1])
 
     def cut(self, joined: np.ndarray) -> np.ndarray:
-        """The tiles of a map over the whole image: `[*joined_size, ...]` -> `[count, H, W, ...]`."""
+        """Cuts a map over the whole image into tiles: `[*joined_size, ...]` -> `[count, H, W, ...]`."""
         return np.stack([joined[self.window(number)] for number in range(self.count)])
 
     def blend(self) -> "BlendedMap":
-        """Joins maps over the tiles."""
+        """Returns an object that joins maps over the tiles."""
         return BlendedMap(self)
 
     def paste(self) -> "PastedPicture":
-        """Joins pictures of the tiles."""
+        """Returns an object that joins pictures of the tiles."""
         return PastedPicture(self)
 
     @cached_property
     def ramps(self) -> tuple[np.ndarray, np.ndarray]:
         """The weights of a tile's rows and of its columns, float32 `[H]` and `[W]`.
 
-        They fall towards the tile's border. A place has the product of its row's and its column's weight.
+        The weights fall towards the tile's border. The weight of a place is the product of the weights of its
+        row and its column.
         """
         rows, columns = (
             np.minimum(np.arange(length) + 0.5, length - np.arange(length) - 0.5).astype(np.float32)
@@ -136,9 +138,10 @@ class TileGrid:
 
     @cached_property
     def ramp_sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """The sums of the weights over all tiles, float32, of the rows and the columns of the joined map.
+        """The sums of the weights over all tiles, float32, for the rows and the columns of the joined map.
 
-        A place has the product of its row's and its column's sum, because the tiles form a grid.
+        The sum at a place is the product of the sums of its row and its column, because the tiles form a
+        grid.
         """
         sums = [np.zeros(length, np.float32) for length in self.joined_size]
         for total, starts, ramp in zip(sums, self._joined_starts, self.ramps):
@@ -148,7 +151,7 @@ class TileGrid:
 
 
 class BlendedMap:
-    """Joins the maps of an image's tiles, tile by tile; overlaps are means that favour the tiles' middles."""
+    """Joins the maps of an image's tiles, tile by tile. In an overlap, the middles of tiles count more."""
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid, self._number = grid, 0
@@ -161,7 +164,7 @@ class BlendedMap:
         self._number += 1
 
     def finish(self) -> np.ndarray:
-        """The map over the whole image, float32 `[*joined_size]`, after the last tile was added."""
+        """Returns the map over the whole image, float32 `[*joined_size]`, after the last tile was added."""
         rows, columns = self._grid.ramp_sums
         self._joined /= rows[:, None]
         self._joined /= columns
@@ -169,7 +172,7 @@ class BlendedMap:
 
 
 class PastedPicture:
-    """Joins the pictures of an image's tiles, tile by tile; in an overlap, the later tile is seen."""
+    """Joins the pictures of an image's tiles, tile by tile. In an overlap, the later tile is visible."""
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid, self._number = grid, 0
@@ -183,16 +186,16 @@ class PastedPicture:
         self._number += 1
 
     def finish(self) -> np.ndarray:
-        """The whole picture, `[*joined_size, ...]`, after the last tile was added."""
+        """Returns the whole picture, `[*joined_size, ...]`, after the last tile was added."""
         assert self._joined is not None
         return self._joined
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Which rows of an array of tiles belong to which of N images.
+    """Says which rows of an array of tiles belong to which of N images.
 
-    The tiles of an image are rows that follow each other. `first_rows` `[N]` says where they begin.
+    The tiles of an image are consecutive rows. `first_rows` `[N]` has the first row of each image.
     """
 
     grids: Sequence[TileGrid]
@@ -200,16 +203,16 @@ class Tiling:
 
     @classmethod
     def in_order(cls, grids: Sequence[TileGrid]) -> "Tiling":
-        """The tiling of an array in which the images follow each other."""
+        """Returns the tiling of an array in which the images follow each other."""
         return cls(grids, np.cumsum([0, *(grid.count for grid in grids)])[:-1])
 
     def rows_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The rows of the tiles of the images at `indices`, one image after the other: int `[T]`."""
+        """Returns the rows of the tiles of the images at `indices`, one image after the other: int `[T]`."""
         parts = [self.first_rows[i] + np.arange(self.grids[i].count) for i in indices]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Tiling":
-        """The tiling of the array that has just the rows `rows_of(indices)`."""
+        """Returns the tiling of the array that has only the rows `rows_of(indices)`."""
         return Tiling.in_order([self.grids[i] for i in indices])
 
     @cached_property

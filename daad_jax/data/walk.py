@@ -33,10 +33,10 @@ class WalkedFile:
     Attributes:
         path: where the file is.
         name: its path below the folder, with "/" between the parts.
-        reason: why it is left out; "" if it may be an image.
-        stamp: size, time of the last change of its content and of its properties (ns), and inode; in a
-            bucket, size and generation. They change when somebody writes to the file. Empty if the file is
-            left out.
+        reason: why the file is left out; "" if it may be an image.
+        stamp: numbers that change when somebody writes to the file: size, times of the last change of content
+            and of properties (ns), and inode; in a bucket, size and generation. Empty if the file is left
+            out.
     """
 
     path: Path
@@ -46,13 +46,12 @@ class WalkedFile:
 
 
 def walk(folder: Path, leave_out: Path | None = None) -> Iterator[WalkedFile]:
-    """Yields everything below a folder, in a fixed order: the files of a folder first, then its sub-folders.
+    """Yields every file below a folder in a fixed order: first the files of a folder, then its sub-folders.
 
     Folders are listed one by one while the caller iterates. Hidden files and folders are left out, because
-    other programs made them (macOS puts "._x.png" beside x.png), and so are the system's own folders. A link
-    to a file or folder is followed if nothing else leads there: files and folders win over the links to
-    them, and the first of several links wins over the others. Only files without a suffix are opened, to
-    read their first bytes.
+    other programs make them (macOS puts "._x.png" beside x.png). So are the system's own folders. A link is
+    followed only if no other path leads to its file or folder; of several such links, the first one counts.
+    Only files without a suffix are opened, to read their first bytes.
 
     Args:
         folder: an existing folder.
@@ -65,7 +64,7 @@ def walk(folder: Path, leave_out: Path | None = None) -> Iterator[WalkedFile]:
 
 
 def _walk_bucket(folder: Path, leave_out: Path | None) -> Iterator[WalkedFile]:
-    """`walk` of a folder in a bucket, where all objects are listed at once, and there are no links."""
+    """Does the work of `walk` in a bucket. There, all objects are listed at once, and there are no links."""
 
     def files_first(found: buckets.BucketObject) -> list[tuple[bool, str]]:
         *folders, name = found.name.split("/")
@@ -89,7 +88,7 @@ def _walk_bucket(folder: Path, leave_out: Path | None) -> Iterator[WalkedFile]:
 
 
 def classify(path: Path) -> tuple[str, tuple[int, ...]]:
-    """Why a file is left out, by its own properties alone ("" if it may be an image), and its stamp."""
+    """Returns why a file is left out, by its own properties alone ("": it may be an image), and its stamp."""
     try:
         status = path.stat()
     except OSError:  # also a link that leads to itself
@@ -117,7 +116,7 @@ def _find_reason_in_content(path: Path, size: int) -> str:
 
 
 class _Walk:
-    """One walk. It remembers the real paths of what it reached through links."""
+    """One walk. It remembers the real paths of the files and folders that it reached through links."""
 
     def __init__(self, folder: Path, leave_out: Path | None) -> None:
         self._folder = folder
@@ -126,8 +125,8 @@ class _Walk:
         self._reached: set[str] = set()
 
     def __iter__(self) -> Iterator[WalkedFile]:
-        # Folders that are still to be listed: the path below the root, the reason against all that is in the
-        # folder, and whether a link leads to it. The last one is the next.
+        # The folders to list, the next one last: the path below the root, the reason to leave out all files
+        # in the folder, and whether a link leads to it.
         waiting: list[tuple[str, str, bool]] = [("", "", False)]
         while waiting:
             place, reason, through_link = waiting.pop()
@@ -177,7 +176,7 @@ class _Walk:
         return WalkedFile(path, name, reason, stamp)
 
     def _find_reason_against_folder(self, name: str) -> str:
-        """Why the link `name` to a folder is not followed; "" if it is."""
+        """Returns why the link `name` to a folder is not followed; "" if it is followed."""
         real = os.path.realpath(self._folder / name)
         if _is_below(os.path.realpath((self._folder / name).parent), real) or _is_below(
             self._real_root, real
@@ -186,7 +185,7 @@ class _Walk:
         return LISTED_FOLDER if self._is_listed(real) or real in self._reached else ""
 
     def _is_listed(self, real: str) -> bool:
-        """Whether the walk comes to the real path `real` without any link."""
+        """Whether the walk reaches the real path `real` without any link."""
         if not _is_below(real, self._real_root):
             return False
         inside = os.path.relpath(real, self._real_root).split(os.sep)
@@ -209,7 +208,7 @@ def _find_reason_in_name(entry: os.DirEntry[str]) -> str:
 
 
 def unlistable(error: OSError) -> UserError:
-    """The error about a folder that the system does not let us list."""
+    """Makes the error for a folder that the system does not let us list."""
     return UserError(
         f"{error.filename}: this folder cannot be listed ({error.strerror}); correct its permissions, or "
         "move the folder elsewhere"

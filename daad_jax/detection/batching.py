@@ -1,4 +1,4 @@
-"""Batches of images that come one by one."""
+"""Gathers images that come one by one into batches."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def batch_images(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Yields `[b, H, W, C]` from images `[H, W, C]`: b is `size`, and less for the last batch."""
+    """Yields batches `[b, H, W, C]` of images `[H, W, C]`: b is `size`; the last batch may be smaller."""
     batch: list[np.ndarray] = []
     for image in images:
         batch.append(image)

@@ -1,4 +1,4 @@
-"""Decodes image files in threads while earlier ones are scored."""
+"""Decodes image files in threads, while earlier images are scored."""
 
 import os
 from collections import deque
@@ -13,11 +13,17 @@ from daad_jax.data.image_files import ImageFile, digest_of_file
 from daad_jax.data.pixel_range import exceeds_range
 from daad_jax.errors import UserError
 
-Opened = TypeVar("Opened")  # what a thread makes of a picture
+Opened = TypeVar("Opened")  # the type that `open_picture` returns
 
 
 class Entry(NamedTuple):
-    """An image that was scored (or not: its error says why), and the SHA-256 of its file."""
+    """An image of a batch.
+
+    Attributes:
+        file: where the image is.
+        error: why the image cannot be scored; None if it can.
+        sha256: the SHA-256 of the file, hexadecimal; "" if the file cannot be opened.
+    """
 
     file: ImageFile
     error: UserError | None
@@ -34,13 +40,13 @@ def decode_ahead(
 
     Args:
         files: the images.
-        data: the range of the run, and the largest image.
-        open_picture: what a thread makes of a picture and its name.
+        data: has the range of the run, and the size of the largest image.
+        open_picture: prepares a picture, given its name for errors. Runs in a thread.
         max_ahead: the number of images that may wait.
 
     Yields:
-        Each image in its order, with what `open_picture` made of it, and whether it had values outside
-        the range of the run; None if it cannot be used.
+        Each image in order, with the result of `open_picture`, and whether the image had values outside the
+        range of the run. None in place of both if the image cannot be used.
     """
 
     def read(file: ImageFile) -> tuple[Entry, tuple[Opened, bool] | None]:
@@ -52,7 +58,7 @@ def decode_ahead(
             digest = ""
             with suppress(UserError):  # a file that cannot be opened has no digest
                 digest = digest_of_file(file.path)
-            # Without its traceback, which holds the image.
+            # A new error, because a traceback would keep the image in memory.
             return Entry(file, UserError(str(error)), digest), None
 
     ahead: deque[Future[tuple[Entry, tuple[Opened, bool] | None]]] = deque()

@@ -16,15 +16,15 @@ class Detections:
     Attributes:
         scores: the anomaly score A(x), `[N]`; 1 is the average normal image, 0 a perfect reconstruction.
         anomalous: the verdict, `score > threshold`, bool `[N]`.
-        p_values: how often a normal image scores as high or higher, in (0, 1], `[N]`.
+        p_values: how often a normal image scores as high or higher, in (0, 1], float64 `[N]`.
         reconstruction: the reconstruction distance R, `[N]`.
         alignment: the alignment distance L, `[N]`; 0 without a discriminator.
         heat: the heat map, `[N, H, W]`; normal images stay mostly below 1.
         images: the images as the model got them, `[N, H, W, C]`, uint8, or uint16 if the run has 16 bits.
         reconstructions: the images as the model reconstructed them, of the same shape and type; None if the
             model reads features, which are no picture.
-        clipped: which images had values outside the range of the run, which were clipped, bool `[N]`.
-        calibration: the id of the calibration that scores, verdicts and p-values are of, see
+        clipped: whether an image had values outside the range of the run, which were clipped, bool `[N]`.
+        calibration: the id of the calibration behind scores, verdicts and p-values, see
             `Detector.calibration_label`.
 
     In a run with `config.data.tiles`, an image has the score, R and L of its least normal tile. `heat`,
@@ -47,7 +47,7 @@ class Detections:
         return len(self.scores)
 
     def take(self, index: int) -> "Detections":
-        """The detections of one image, N = 1."""
+        """Returns the detections of one image, N = 1."""
         rows: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             values = getattr(self, name)
@@ -57,7 +57,7 @@ class Detections:
 
 
 def join_detections(parts: Iterable[Detections]) -> Detections:
-    """Joins the detections of several batches, in their order; there must be at least one batch."""
+    """Joins the detections of at least one batch, in the order of the batches."""
     batches = list(parts)
 
     def join(name: str) -> Any:

@@ -33,9 +33,9 @@ from daad_jax.scoring.tile_results import TiledImage, join_tiles
 from daad_jax.training import calibrations
 from daad_jax.training.calibration_files import CalibrationLabel
 
-# What `Detector` takes as one image: a path, the bytes of an image file, pixels, or a Pillow image.
+# One image for `Detector`: a path, the bytes of an image file, pixels, or a Pillow image.
 Image = str | os.PathLike[str] | bytes | np.ndarray | jax.Array | pillow.Image
-PICTURES_AHEAD = 2  # decoded in advance in a run with tiles, where images are large
+PICTURES_AHEAD = 2  # images decoded in advance in a run with tiles; few, because such images are large
 
 
 class Detector:
@@ -45,8 +45,8 @@ class Detector:
         detections = detector.score(["a.png", "b.jpg"])
         detections.scores, detections.anomalous, detections.heat
 
-    A score depends on the image alone, not on the other images of the call; the place in a batch can change
-    the last digit. `threshold` may be set to any score, or to `calibration.threshold_at(false_alarm_rate)`.
+    A score depends on the image alone, not on other images of the call; only its last digit can depend on
+    the place in a batch. You may set `threshold`, e.g. to `calibration.threshold_at(false_alarm_rate)`.
 
     Args:
         state: the training state, as `checkpoint.load` returns it.
@@ -54,7 +54,7 @@ class Detector:
         calibration: the calibration of the run.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`. 1 is fastest
             for a single image. Another value may change the last digits of a score.
-        label: says which calibration it is; None: that of the training.
+        label: names the calibration; None: it is the calibration of the training.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class Detector:
             batch_size: see `Detector`.
 
         Raises:
-            UserError: no such workdir, no readable checkpoint in it, or its calibration is damaged.
+            UserError: the workdir is missing, has no readable checkpoint, or its calibration is damaged.
         """
         run = calibrations.load(open_place(workdir))
         return cls(run.state, run.config, run.calibration, batch_size, run.label)
 
     @property
     def threshold(self) -> float:
-        """An image with a higher score is anomalous. It may be set to any number.
+        """An image with a higher score is anomalous. You may set any number but NaN.
 
         Raises:
-            UserError: it is set to NaN, which no score would exceed.
+            UserError: the new threshold is NaN, which no score would exceed.
         """
         return self._threshold
 
@@ -103,7 +103,7 @@ class Detector:
 
     @property
     def batch_size(self) -> int:
-        """How many images are scored at once, over all devices."""
+        """The number of images that all devices together score at once."""
         return self._scorer.batch_size
 
     def prepare(self, image: Image, name: str = "image") -> np.ndarray:
@@ -112,16 +112,16 @@ class Detector:
         Args:
             image: a path, the bytes of an image file, a Pillow image, or pixels in a NumPy or JAX array:
                 integers or floats `[h, w]` or `[h, w, 1, 3 or 4]`. The range of the run says which values are
-                black and white; types that it does not name go by their full range, floats by 0 to 1.
-            name: the image's name in errors; a path names itself.
+                black and white. Integers of another type use their full range, floats use 0 to 1.
+            name: the image's name in errors. For a path, the path itself is the name.
 
         Returns:
-            uint8 or, in a run of 16 bits, uint16 `[H, W, C]`; with `config.data.tiles` the k tiles of the
+            uint8 `[H, W, C]`, or uint16 in a run of 16 bits. With `config.data.tiles`, the k tiles of the
             image, `[k, H, W, C]`.
 
         Raises:
-            UserError: the image cannot be read, is of another type, or has another size than the model while
-                `config.data.fit` is "exact".
+            UserError: the image cannot be read or has another type. Or `config.data.fit` is "exact", and the
+                image has another size than the model.
         """
         data = self.config.data
         picture, name = self._open(image, name)
@@ -130,16 +130,16 @@ class Detector:
         )
 
     def _open(self, image: Image, name: str) -> tuple[Picture, str]:
-        """The picture of an image, and its name in errors."""
+        """Returns the picture of an image, and its name for errors."""
         picture, _ = open_image(image, name, self.config.data.max_pixels)
         return picture, str(image) if isinstance(image, (str, os.PathLike)) else name
 
     def score(self, images: Image | Iterable[Image]) -> Detections:
-        """Scores images. All results are in memory; for very many files there is `stream`.
+        """Scores images, and keeps all results in memory. Use `stream` for very many files.
 
         Args:
-            images: one image, or several: a list, another iterable, or an array `[N, h, w, C]`. An image is
-                anything that `prepare` takes.
+            images: one image, or several: a list, another iterable, or an array `[N, h, w, C]`. `prepare`
+                says what an image may be.
 
         Raises:
             UserError: there is no image, an image cannot be used, or its score is not finite; the message
@@ -169,8 +169,8 @@ class Detector:
         """Scores images as `prepare` returns them. Each row counts as an image, also in a run with tiles.
 
         Args:
-            images: `[N, H, W, C]`, anything that slices into arrays.
-            names: of the images, for errors; None: their numbers.
+            images: `[N, H, W, C]`, or any object whose slices are such arrays.
+            names: the names of the images, for errors; None: their numbers.
 
         Raises:
             UserError: a score is not finite; the message names the image.
@@ -178,19 +178,19 @@ class Detector:
         return self.judge(self._scorer.split(images), names.__getitem__ if names else "image {}".format)
 
     def score_split(self, split: Split) -> Iterator[Detections]:
-        """Scores the images of a split, in batches of some images; with tiles, one image at a time."""
+        """Scores the images of a split in batches; in a run with tiles, one image at a time."""
         if split.grids is None:
             return self.score_prepared(split.images, split.names)
         return self._judge_tiles(self._scorer.split(split.images), split.grids, split.names.__getitem__)
 
     def stream(self, files: Iterable[ImageFile]) -> Iterator[tuple[list[Entry], Detections | None]]:
-        """Scores any number of images in constant memory (plus the names of unreadable ones), decoding ahead.
+        """Scores any number of images, and decodes the next ones meanwhile. Memory does not grow.
 
         With tiles, the memory also holds the pictures and the heat maps of a few images.
 
         Yields:
-            For each batch: the images in their order, and the detections of those without an error (None if
-            every image has one).
+            For each batch: the images in order, and the detections of the readable images (None if no image
+            is readable).
 
         Raises:
             UserError: a score is not finite; the message names the image.
@@ -206,7 +206,7 @@ class Detector:
     def _stream(
         self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
     ) -> Iterator[Detections]:
-        """Scores images batch by batch. What a batch consists of goes into `waiting` before."""
+        """Scores images batch by batch. The entries of a batch are in `waiting` before it is scored."""
         data = self.config.data
 
         def batches() -> Iterator[np.ndarray]:
@@ -243,7 +243,7 @@ class Detector:
     def _stream_tiled(
         self, files: Iterable[ImageFile], waiting: deque[tuple[list[Entry], list[bool]]]
     ) -> Iterator[Detections]:
-        """Scores images one by one. What goes with an image goes into `waiting` before."""
+        """Scores images one by one. The entry of an image is in `waiting` before the image is scored."""
 
         def pictures() -> Iterator[tuple[Picture, str]]:
             entries: list[Entry] = []
@@ -261,7 +261,7 @@ class Detector:
         return self._judge_pictures(pictures())
 
     def _judge_pictures(self, pictures: Iterable[tuple[Picture, str]]) -> Iterator[Detections]:
-        """Yields the detections of each picture, by its tiles. Pictures come with their names in errors."""
+        """Cuts (picture, name) pairs into tiles, and yields the detections of each picture."""
         data, grids, names = self.config.data, deque[TileGrid](), deque[str]()
 
         def tiles() -> Iterator[np.ndarray]:
@@ -290,8 +290,8 @@ class Detector:
         """Yields the detections of every batch of prepared images `[b, H, W, C]`.
 
         Args:
-            batches: of images.
-            name_of: the name of the n-th of all images, for errors.
+            batches: batches of prepared images.
+            name_of: returns the name of image n, for errors; n counts over all batches from 0.
 
         Raises:
             UserError: a score is not finite; the message names the image.
@@ -332,7 +332,7 @@ class Detector:
         )
 
     def _detections_of_tiles(self, image: TiledImage) -> Detections:
-        """The detections of one image: of its least normal tile, with the heat map of the whole image."""
+        """Returns the detections of one image: its least normal tile has the score; the heat map is whole."""
         of_tiles = self.calibration.score(image.reconstruction, image.alignment)
         worst = int(np.argmax(of_tiles))
         scores = of_tiles[[worst]]

@@ -1,4 +1,4 @@
-"""A heat map laid over its image."""
+"""Lays heat maps over images."""
 
 import matplotlib as mpl
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from daad_jax.data.images import to_uint8
 
 COLOURS = mpl.colormaps["inferno"]
-FAINT_HEAT, STRONG_HEAT = 0.7, 2.0  # colour begins, and is full; normal images end at 1
+FAINT_HEAT, STRONG_HEAT = 0.7, 2.0  # colour begins at the first and is full at the second
 MAX_OPACITY = 0.65
 
 
@@ -17,7 +17,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     Args:
         image: uint8 or uint16 `[H, W, 1 or 3]`, for instance one of `Detections.images`.
-        heat: `[H, W]`, of the same image in `Detections.heat`.
+        heat: the heat map of this image, `[H, W]`, for instance one of `Detections.heat`.
 
     Returns:
         uint8 `[H, W, 3]`.
@@ -29,7 +29,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw_heat(heat: np.ndarray) -> np.ndarray:
-    """A heat map as a layer of its own, which gives `draw_overlay` when it lies over the image.
+    """Draws a heat map as a transparent layer. Laid over the image, it looks like `draw_overlay`.
 
     Args:
         heat: `[H, W]`.
@@ -42,7 +42,7 @@ def draw_heat(heat: np.ndarray) -> np.ndarray:
 
 
 def _colour(heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours `[H, W, 3]`, 0 to 255, and the opacities `[H, W, 1]`, 0 to 1, of a heat map `[H, W]`."""
+    """Returns the colours `[H, W, 3]` in 0 to 255, and the opacities `[H, W, 1]` in 0 to 1, of a heat map."""
     strength = np.clip((heat - FAINT_HEAT) / (STRONG_HEAT - FAINT_HEAT), 0, 1)[..., None]
     colour = 255 * COLOURS(0.35 + 0.65 * strength[..., 0])[..., :3]
     return colour, MAX_OPACITY * np.minimum(1, 3 * strength)

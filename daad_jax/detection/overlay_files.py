@@ -1,4 +1,4 @@
-"""Pictures of scored images with their heat maps, drawn in threads."""
+"""Draws scored images with their heat maps into files, in threads."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +19,22 @@ from daad_jax.files import explain_write_errors, replacing
 from daad_jax.terminal import warn
 
 MAX_OVERLAY_SIDE = 1024  # pixels of the longer side
-MAX_OVERLAY_NAME = 200  # bytes; a file's name has at most 255, also the temporary one
-Drawing = tuple[Row, Future[None]]  # a row, and its overlay in the making
+MAX_OVERLAY_NAME = 200  # bytes; a name has at most 255, and the temporary file's name is longer
+Drawing = tuple[Row, Future[None]]  # the row of an image, and the thread that draws its overlay
 
 
 class Overlays:
-    """Draws the overlays of a batch in threads."""
+    """Draws the overlays of a batch in threads.
+
+    Args:
+        detector: scored the images.
+        out: the folder for `overlays/`.
+        which: the images that get an overlay: "anomalous", "all" or "none".
+        pool: the threads.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
 
     def __init__(self, detector: Detector, out: Path, which: str, pool: ThreadPoolExecutor) -> None:
         self._detector, self._out, self._which, self._pool = detector, out, which, pool
@@ -35,13 +45,13 @@ class Overlays:
     def start(
         self, entries: list[Entry], rows: list[Row], detections: Detections | None, numbers: list[int]
     ) -> list[Drawing]:
-        """Starts on the overlays that were asked for, and notes their names in the rows.
+        """Starts to draw the overlays of a batch, and notes their names in the rows.
 
         Args:
-            entries: the images of a batch.
-            rows: of the images.
-            detections: of its readable images.
-            numbers: of the images among all that are scored; it begins the overlay's name.
+            entries: the images of the batch.
+            rows: the row of each image.
+            detections: the detections of the readable images; None if no image is readable.
+            numbers: the number of each image; the name of an overlay begins with it.
         """
         drawings: list[Drawing] = []
         index = 0
@@ -58,11 +68,11 @@ class Overlays:
 
 
 def _draw(image: ImageFile, heat: np.ndarray, detector: Detector, file: Path) -> None:
-    """Writes the image with its heat map, at the image's own size or at most MAX_OVERLAY_SIDE."""
+    """Writes an image with its heat map, in the size of the image, but no side over MAX_OVERLAY_SIDE."""
     data = detector.config.data
     pixels = show_pixels(image.load(data.max_pixels)[0], data)
     height, width = pixels.shape[:2]
-    # Shrink first: an overlay takes eighty bytes a pixel.
+    # Shrink the image first, because drawing takes 80 bytes a pixel.
     size = shrink_to_fit(height, width, MAX_OVERLAY_SIDE, MAX_OVERLAY_SIDE)
     shown_heat = undo_fit(heat, height, width, data.fit, size)
     picture = Image.fromarray(draw_overlay(resize(pixels, *size), shown_heat))
@@ -71,7 +81,7 @@ def _draw(image: ImageFile, heat: np.ndarray, detector: Detector, file: Path) ->
 
 
 def finish(drawings: list[Drawing]) -> None:
-    """Waits for the overlays. An image that was removed after scoring keeps its row, without an overlay."""
+    """Waits for the overlays. If an image was removed after scoring, its row loses the overlay's name."""
     for row, drawing in drawings:
         try:
             drawing.result()

@@ -1,4 +1,4 @@
-"""Expands patterns of paths. Links between folders cannot make it endless, as they can with `glob`."""
+"""Expands patterns of paths. A circle of links between folders ends here; `glob` would follow it for ever."""
 
 import glob
 import os
@@ -12,9 +12,9 @@ ANY_FOLDERS = "**"  # matches a folder and all folders below it, but no hidden o
 
 
 def expand(pattern: str) -> list[str]:
-    """What a pattern matches, sorted, each once.
+    """Returns the paths that a pattern matches, sorted, each once.
 
-    "**" follows a link to a folder only if it has not come to that folder before.
+    "**" follows a link to a folder only if no other path has led to this folder.
 
     Raises:
         UserError: a folder below "**" cannot be listed.
@@ -23,7 +23,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def _expand(parts: Sequence[str], root: str) -> Iterator[str]:
-    """The matches below the folder `root` ("" for the current one), as paths that begin with `root`."""
+    """Yields the matches below the folder `root` ("": the current one), as paths that begin with `root`."""
     if ANY_FOLDERS not in parts:
         matches = glob.iglob(os.path.join(*parts), root_dir=root or None)
         yield from (os.path.join(root, match) for match in matches)
@@ -41,7 +41,7 @@ def _expand(parts: Sequence[str], root: str) -> Iterator[str]:
 
 
 def _folders_from(top: str) -> Iterator[str]:
-    """A folder and all folders below it, links to folders last and only if nothing else led there."""
+    """Yields a folder and all folders below it. Links come last, and only if no other path led there."""
     reached: set[str] = set()
     folders, links = deque([top]), deque[str]()
     while folders or links:

@@ -1,4 +1,4 @@
-"""What a prediction found, written into its folder: the rows, the account of the files, and the sums."""
+"""Writes the results of a prediction: a row for each image, a record of each file, and the sums."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -19,12 +19,15 @@ MAX_PRINTED_IMAGES = 20  # up to so many images, each gets a line on the termina
 
 
 class Results:
-    """Takes the results of all images, in the order in which the account finds the images.
+    """Writes the results of all images. They must come in the order in which the account finds the images.
 
     Args:
-        detector: which scored them.
-        account: of the files.
+        detector: scored the images.
+        account: counts the files, and writes their records.
         mirror: the folder to write into.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
 
     def __init__(self, detector: Detector, account: Account, mirror: Mirror) -> None:
@@ -68,7 +71,7 @@ class Results:
         self._stack.__exit__(*error)
 
     def summarise(self, seconds: float) -> None:
-        """Prints what was found in so many seconds."""
+        """Prints the sums. `seconds` is how long the scoring took."""
         tally, out = self._tally, self._mirror.folder
         scored = tally["anomalous"] + tally["normal"]
         say(

@@ -25,15 +25,14 @@ PROGRESS_INTERVAL_S = 5.0
 def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str) -> None:
     """Scores all images of `sources`; writes `scores.csv`, `scores.jsonl`, `data.json` and `overlays/`.
 
-    The lines of `scores.jsonl` appear batch by batch; `scores.csv` appears at the end. An image that cannot
-    be read is counted and has a line with its error, and the other images go on. `data.json` has a record
-    of every file that was given, also of those that are no images. Images in `out` are not scored.
+    The lines of `scores.jsonl` appear batch by batch; `scores.csv` appears at the end. An unreadable image
+    has a line with its error, and does not stop the others. `data.json` has a record of every file in
+    `sources`, also of files that are no images. Images in `out` are not scored.
 
     Args:
         detector: its `threshold` decides.
         sources: files, folders (with all their sub-folders) and patterns.
-        out: a folder that does not exist yet, or is empty. In a bucket, its files are brought up to date
-            twice a minute.
+        out: a new or empty folder. In a bucket, its files are updated twice a minute.
         overlays: which images get a picture with their heat map: "anomalous", "all" or "none".
 
     Raises:
@@ -52,7 +51,7 @@ def predict(detector: Detector, sources: Sequence[str], out: Path, overlays: str
 
 
 def output_folder(workdir: Path, chosen: str | Path | None) -> Path:
-    """The folder for predictions: the chosen one, or the first free of `predictions`, `predictions-2`, ...
+    """Returns the chosen folder for predictions, or the first free of `predictions`, `predictions-2`, ...
 
     Raises:
         UserError: the chosen folder is not empty or cannot be written.
@@ -61,7 +60,7 @@ def output_folder(workdir: Path, chosen: str | Path | None) -> Path:
 
 
 class Progress:
-    """Shows how far the scoring is: a bar on a terminal, and elsewhere a line every few seconds."""
+    """Shows the progress of scoring: a bar on a terminal, elsewhere a line every few seconds."""
 
     def __init__(self, total: int, is_shown: bool = True) -> None:
         self._total, self._done, self._start = total, 0, time.perf_counter()
@@ -73,7 +72,7 @@ class Progress:
         return self
 
     def add(self, count: int) -> None:
-        """Notes that so many more images are done."""
+        """Notes that `count` more images are done."""
         self._done += count
         self._bar.update(count)
         now = time.perf_counter()

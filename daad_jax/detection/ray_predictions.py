@@ -1,7 +1,7 @@
 """Scores files on a Ray cluster.
 
-Ray shares the work out, repeats work that was lost, and writes Parquet files. It is for many machines that
-have no common start, and that may come and go. Ray is in the extra `ray`.
+Ray hands out the work, repeats lost work, and writes Parquet files. Use this for many machines that come and
+go; `shared_predictions` needs all machines from the start. Ray is in the extra `ray`.
 """
 
 import itertools
@@ -34,13 +34,13 @@ TEXTS = ("name", "verdict", "calibration", "error", "sha256")
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of the cluster.
+    """The workers of the cluster, processes that score.
 
     Attributes:
-        address: of the cluster; "auto" finds the one of this machine, "" starts one on this machine.
-        count: how many processes score at the same time.
-        cpus: how many processors each of them takes.
-        accelerators: the name and the number of the accelerators that each takes: {"TPU": 4}, {"GPU": 1}.
+        address: the address of the cluster; "auto" finds the cluster of this machine, "" starts a new one.
+        count: the number of workers.
+        cpus: the number of processors of each worker.
+        accelerators: the name and number of the accelerators of each worker: {"TPU": 4}, {"GPU": 1}.
     """
 
     address: str
@@ -57,18 +57,19 @@ def predict_on_ray(
     threshold: float | None = None,
     batch_size: int = 64,
 ) -> None:
-    """Scores all images of `sources`, and writes Parquet files: a row for each image.
+    """Scores all images of `sources`, and writes Parquet files with a row for each image.
 
-    The columns are `number` (of the image, in the order of `sources`), `name`, `score`, `p_value`, `R`, `L`,
-    `verdict`, `calibration`, `error` and `sha256`. The order of the rows is not that of the images. A worker
-    gets whole batches, so a score is the same to the last bit as that of a `Detector` with the same batch
-    size on one device, if every image can be read.
+    The columns are `number`, `name`, `score`, `p_value`, `R`, `L`, `verdict`, `calibration`, `error` and
+    `sha256`. `number` counts the images in the order of `sources`; the rows have no fixed order. A worker
+    gets whole batches. If every image can be read, a `Detector` with the same batch size on one device gives
+    equal scores, to the last bit.
 
     Args:
-        workdir: of the run. All machines must see it, the images and the results under the same names.
+        workdir: the folder of the run. All machines must have the run, the images and the results under the
+            same paths.
         sources: files, folders (with all their sub-folders) and patterns.
         chosen: the folder for the results, new or empty; None: a new one below `workdir`.
-        workers: who scores.
+        workers: the processes that score.
         threshold: an image with a higher score is anomalous; None: the threshold of the run.
         batch_size: how many images a device scores at once.
 
@@ -78,11 +79,13 @@ def predict_on_ray(
     ray = _import_ray()
     from pyarrow import dataset
 
-    next(find(sources))  # names a missing image before the folder of the results is made
+    # Find the images, and make the folder of the results.
+    next(find(sources))  # first of all, so that no folder is made if an image is missing
     workdir, out = _absolute(workdir), _absolute(output_folder(workdir, chosen))
     account = Account(sources, leave_out=out)
     say(*format_table(account.rows).splitlines())
     blocks = list(_make_blocks(list_images(sources, out), batch_size))
+    # Score the images on the cluster.
     start = time.perf_counter()
     try:
         ray.init(workers.address or None, log_to_driver=False, logging_level="ERROR")
@@ -113,6 +116,7 @@ def predict_on_ray(
         raise UserError(f"a worker stopped: {cause[-1] if cause else type(error).__name__}") from error
     finally:
         ray.shutdown()
+    # Count the verdicts in the files.
     seconds = time.perf_counter() - start
     files = dataset.dataset(str(out).removeprefix("gs://"), filesystem=_file_system_of(out), format="parquet")
     tally = dict.fromkeys(("anomalous", "normal", "unreadable"), 0)
@@ -132,10 +136,10 @@ def predict_on_ray(
 
 
 def _import_ray() -> Any:
-    """Ray, which tells nobody about its use, and is silent about its work.
+    """Imports Ray without its usage statistics and its log lines.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -145,12 +149,12 @@ def _import_ray() -> Any:
     except ImportError as error:
         raise UserError("Ray is not installed; run: pip install 'daad_jax[ray]'") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it has a level of its own
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # this logger ignores the level of "ray"
     return ray
 
 
 def _make_blocks(images: Iterable[ImageFile], size: int) -> Iterator[dict[str, Any]]:
-    """The images in blocks, as rows of a table that Ray shares out."""
+    """Yields blocks of images, as rows of a table that Ray hands out to workers."""
     first, files = 0, iter(images)
     while block := list(itertools.islice(files, size)):
         yield {
@@ -161,17 +165,17 @@ def _make_blocks(images: Iterable[ImageFile], size: int) -> Iterator[dict[str, A
 
 
 def _absolute(path: Path) -> Path:
-    """The path as another process finds it."""
+    """Returns the path in a form that is right for every process."""
     return path if buckets.is_in_bucket(path) else path.absolute()
 
 
 def _file_system_of(out: Path) -> Any:
-    """The file system of the results, for Arrow; None for this machine's."""
+    """Returns the file system of the results, for Arrow; None stands for this machine's file system."""
     return buckets.file_system() if buckets.is_in_bucket(out) else None
 
 
 class _Worker:
-    """Scores blocks of images, with a model that it loads once."""
+    """Loads the model once, and scores blocks of images."""
 
     def __init__(self, workdir: str, threshold: float | None, batch_size: int) -> None:
         from daad_jax.detection.detector import Detector
@@ -181,7 +185,7 @@ class _Worker:
             self._detector.threshold = threshold
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The rows of the images of a block."""
+        """Returns the rows of a block, as columns."""
         from daad_jax.detection.scored_images import score_images
 
         (first,), (files,) = block["first"].tolist(), block["files"].tolist()

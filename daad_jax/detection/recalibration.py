@@ -1,5 +1,4 @@
-"""Calibrates a finished run anew from more good images: threshold, units of R and L, scale of the heat
-map."""
+"""Calibrates a finished run with more good images: threshold, units of R and L, scale of the heat map."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from daad_jax.training.calibrations import CalibratedRun
 
 MIN_IMAGES = 2
 MIN_FOR_OUTLIERS = 8
-FAR_OUT = 3.0  # interquartile ranges above the third quartile (Tukey 1977)
+FAR_OUT = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence (1977)
 SHOWN_OUTLIERS = 5
 DRIFT_REMEDY = (
     "The new calibration is right for images like these. If nobody meant the change of camera, light or "
@@ -45,20 +44,24 @@ def calibrate_run(
     batch_size: int | None = None,
     check: bool = False,
 ) -> StoredCalibration:
-    """Calibrates a run anew, prints what the threshold promises, and puts the new calibration into use.
+    """Calibrates a run again, prints what the threshold promises, and puts the new calibration into use.
 
-    Images go the way of the training's calibration: the same decoding, tiles and features, and the same
-    scorer. Nothing in the checkpoint changes.
+    The new images are decoded, cut into tiles and scored exactly as in the calibration of the training. The
+    checkpoint does not change.
 
     Args:
-        workdir: of the run.
-        folders: of good images, see `good_images.load_good`.
-        rate: the false-alarm rate of the threshold; None: that of the run.
-        confidence: the threshold's true rate is at most `rate` with this confidence; None: on average.
+        workdir: the folder of the run.
+        folders: folders of good images, see `good_images.load_good`.
+        rate: the false-alarm rate of the threshold, in (0, 1); None: the run's rate.
+        confidence: in (0, 1): the threshold's true rate is at most `rate` with this confidence. None: on
+            average.
         with_held_out: whether the images that the training held out calibrate, too. This is right only if
-            the new images are like those.
+            the new images look like the held-out ones.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`.
-        check: read all files again, see `cache.load_decoded`.
+        check: whether all files are read again, see `cache.load_decoded`.
+
+    Returns:
+        The new calibration.
 
     Raises:
         UserError: a bad rate or confidence; no readable checkpoint; no usable images, see `load_good` and
@@ -106,15 +109,17 @@ def calibrate_with(
     held_out_count: int = 0,
     batch_size: int | None = None,
 ) -> Recalibration:
-    """Calibrates a run anew from good images, and puts the new calibration into use. It prints nothing.
+    """Calibrates a run again with good images, and puts the new calibration into use. Prints nothing.
 
     Args:
-        workdir: of the run.
-        run: with the calibration so far.
-        good: the images.
-        folders: where the images are, for the file of the calibration.
-        rate, confidence, batch_size: see `calibrate_run`.
-        held_out_count: how many images that the training held out come first in `good.split`.
+        workdir: the folder of the run.
+        run: the run, with the calibration that is in use so far.
+        good: the good images.
+        folders: the folders of the images. The file of the calibration names them.
+        rate: see `calibrate_run`.
+        confidence: see `calibrate_run`.
+        held_out_count: how many images at the start of `good.split` the training held out.
+        batch_size: see `calibrate_run`.
 
     Raises:
         UserError: a bad rate or confidence, too few images, a score that is not finite, or the folder cannot
@@ -127,7 +132,7 @@ def calibrate_with(
             f"{MIN_IMAGES} are needed, and 59 promise at most 5 % of false alarms with confidence; give more"
         )
     config = replace(run.config, score=replace(run.config.score, false_alarm_rate=rate))
-    # Compare the new images with those of the calibration so far, and calibrate.
+    # Score the new images, look for a drift against the calibration so far, and calibrate.
     scorer, variables = Scorer(config, batch_size), variables_of(run.state)
     split = good.split
     found = scorer.measure(variables, split.images, split.grids)
@@ -139,7 +144,7 @@ def calibrate_with(
     if fault := calibration.find_fault():
         place = ", ".join(folders)
         raise UserError(f"{place}: these images give no calibration ({fault}); give other images")
-
+    # Store the new calibration, and put it into use.
     stored = calibration_files.make(
         run.of_training,
         run.label.step,
@@ -159,7 +164,7 @@ def calibrate_with(
 
 
 def _check_rates(run: CalibratedRun, rate: float | None, confidence: float | None) -> float:
-    """The rate that was asked for, or that of the run. Raises UserError for a bad one."""
+    """Returns `rate`, or the run's rate if `rate` is None. Raises UserError if it is not in (0, 1)."""
     rate = run.config.score.false_alarm_rate if rate is None else rate
     for name, value in (("--rate", rate), ("--confidence", confidence)):
         if value is not None and not 0 < value < 1:
@@ -168,12 +173,12 @@ def _check_rates(run: CalibratedRun, rate: float | None, confidence: float | Non
 
 
 def _report(stored: StoredCalibration) -> None:
-    """Prints what is special about the images, and what the threshold promises."""
+    """Prints drift and outliers of the images, and what the threshold promises."""
     if stored.drift:
         say(stored.drift)
         if stored.with_held_out:
             warn(
-                "the new images and those of the training are not alike, so a threshold from both together "
+                "the new images do not look like the training images, so a threshold from both together "
                 "promises nothing; calibrate again without --with_held_out"
             )
     if stored.outliers:
@@ -186,12 +191,12 @@ def _report(stored: StoredCalibration) -> None:
 
 
 def describe_promises(calibration: Calibration, rate: float, confidence: float | None) -> list[str]:
-    """What a threshold promises on average and with confidence, and how many images would promise more.
+    """Says what a threshold promises, and how many images would promise more, in a line for each thought.
 
     Args:
-        calibration: its `false_alarm_rate` is that of the threshold on average.
-        rate: the false-alarm rate that was asked for.
-        confidence: with which the true rate should be at most `rate`; None: on average.
+        calibration: its `false_alarm_rate` is the average rate of the threshold.
+        rate: the false-alarm rate that the user asked for, in (0, 1).
+        confidence: the user asked for a true rate of at most `rate` with this confidence; None: on average.
     """
     count, are_groups = calibration.group_count, bool(calibration.group_sizes)
     things = "groups" if are_groups else "images"
@@ -218,7 +223,7 @@ def describe_promises(calibration: Calibration, rate: float, confidence: float |
 
 
 def say_calibrations(workdir: Path) -> None:
-    """Prints all calibrations of a run, one a line; "*" marks the one in use."""
+    """Prints the calibrations of a run, a line for each; "*" marks the calibration in use."""
     for listed in calibrations.list_all(workdir):
         problem = f"  not usable: {listed.problem}" if listed.problem else ""
         say(f"{'*' if listed.is_in_use else ' '} {listed.description}{problem}")
@@ -227,7 +232,7 @@ def say_calibrations(workdir: Path) -> None:
 def _load(
     workdir: Path, config: Config, folders: Sequence[str], with_held_out: bool, check: bool
 ) -> tuple[GoodImages, int]:
-    """The images to calibrate with, and how many of the training's held-out ones come first."""
+    """Returns the images to calibrate with, and how many of the training's held-out images come first."""
     known = run_data.read(workdir)
     if known is None or known.history.images is None:
         warn(
@@ -241,7 +246,7 @@ def _load(
 
 
 def _find_drift(run: CalibratedRun, good: GoodImages, scores: np.ndarray, held_out_count: int) -> str:
-    """The sentence about a drift of those images that the calibration so far does not know; "" if none."""
+    """Says whether images that the calibration so far does not know have drifted; "" if they have not."""
     known = ContentIndex(run.stored.images if run.stored else [])
     is_new = np.array([False] * held_out_count + [image not in known for image in good.images])
     if not is_new.any():
@@ -252,7 +257,7 @@ def _find_drift(run: CalibratedRun, good: GoodImages, scores: np.ndarray, held_o
 
 
 def _with_confidence(calibration: Calibration, rate: float, confidence: float | None) -> Calibration:
-    """The calibration with the threshold that keeps `rate` with confidence, or comes closest to it."""
+    """Returns the calibration with the threshold that keeps `rate` with confidence, or comes closest."""
     if confidence is None:
         return calibration
     count = calibration.group_count
@@ -269,7 +274,7 @@ def _require_finite(scores: np.ndarray, split: Split) -> None:
 
 
 def _find_outliers(names: Sequence[str], scores: np.ndarray) -> list[str]:
-    """The images that score far above the others, the highest first: beyond Tukey's outer fence."""
+    """Returns the names of images beyond Tukey's outer fence, the highest score first."""
     if len(scores) < MIN_FOR_OUTLIERS:
         return []
     first, third = np.quantile(scores, [0.25, 0.75])
@@ -278,6 +283,7 @@ def _find_outliers(names: Sequence[str], scores: np.ndarray) -> list[str]:
 
 
 def describe_outliers(outliers: Sequence[str]) -> str:
+    """Names images that score far above the others, and says what to do with them."""
     shown = ", ".join(outliers[:SHOWN_OUTLIERS])
     more = f" and {len(outliers) - SHOWN_OUTLIERS} more" if len(outliers) > SHOWN_OUTLIERS else ""
     return (

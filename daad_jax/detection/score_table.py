@@ -1,4 +1,4 @@
-"""The table of scored images: `scores.csv` and `scores.jsonl`."""
+"""Writes the table of scored images: `scores.csv` and `scores.jsonl`."""
 
 import json
 import os
@@ -14,13 +14,13 @@ Row = dict[str, Any]  # the results of one image, by column
 
 
 class ScoreTable:
-    """The two files of rows. Rows are written as they come; `scores.csv` gets its name at the end."""
+    """Writes each row into both files at once. `scores.csv` gets its name at the end."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._partial = out / ".scores.csv.partial"
         out.mkdir(parents=True, exist_ok=True)
-        # "x": another command may have been given the same folder at the same time.
+        # "x" fails if another command has begun to write into the same folder.
         self._jsonl = (out / "scores.jsonl").open("x", encoding="utf-8", buffering=1)
         self._file = self._partial.open("w", encoding="utf-8", newline="")
         self._file.write(table_row(COLUMNS))

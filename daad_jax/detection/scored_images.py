@@ -1,4 +1,4 @@
-"""Scores image files, and makes a row of results for each of them."""
+"""Scores image files, and makes a row of results for each image."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +20,11 @@ class ScoredImage(NamedTuple):
     """The results of one image, or the error if it cannot be read.
 
     Attributes:
-        number: of the image among all that are scored, from 0.
+        number: the place of the image among all images to score, from 0.
         image: the image.
-        row: its results by column, see `score_table.COLUMNS`.
-        sha256: of the file, hexadecimal; "" if the file cannot be opened.
-        is_clipped: whether it has values outside the range of the run.
+        row: the results by column, see `score_table.COLUMNS`.
+        sha256: the SHA-256 of the file, hexadecimal; "" if the file cannot be opened.
+        is_clipped: whether the image has values outside the range of the run.
     """
 
     number: int
@@ -41,7 +41,7 @@ def score_images(
 
     Args:
         detector: its `threshold` decides.
-        images: each with its number, which begins the name of its overlay.
+        images: (number, image) of each image; the name of an overlay begins with the number.
         out: the folder for `overlays/`.
         overlays: which images get a picture with their heat map: "anomalous", "all" or "none".
 
@@ -71,7 +71,7 @@ def score_images(
 
 
 def _make_rows(entries: Sequence[Entry], detections: Detections | None) -> list[Row]:
-    """A row for each image of a batch; unreadable ones have a row with their error, and a warning."""
+    """Returns a row for each image of a batch. The row of an unreadable image has its error; also warns."""
     rows: list[Row] = []
     index = 0
     for file, error, _ in entries:

@@ -1,7 +1,7 @@
-"""Scores files in several processes, which share the images out. One process would give the same results.
+"""Scores files in several processes, which share the images. One process would give the same results.
 
-Each process scores its blocks of images on its own devices, and writes their rows into a part. When all parts
-are whole, process 0 joins them in the order of the images.
+Each process scores its blocks of images on its own devices, and writes the rows into a file, its part. When
+all parts are complete, process 0 joins them in the order of the images.
 """
 
 import heapq
@@ -31,31 +31,32 @@ from daad_jax.runtime import processes
 from daad_jax.terminal import say
 from daad_jax.uploads import Mirror
 
-PARTS = "parts"  # the folder of the parts, below the folder of the results; it is removed at the end
+PARTS = "parts"  # the folder of the parts, in the folder of the results; process 0 removes it at the end
 
 
 def predict_together(
     detector: Detector, sources: Sequence[str], workdir: Path, chosen: Path | None, overlays: str
 ) -> None:
-    """What `predictions.predict` does, shared out over the processes of the cluster.
+    """Does the work of `predictions.predict` in all processes of the cluster.
 
-    A block has as many images as a batch of one process. If every image can be read, one process with as many
-    devices makes the same batches, so its scores are the same to the last bit.
+    A block has as many images as a batch of one process. If every image can be read, one process with the
+    same number of devices makes the same batches, so its scores are equal to the last bit.
 
     Args:
-        detector: its `threshold` decides. All processes need the same.
+        detector: its `threshold` decides. It must be equal in all processes.
         sources: files, folders (with all their sub-folders) and patterns; all processes need the same files.
-        workdir: of the run.
+        workdir: the folder of the run.
         chosen: the folder for the results, new or empty, which all processes share; None: a new one below
             `workdir`.
         overlays: which images get a picture with their heat map: "anomalous", "all" or "none".
 
     Raises:
-        UserError: see `predict`; or the processes do not find the same, or do not share the folder.
+        UserError: see `predict`. Or the processes find different images, or do not share the folder.
     """
     if jax.process_count() == 1:
         predict(detector, sources, output_folder(workdir, chosen), overlays)
         return
+    # Agree on the folder, the images and the detector.
     share, start = processes.own_share(detector.batch_size), time.perf_counter()
     out = _agree_on_folder(workdir, chosen)
     with processes.errors_end_all():
@@ -67,7 +68,8 @@ def predict_together(
     )
     if processes.is_first():
         say(*format_table(account.rows).splitlines())
-        say(f"{share.count} processes share the images out; this is the progress of process 0")
+        say(f"{share.count} processes share the images; this is the progress of process 0")
+    # Score the images of this process.
     with processes.errors_end_all(), Mirror(out) as mirror, ExitStack() as stack:
         progress = stack.enter_context(Progress(share.size(account.count), processes.is_first()))
         write = stack.enter_context(_writing_part(mirror.local, share.index))
@@ -76,16 +78,17 @@ def predict_together(
                 write(batch)
                 mirror.sync_if_due()
             progress.add(len(batch))
+    # Join the parts of all processes.
     with processes.errors_end_all():
         if processes.is_first():
             _join_parts(detector, account, out, share.count, start)
 
 
 def _agree_on_folder(workdir: Path, chosen: Path | None) -> Path:
-    """The folder for the results. Process 0 makes it; the others look whether they see what it has written.
+    """Returns the folder for the results. Process 0 makes it and writes a token; the others read the token.
 
     Raises:
-        UserError: the folder cannot be used, or a process does not see it.
+        UserError: the folder cannot be used, or a process does not see the token.
     """
     folder = token = ""
     with processes.errors_end_all():
@@ -136,7 +139,8 @@ def _join_parts(detector: Detector, account: Account, out: Path, count: int, sta
     """Writes the files of the results from all parts, and removes the parts.
 
     Raises:
-        UserError: the images are others by now, none could be read, or the folder cannot be written.
+        UserError: images were added or removed meanwhile, none could be read, or the folder cannot be
+            written.
     """
     with ExitStack() as stack:
         mirror = stack.enter_context(Mirror(out))

@@ -1,4 +1,4 @@
-"""The files that are to be scored: what the user named, and the account of all of it."""
+"""Finds the files to score in what the user named, and keeps an account of every file."""
 
 import errno
 import hashlib
@@ -24,7 +24,11 @@ TO_SCORE = "to score"
 
 
 def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path]:
-    """The image files of `sources`, in order. Folders and patterns pass over the files below `leave_out`.
+    """Yields the image files of `sources`, in order.
+
+    Args:
+        sources: files, folders (with all their sub-folders) and patterns.
+        leave_out: folders and patterns pass over the files below this folder.
 
     Raises:
         UserError: a source does not exist or has no images, or a folder cannot be listed.
@@ -33,10 +37,17 @@ def find(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Path
 
 
 def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[tuple[str, WalkedFile]]:
-    """Every file of `sources` with the folder or pattern that names it; those that are no images, too.
+    """Yields every file of `sources`, also files that are no images, while the caller iterates.
 
-    Files are listed while the caller iterates. A file that is named itself is an image, whatever its name;
-    so is every file that a pattern matches, unless opening it could wait for ever.
+    A file that the user names counts as an image, even if its name has another ending. So does every file
+    that a pattern matches, unless opening the file could wait for ever.
+
+    Args:
+        sources: see `find`.
+        leave_out: see `find`.
+
+    Yields:
+        (the folder or pattern that names the file, the file).
 
     Raises:
         UserError: see `find`.
@@ -70,23 +81,23 @@ def list_files(sources: Sequence[str], leave_out: Path | None = None) -> Iterato
 
 
 def list_images(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[ImageFile]:
-    """The images of `sources`, in order; a file may have several. Raises UserError, see `find`."""
+    """Yields the images of `sources`, in order; a file may have several. Raises UserError, see `find`."""
     for path in find(sources, leave_out):
         yield from list_pages(path)
 
 
 def _mode_of(path: Path) -> int:
-    """The type of a file, as `os.stat` tells it; 0 if there is no such file.
+    """Returns the mode of a file, as `os.stat` does; 0 if there is no such file.
 
     Raises:
-        UserError: the system does not let us look.
+        UserError: the system refuses access.
     """
     if buckets.is_in_bucket(path):
         with buckets.os_errors(path):
             return stat.S_IFDIR if path.is_dir() else stat.S_IFREG if path.exists() else 0
     try:
         return path.stat().st_mode
-    except ValueError:  # no name of a file on any system
+    except ValueError:  # no file can have this name
         return 0
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
@@ -114,7 +125,7 @@ def _find_matches(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
 
 
 def _find_objects(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
-    """`_find_matches` in a bucket."""
+    """Does the work of `_find_matches` in a bucket."""
     walked: set[Path] = set()
     for match in buckets.glob(pattern):
         if not walked.isdisjoint(match.parents):
@@ -127,17 +138,17 @@ def _find_objects(pattern: str, leave_out: Path | None) -> Iterator[WalkedFile]:
 
 
 def describe_left_out(reasons: Counter[str]) -> str:
-    """How many files are left out, and why: "3 files were left out: 2 hidden, 1 empty file"."""
+    """Says how many files are left out, and why: "3 files were left out: 2 hidden, 1 empty file"."""
     count = sum(reasons.values())
     listed = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
     return f"{count} file{' was' if count == 1 else 's were'} left out: {listed}"
 
 
 class Account:
-    """Counts the files that are to be scored, and writes the record of each into `data.json`.
+    """Counts the files to score, and writes a record of each file into `data.json`.
 
-    The record of a file is a line of its own, written as soon as the file is scored or left out, so that
-    millions of files need no memory.
+    A record is a line, and is written as soon as its file is scored or left out. Millions of files therefore
+    need no memory.
     """
 
     def __init__(self, sources: Sequence[str], leave_out: Path) -> None:
@@ -161,11 +172,11 @@ class Account:
             tally.images += images
             tally.used += images
             tally.left_out[file.reason] += bool(file.reason)
-        self.digest = names.hexdigest()  # of the names of all files
-        # Filled by the thread that lists files, and emptied by the one that writes.
+        self.digest = names.hexdigest()  # the SHA-256 of the names of all files
+        # The thread that lists files fills both queues; the thread that writes empties them.
         self._groups: deque[str] = deque()
         self._left_out: deque[FileRecord] = deque()
-        self._errors: list[str] = []  # of the pages of a file, until its last one
+        self._errors: list[str] = []  # the errors of one file's pages, until its last page
 
     @property
     def count(self) -> int:
@@ -174,19 +185,19 @@ class Account:
 
     @property
     def rows(self) -> list[AccountRow]:
-        """A row for each folder or pattern that was named."""
+        """A row for each folder or pattern of `sources`."""
         return shorten([tally.to_row(TO_SCORE, group) for group, tally in self._tallies.items()])
 
     @property
     def left_out(self) -> Counter[str]:
-        """Why files are left out, and how many for each reason."""
+        """The number of files that are left out, for each reason."""
         reasons: Counter[str] = Counter()
         for tally in self._tallies.values():
             reasons.update({reason: n for reason, n in tally.left_out.items() if n and reason != UNREADABLE})
         return reasons
 
     def find(self) -> Iterator[ImageFile]:
-        """The images to score; files that are left out are noted on the way."""
+        """Yields the images to score, and notes the files that are left out."""
         for group, file in list_files(self._sources, self._leave_out):
             if file.reason:
                 self._left_out.append(FileRecord(str(file.path), LEFT_OUT, images=0, reason=file.reason))
@@ -197,10 +208,10 @@ class Account:
 
     @contextmanager
     def recording(self, out: Path) -> Iterator[None]:
-        """For a block that calls `write` for each image: writes `data.json` into `out`.
+        """Writes `data.json` into `out`, for a block that calls `write` for each image.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         partial = out / f".{DATA_FILE}.partial"
         try:
@@ -216,7 +227,13 @@ class Account:
             partial.unlink(missing_ok=True)
 
     def write(self, image: ImageFile, error: str, sha256: str) -> None:
-        """Notes the next image that was scored, or could not be read. A record has all images of a file."""
+        """Notes the next image, which was scored or is unreadable. All images of a file share one record.
+
+        Args:
+            image: the image.
+            error: why the image could not be read; "" if it was scored.
+            sha256: the SHA-256 of the file, hexadecimal.
+        """
         self._write_left_out()
         tally = self._tallies[self._groups.popleft()]
         if error:

@@ -89,7 +89,7 @@ def draw_roc_curves(scores: Sequence[np.ndarray], labels: np.ndarray, ink: Ink =
     """Draws the ROC curves of up to eight runs on the same images: "run 1", "run 2", ...
 
     Args:
-        scores: of each run, `[N]`.
+        scores: the scores of each run, `[N]`.
         labels: 0 (normal) or 1 (anomalous), `[N]`.
         ink: the colours; four kinds of lines tell apart runs of one colour.
     """
@@ -142,7 +142,7 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
 
     Args:
         split: the images.
-        detections: of the images, in the same order.
+        detections: the detections of the images, in the same order.
         columns: indices of the images to draw, one column each.
     """
     count = len(columns)

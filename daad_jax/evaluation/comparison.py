@@ -24,10 +24,10 @@ class EvaluatedRun:
     """The stored results of an evaluation of N test images.
 
     Attributes:
-        folder: of the run or of the evaluation.
+        folder: the folder of the run or of the evaluation.
         keys: identify the images: the name, and how often the name has come so far.
-        names: of the images, as `scores.csv` shows them.
-        kinds: of defects, as `scores.csv` shows them.
+        names: the names of the images, as `scores.csv` shows them.
+        kinds: the kinds of defects, as `scores.csv` shows them.
         labels: 0 (normal) or 1 (anomalous), `[N]`.
         scores: A(x), `[N]`.
         p_values: `[N]`, in (0, 1].
@@ -80,8 +80,8 @@ class Difference:
         interval: the 95 % bootstrap interval of `auroc`. Both runs get the same bootstrap samples.
         only_this: the number of images that only this run judges right.
         only_first: the number of images that only the first run judges right.
-        p_value: of McNemar's exact test: the probability of counts at least as unequal as these, if both runs
-            are right equally often.
+        p_value: the p-value of McNemar's exact test: the probability of counts at least as unequal as these,
+            if both runs are right equally often.
     """
 
     auroc: float

@@ -67,7 +67,7 @@ def render_comparison(comparison: Comparison, pictures: Mapping[int, np.ndarray]
     """Renders the page as HTML.
 
     Args:
-        comparison: of runs.
+        comparison: the comparison of the runs.
         pictures: uint8 `[h, w, C]` of images, by their index; images without one are shown without.
         shown: the indices of the images with different verdicts that the page shows, in their order.
     """

@@ -155,7 +155,7 @@ def _shrink(detections: Detections) -> Detections:
 
 
 def find_known_pixels(test: Split) -> np.ndarray | None:
-    """Finds the images of which every pixel is known to be sound or defective: bool `[N]`.
+    """Finds the images for which every pixel is known to be sound or defective: bool `[N]`.
 
     These are the normal images, and the anomalous ones that have a mask. Pixel figures use only them.
 
@@ -189,8 +189,8 @@ def _select_gallery(kinds: list[Kind], pixels: int) -> np.ndarray:
     """Selects the lowest and highest scores of the first kinds.
 
     Args:
-        kinds: in the order of `Evaluation.kinds`.
-        pixels: of one image.
+        kinds: the kinds, in the order of `Evaluation.kinds`.
+        pixels: the pixels of one image.
 
     Returns:
         Indices of images, kind by kind, ascending in score within each.

@@ -47,7 +47,7 @@ def evaluate(
     with `data.json`, which lists the images.
 
     Args:
-        workdir: of the run.
+        workdir: the folder of the run.
         batch_size: images a device scores at once, instead of `config.score.batch_size`.
         data: a folder of labelled images to test instead of the run's own, see `test_sets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.

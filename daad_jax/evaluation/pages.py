@@ -23,7 +23,7 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: the name of the file.
-        values: by the names that the template uses.
+        values: the values, by the names that the template uses.
     """
     folder = resources.files("daad_jax.evaluation")
     environment = jinja2.Environment(

@@ -53,8 +53,9 @@ def render(
     """Renders the page as HTML.
 
     Args:
-        evaluation: of the test split.
-        workdir: of the run. The page shows its `metrics.jsonl` and `environment.json` if they can be read.
+        evaluation: the evaluation of the test split.
+        workdir: the folder of the run. The page shows `metrics.jsonl` and `environment.json` in it if they
+            can be read.
         place: the folder of the test images, if they are not the run's own.
         suspects: the least normal training images with their pixels, the least normal first.
         account_rows: what the files of the data were taken for; without them the page has no such table.

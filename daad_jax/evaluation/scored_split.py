@@ -33,7 +33,7 @@ def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -
     Args:
         detector: all processes need the same.
         test: all processes need the same.
-        stride: of the heat maps, every `stride`-th row and column is kept.
+        stride: every `stride`-th row and column of the heat maps is kept.
         with_heat: whether heat maps are kept.
 
     Raises:
@@ -65,8 +65,8 @@ def _gather(
 
     Args:
         rows: the images of this process, `[n]`.
-        numbers: of these images, `[4, n]`.
-        heat: of these images, or none.
+        numbers: four numbers of each of these images, `[4, n]`.
+        heat: the heat maps of these images, or none.
     """
     content = io.BytesIO()
     sizes = np.array([values.shape for values in heat], int).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Scores images with an exported StableHLO program, without the run that it is of."""
+"""Scores images with an exported StableHLO program; the folder of the run is not needed."""
 
 import json
 import os
@@ -23,23 +23,23 @@ from daad_jax.terminal import warn
 from daad_jax.training.calibration_files import CalibrationLabel
 from daad_jax.validation import validate
 
-OLDEST_FORMAT = 3  # of model.json; before, files had no p-values
+OLDEST_FORMAT = 3  # of model.json; older files have no p-values
 REMEDY = "export the run again"
 
 
 class ExportedDetector:
-    """What `serving` needs of a `Detector`, from `model.stablehlo` and the `model.json` beside it.
+    """Scores prepared images with `model.stablehlo` and the `model.json` beside it, as `Detector` does.
 
-    The file does not return R and L, so `Detections.reconstruction` and `Detections.alignment` are NaN.
+    The program does not return R and L, so `Detections.reconstruction` and `Detections.alignment` are NaN.
 
     Args:
         path: the StableHLO file.
-        batch_size: how many images are scored at once; None: as many as a `Detector` of the run, or as many
-            as the file takes.
+        batch_size: how many images are scored at once. None: as many as the file takes; if it takes any
+            number, as many as a `Detector` of the run.
 
     Raises:
-        UserError: a file is missing, damaged, too old, or made by a newer JAX; the program is for images of
-            another size or type than the run prepares, or for tiles; or the batch size is not the file's.
+        UserError: a file is missing, damaged, too old, or made by a newer JAX. Or the program takes tiles, or
+            images of another size or type than the run prepares. Or the file has another batch size.
     """
 
     def __init__(self, path: Path, batch_size: int | None = None) -> None:
@@ -75,7 +75,7 @@ class ExportedDetector:
         return self.judge(images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size))
 
     def score(self, images: Any) -> Detections:
-        """Images in tiles, which an exported program does not take.
+        """Refuses images in tiles, because an exported program scores one tile.
 
         Raises:
             UserError: always.
@@ -122,7 +122,7 @@ class ExportedDetector:
 
 
 def _compare_checksums(path: Path) -> None:
-    """Raises UserError if the model or `model.json` is missing or is not what `path`.sha256 says."""
+    """Raises UserError if the model or `model.json` is missing, or if `path`.sha256 has another checksum."""
     sums = path.with_name(f"{path.name}.sha256")
     for file in (path, path.with_name("model.json")):
         if not file.is_file():
@@ -134,7 +134,7 @@ def _compare_checksums(path: Path) -> None:
     expected = {name: digest for digest, _, name in lines}
     for file in (path, path.with_name("model.json")):
         if expected.get(file.name) != sha256_of(file):
-            raise UserError(f"{file}: damaged, its checksum is not that of {sums}; {REMEDY}")
+            raise UserError(f"{file}: damaged, {sums} has another checksum; {REMEDY}")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _calibration_of(about: dict[str, Any], config: Config) -> Calibration:
-    """Raises UserError or one of the errors of a wrong type."""
+    """Makes the calibration from `model.json`. Raises UserError, KeyError, TypeError or ValueError."""
     tree = dict(about["units"])
     tree |= {"scores": about["held_out_scores"], "group_sizes": about["group_sizes"]}
     return Calibration.from_json(tree | {"false_alarm_rate": config.score.false_alarm_rate})
@@ -158,10 +158,10 @@ def _calibration_of(about: dict[str, Any], config: Config) -> Calibration:
 def _load_program(
     path: Path, shape: tuple[int, int, int], config: Config
 ) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], int | None]:
-    """The program, and how many images it takes; None: any number.
+    """Returns the program, and how many images it takes; None: any number.
 
     Raises:
-        UserError: it cannot be loaded here, or is no program of this package.
+        UserError: the file cannot be loaded here, or is no program of this package.
     """
     try:
         exported = jax_export.deserialize(bytearray(path.read_bytes()))
@@ -172,7 +172,7 @@ def _load_program(
         is_ours = (
             images.shape[1:] == shape and images.dtype == np.uint8 and set(names) == set(outputs_of(config))
         )
-    except Exception as error:  # whatever a damaged program makes of its reader
+    except Exception as error:  # a damaged program can make its reader raise any error
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: JAX {jax.__version__} cannot load this program ({first}); {REMEDY} with this version "
@@ -181,5 +181,8 @@ def _load_program(
     if not is_ours:
         raise UserError(f"{path}: no program that scores images of this model.json; {REMEDY}")
     if jax.default_backend().replace("gpu", "cuda") not in PLATFORMS:
-        raise UserError(f"{path}: is not for {jax.default_backend()}, but for {', '.join(PLATFORMS)}")
+        raise UserError(
+            f"{path}: cannot run on {jax.default_backend()}; set JAX_PLATFORMS=cpu (the program runs on "
+            f"{', '.join(PLATFORMS)})"
+        )
     return lambda batch: jax.device_get(call(batch)), count

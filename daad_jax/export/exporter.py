@@ -26,7 +26,7 @@ from daad_jax.training.calibrations import CalibratedRun
 FORMATS = ("stablehlo", "onnx")
 ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
-MAX_DIFFERENCE = 1e-3  # from the detector, relative (absolute below 1)
+MAX_DIFFERENCE = 1e-3  # of a file's scores from the detector's: relative, below a score of 1 absolute
 TEST_IMAGES = 8
 ANY = "any"  # the word for a file that takes any number of images
 
@@ -38,17 +38,18 @@ def export(
     output: Path | None = None,
     batch_sizes: Sequence[str] = (ANY,),
 ) -> dict[str, Path]:
-    """Writes `model.stablehlo`, `model.onnx`, or both, and `model.json`, each checked before it appears.
+    """Writes `model.stablehlo`, `model.onnx`, or both, and `model.json`.
 
-    A file for a fixed number of images is called `model-16.onnx`. `model.json` describes all files. Beside
-    each model lies a file of checksums, `model.onnx.sha256`, for the model and `model.json`.
+    The files are compared with the run before they appear in the folder. A file for a fixed number of images
+    is called `model-16.onnx`. `model.json` describes all files. Beside each model lies a file with the
+    checksums of the model and of `model.json`, `model.onnx.sha256`.
 
     Args:
         workdir: the folder of the run.
-        formats: names of `FORMATS`; None: those whose packages are installed.
-        size: the size of the images that the file will get; None: the model's size.
-        output: a folder; None: `<workdir>/export`.
-        batch_sizes: how many images a file takes, a file for each: a number, or `ANY`.
+        formats: names of `FORMATS`; None: all whose packages are installed.
+        size: (height, width) of the images that the file will get; None: the model's size.
+        output: the folder to write to; None: `<workdir>/export`.
+        batch_sizes: how many images a file takes: a number, or `ANY`. One file is written for each entry.
 
     Returns:
         The first file of each format.
@@ -63,7 +64,7 @@ def export(
     state, config, calibration = run.state, run.config, run.calibration
     folder = output or workdir / "export"
     with _staged(folder) as staging:
-        # An exported file scores one tile.
+        # A file scores one tile, so the detector that the files are compared with gets no tiles either.
         detector = Detector(state, replace(config, data=replace(config.data, tiles=0)), calibration)
         written = _write(staging, formats, run, size, counts)
         for path, runner in written:
@@ -89,7 +90,7 @@ def export(
 
 
 def make_test_images(config: Config, size: Size, count: int = TEST_IMAGES) -> np.ndarray:
-    """Random images from nearly flat to pure noise: `[count, h, w, C]`, of the type of the run's files."""
+    """Returns random images from nearly flat to pure noise, `[count, h, w, C]`, with the run's pixel type."""
     rng = np.random.default_rng(0)
     contrast = np.linspace(0.02, 1, count).reshape(-1, 1, 1, 1)
     level = rng.uniform(0, 1, (count, 1, 1, 1)) * (1 - contrast)
@@ -99,15 +100,21 @@ def make_test_images(config: Config, size: Size, count: int = TEST_IMAGES) -> np
 
 
 def max_differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple[float, float]:
-    """The largest differences of scores and of heat maps from the detector's, relative, absolute below 1.
+    """Returns the largest difference of scores, and of heat maps, between a file and the detector.
 
-    The images run as a batch, and the first image once more alone: both must agree with the detector.
+    Differences are relative, or absolute for values below 1. The images run as a batch, and the first image
+    runs once more alone.
+
+    Args:
+        runner: runs the file.
+        detector: scores the same images.
+        images: `[N, h, w, C]`, of the type that `make_test_images` returns.
     """
     expected = detector.score(images)
     taken = images.astype(find_input(detector.config).pixel_type)
     together, alone = runner(taken), runner(taken[:1])
     worst = [_difference(together, expected), _difference(alone, detector.score(images[:1]))]
-    score, heat = np.max(worst, axis=0)  # unlike max, NaN where there is one
+    score, heat = np.max(worst, axis=0)  # np.max returns NaN if a difference is NaN; Python's max need not
     return float(score), float(heat)
 
 
@@ -140,10 +147,10 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
 
 
 def _parse_batch_sizes(batch_sizes: Sequence[str]) -> list[int | None]:
-    """The numbers of images, each once; None stands for any number.
+    """Returns each number of images once; None stands for any number.
 
     Raises:
-        UserError: there is none, or one is neither `ANY` nor a number in 1 ... `MAX_BATCH`.
+        UserError: the list is empty, or a word is neither `ANY` nor a number from 1 to `MAX_BATCH`.
     """
     counts: list[int | None] = []
     for word in batch_sizes:
@@ -160,7 +167,7 @@ def _file_name(name: str, batch_size: int | None) -> str:
 
 
 def _warn_of_others(folder: Path, written: set[str]) -> None:
-    """Names models of an earlier export, which the new `model.json` does not describe."""
+    """Warns of models of an earlier export, because the new `model.json` does not describe them."""
     found: set[str] = set()
     with suppress(FileNotFoundError):  # in a bucket, a folder begins to exist with its first file
         found = {path.name for path in folder.iterdir()}
@@ -179,7 +186,7 @@ def _write(
     size: Size | None,
     counts: Sequence[int | None],
 ) -> list[tuple[Path, Runner]]:
-    """Writes the files into `folder` and loads them again: (file, function that runs it) for each model."""
+    """Writes the files into `folder`, and loads them again. Returns (file, runner) for each model."""
     config, calibration = run.config, run.calibration
     variables = jax.device_get(variables_of(run.state))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
@@ -210,7 +217,7 @@ def _write(
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """Yields a folder whose files move into `folder` if the block ends well."""
+    """Yields a folder. Its files move into `folder` if the block ends without an error."""
     with explain_write_errors(folder, "give another --output"):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing_together(folder, "export") as staging:

@@ -1,4 +1,4 @@
-"""The two formats, StableHLO by jax.export and ONNX by jax2onnx: how each is written, and how it runs."""
+"""Writes and runs the two formats: StableHLO by jax.export, and ONNX by jax2onnx."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.distances import Variables
 
 PLATFORMS = ("cpu", "tpu", "cuda")
-OPSET = 18  # the oldest that holds all operators in use
+OPSET = 18  # the oldest ONNX version with all operators that the graphs use
 Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -27,13 +27,13 @@ def to_stablehlo(
     size: Size | None = None,
     batch_size: int | None = None,
 ) -> bytes:
-    """The serialised `jax.export.Exported` for all `PLATFORMS`: images -> a dictionary of `outputs_of`.
+    """Returns a serialised `jax.export.Exported` for all `PLATFORMS`, the function of `graph.make_graph`.
 
     Args:
-        variables: of the state; constants of the program.
-        config: of the run.
-        calibration: of the run; constants of the program.
-        size: of the images; None: the model's.
+        variables: the variables of the run's networks. They become constants of the program.
+        config: the configuration of the run.
+        calibration: the calibration of the run. Its numbers become constants of the program.
+        size: (height, width) of the images; None: the model's size.
         batch_size: how many images the program takes; None: any number.
     """
     graph = make_graph(variables, config, calibration, size, "portable")
@@ -52,15 +52,21 @@ def to_onnx(
     size: Size | None = None,
     batch_size: int | None = None,
 ) -> bytes:
-    """The ONNX model, `images` -> `outputs_of`, with `about` as its metadata (text, or JSON of the rest).
+    """Returns the ONNX model: its input is `images`, its outputs are `outputs_of(config)`.
 
-    The other arguments: see `to_stablehlo`.
+    Args:
+        variables: see `to_stablehlo`.
+        config: see `to_stablehlo`.
+        calibration: see `to_stablehlo`.
+        about: the metadata of the model. Text is stored as it is, other values as JSON.
+        size: see `to_stablehlo`.
+        batch_size: see `to_stablehlo`.
     """
     import jax2onnx
 
     from daad_jax.export.onnx_rewriting import rewrite
 
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are about the converter's own work
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings concern the converter, not the user
     graph = make_graph(variables, config, calibration, size, "native")
 
     def in_order(images: jax.Array) -> tuple[jax.Array, ...]:
@@ -77,7 +83,8 @@ def to_onnx(
         input_names=["images"],
         output_names=list(outputs_of(config)),
     )
-    # Shapes of inner values, wrong where a layout changed after they were noted; runtimes infer them.
+    # Remove the shapes of inner values: some became wrong when the converter changed layouts.
+    # Runtimes infer these shapes.
     del model.graph.value_info[:]
     model = rewrite(model)
     for key, value in about.items():
@@ -87,14 +94,17 @@ def to_onnx(
 
 
 def load_stablehlo(path: Path) -> Runner:
-    """What runs a file of `to_stablehlo`; a file for a fixed number of images runs as often as needed."""
+    """Returns a function that runs a file of `to_stablehlo` on any number of images.
+
+    A file for a fixed number of images runs several times, and the last batch is filled up.
+    """
     exported = jax_export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(exported.call)
     return _in_batches(lambda images: jax.device_get(call(images)), exported.in_avals[0].shape[0])
 
 
 def load_onnx(path: Path) -> Runner:
-    """What runs a file of `to_onnx`, as `load_stablehlo` does."""
+    """Returns a function that runs a file of `to_onnx` on any number of images, as `load_stablehlo` does."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -104,7 +114,7 @@ def load_onnx(path: Path) -> Runner:
 
 
 def _in_batches(run: Runner, size: Any) -> Runner:
-    """A function of any number of images, from one that takes `size` images; no integer: any number."""
+    """Returns a function of any number of images. `run` takes `size` images, or any number without an int."""
     if not isinstance(size, int):
         return run
 

@@ -1,4 +1,4 @@
-"""One function of arrays from images to score, heat map and verdict, for export."""
+"""Makes one function of arrays, from images to score, heat map and verdict, for export."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,12 +29,22 @@ def make_graph(
     size: Size | None,
     implementation: Implementation,
 ) -> Graph:
-    """The function from images `[b, h, w, C]` of `size` to a dictionary of `outputs_of` the configuration.
+    """Returns the function from images `[b, h, w, C]` to a dictionary of the outputs.
 
-    `find_input` says which type and which values the images have. The outputs are `score` float32 `[b]`,
-    `heat` float32 `[b, H, W]`, `anomalous` bool `[b]`, `reconstruction` `[b, H, W, C]`, uint8, or uint16 in a
-    run of 16 bits, and `p_value` float32 `[b]`; a run that reads features has no `reconstruction`. Variables
-    and calibration are constants of the graph.
+    `find_input` says which type and which values the images have. The outputs are:
+
+    - `score`: float32 `[b]`, the anomaly score A(x).
+    - `heat`: float32 `[b, H, W]`.
+    - `anomalous`: bool `[b]`.
+    - `reconstruction`: uint8 `[b, H, W, C]`, or uint16 in a run of 16 bits. Missing in a run with features.
+    - `p_value`: float32 `[b]`, in (0, 1].
+
+    Args:
+        variables: the variables of the run's networks. They become constants of the graph.
+        config: the configuration of the run.
+        calibration: the calibration of the run. Its numbers become constants of the graph.
+        size: (h, w) of the images; None: the model's size.
+        implementation: how convolutions are computed, see `models.layers`.
     """
     distances_of = make_distances(config, implementation)
     apply_range, fit = make_range(config), make_fit(config, size or model_size(config))
@@ -45,7 +55,7 @@ def make_graph(
         outputs = {
             "score": score,
             "heat": calibration.heat(distances.reconstruction_map, distances.alignment_map),
-            "anomalous": ~(score <= calibration.threshold),  # a score that is no number is not normal
+            "anomalous": ~(score <= calibration.threshold),  # so a score of NaN is anomalous
         }
         if distances.reconstructed is not None:
             outputs["reconstruction"] = distances.reconstructed
@@ -55,9 +65,9 @@ def make_graph(
 
 
 def p_value(calibration: Calibration, score: jax.Array) -> jax.Array:
-    """`Calibration.p_value` as a function of arrays: float32 `[b]` -> float32 `[b]`.
+    """Computes `Calibration.p_value` for arrays: float32 `[b]` -> float32 `[b]`, in (0, 1].
 
-    The held-out scores are rounded to float32, as the score is.
+    The held-out scores are rounded to float32, because `score` is float32, too.
     """
     held_out, shares = (np.asarray(x, np.float32) for x in (calibration.scores, calibration.shares))
     at_or_above = jnp.asarray(held_out)[None] >= score[:, None]
@@ -66,17 +76,17 @@ def p_value(calibration: Calibration, score: jax.Array) -> jax.Array:
 
 
 def outputs_of(config: Config) -> tuple[str, ...]:
-    """The names of the outputs, in their order. Features have no reconstruction that can be shown."""
+    """Returns the names of the outputs, in order. A run with features has no reconstruction to show."""
     return ("score", "heat", "anomalous", *["reconstruction"] * (not config.model.features), "p_value")
 
 
 class Input(NamedTuple):
-    """What an exported function takes.
+    """The images that an exported function takes.
 
     Attributes:
-        pixel_type: "uint8", or "float32" for values of any other type, as the files store them.
-        stored_type: the type of the files that the range was found from.
-        limits: the values that become 0 and 1.
+        pixel_type: "uint8", or "float32" for files of any other type. The values are as the files store them.
+        stored_type: the type of the image files.
+        limits: the two values that become 0 and 1.
     """
 
     pixel_type: str
@@ -85,10 +95,10 @@ class Input(NamedTuple):
 
 
 def find_input(config: Config) -> Input:
-    """The input of the exported function: uint8 in a run of 8-bit files, else the values of its files.
+    """Finds the input of the exported function: uint8 in a run of 8-bit files, else float32.
 
     Raises:
-        UserError: the run has ranges for several types of files, so a value does not say what it means.
+        UserError: the run has ranges for several types of files, and a value's meaning depends on the type.
     """
     data = config.data
     ranges = data.ranges
@@ -104,7 +114,7 @@ def find_input(config: Config) -> Input:
 
 
 def make_range(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """The function from the exported function's input to uint8 or, in a run of 16 bits, float32 in [0, 1]."""
+    """Returns a function from the exported input to uint8, or to float32 in [0, 1] in a run of 16 bits."""
     pixel_type, _, (low, high) = find_input(config)
     if pixel_type == "uint8":
         return lambda images: images
@@ -117,13 +127,17 @@ def make_range(config: Config) -> Callable[[jax.Array], jax.Array]:
 
 
 def make_fit(config: Config, size: Size) -> Callable[[jax.Array], jax.Array]:
-    """Brings images of one size to the model's, as `data.images.prepare` does, as a function of arrays.
+    """Returns a function that brings images of one size to the model's size, as `data.images.prepare` does.
 
-    The function takes uint8 `[b, h, w, C]` and returns uint8 `[b, H, W, C]`. In a run of 16 bits it takes
-    float32 in [0, 1], and returns uint16.
+    The function takes uint8 `[b, h, w, C]`, and returns uint8 `[b, H, W, C]`. In a run of 16 bits, the
+    function takes float32 in [0, 1], and returns uint16.
+
+    Args:
+        config: the configuration of the run.
+        size: (h, w) of the images.
 
     Raises:
-        UserError: the model accepts its own size only, or is far too small for this size.
+        UserError: the run accepts only images of its own size, or the images are over 256 times as large.
     """
     data, target = config.data, model_size(config)
     is_deep = data.bits == 16
@@ -158,7 +172,7 @@ def _to_16_bits(unit: jax.Array) -> jax.Array:
 
 
 def scales_rows_first(size: Size, target: Size) -> bool:
-    """True if the installed Pillow scales rows before columns. Versions differ, so this is found by trial.
+    """Finds by trial whether the installed Pillow scales rows before columns; versions differ.
 
     Raises:
         UserError: neither order gives Pillow's pixels.

@@ -1,4 +1,4 @@
-"""What somebody who has an exported file, and nothing else of the run, must know."""
+"""Describes an exported file for a user who has no other file of the run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from daad_jax.files import sha256_of
 from daad_jax.scoring.anomaly_score import UNITS, Calibration
 from daad_jax.training.calibration_files import CalibrationLabel
 
-FORMAT = 3  # of the metadata; 2 had neither p-values nor anything below "calibration" that describes the use
+FORMAT = 3  # of the metadata; format 2 had no p-values, preprocessing, verdict or outputs
 OUTPUTS = {
     "score": ("float32", "[b]", "the anomaly score A(x); 1 is the average normal image"),
     "heat": ("float32", "[b, H, W]", "the heat map; normal images stay mostly below 1"),
@@ -23,7 +23,7 @@ OUTPUTS = {
     "reconstruction": ("", "[b, H, W, C]", "the image as the model reconstructs it"),
     "p_value": ("float32", "[b]", "how often a normal image scores as high or higher"),
 }
-# What can read a file. The oldest JAX for a fixed number of images was found by trial, see docs/deploy.md.
+# The oldest JAX that reads a file for a fixed number of images. Found by trial, see docs/deploy.md.
 OLDEST_READER = (0, 9, 0)
 ONNX_READERS = f"runtimes of ONNX opset {OPSET}: onnxruntime >= 1.16, onnxruntime-web, OpenVINO"
 
@@ -31,7 +31,17 @@ ONNX_READERS = f"runtimes of ONNX opset {OPSET}: onnxruntime >= 1.16, onnxruntim
 def metadata(
     label: CalibrationLabel, config: Config, calibration: Calibration, size: Size | None = None
 ) -> dict[str, Any]:
-    """What a user of the files must know; docs/deploy.md explains every key."""
+    """Returns the metadata of exported files. docs/deploy.md explains every key.
+
+    Args:
+        label: names the calibration.
+        config: the configuration of the run.
+        calibration: the calibration of the run.
+        size: (height, width) of the images that the files take; None: the model's size.
+
+    Raises:
+        UserError: the run has ranges for several types of files, see `find_input`.
+    """
     height, width = size or model_size(config)
     rate, taken = calibration.false_alarm_rate, find_input(config)
     is_resized = config.data.fit == "resize" and size is None
@@ -68,11 +78,11 @@ def metadata(
 
 
 def describe_file(path: Path, batch_size: int | None) -> dict[str, Any]:
-    """The entry of a model's file in `model.json`, under "files".
+    """Returns the entry of a model in `model.json`, under "files".
 
     Args:
-        path: of the file, whose suffix names the format.
-        batch_size: how many images it takes; None: any number.
+        path: the model; its suffix names the format.
+        batch_size: how many images the model takes; None: any number.
     """
     own = jax.__version_info__[:3]
     oldest = own if batch_size is None else min(own, OLDEST_READER)
@@ -87,7 +97,7 @@ def describe_file(path: Path, batch_size: int | None) -> dict[str, Any]:
 
 
 def _describe_preprocessing(config: Config, size: Size, is_resized: bool) -> Sequence[str]:
-    """The steps from a file to `images`, in full sentences."""
+    """Returns the steps from an image file to the array `images`, in full sentences."""
     colours = "grey values" if config.data.channels == 1 else "RGB"
     taken = find_input(config)
     steps = [f"Decode the file to {colours}, and apply the rotation that EXIF names."]

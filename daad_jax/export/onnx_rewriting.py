@@ -1,32 +1,38 @@
-"""Makes the converter's ONNX models smaller and their scores more exact, with the same operators."""
+"""Makes the converter's ONNX models smaller, and their scores more exact, with the same operators."""
 
 from typing import Any
 
 import numpy as np
 
-IR_VERSION = 8  # that of opset 18; the converter writes 10, which onnxruntime 1.16 refuses
+IR_VERSION = 8  # belongs to opset 18; the converter writes 10, and onnxruntime 1.16 refuses 10
 
 
 def rewrite(model: Any) -> Any:
-    """An `onnx.ModelProto` of opset 18 that computes the same: means are exact, no weight is stored twice."""
+    """Returns a smaller `onnx.ModelProto` of opset 18 with the same outputs.
+
+    The new model stores each weight once, and computes means with less rounding.
+
+    Args:
+        model: an `onnx.ModelProto` of opset 18. It is changed, too.
+    """
     import onnx_ir
     from onnx_ir.passes.common import DeduplicateHashedInitializersPass, RemoveUnusedNodesPass
 
     _split_means(model)
     found = onnx_ir.from_proto(model)
-    # The converter stores a weight once for each of its uses.
+    # The converter stores a weight again for each operation that uses the weight.
     DeduplicateHashedInitializersPass()(found)
-    RemoveUnusedNodesPass()(found)  # and initializers
+    RemoveUnusedNodesPass()(found)  # also removes unused weights
     rewritten = onnx_ir.to_proto(found)
     rewritten.ir_version = IR_VERSION
     return rewritten
 
 
 def _split_means(model: Any) -> None:
-    """Makes a mean over several axes from means over one axis after another.
+    """Replaces a mean over several axes by means over one axis after another.
 
-    onnxruntime adds all numbers of a mean one after another in float32. Over a whole image of 64 x 64 pixels,
-    that loses digits: the scores of a distance that subtracts the mean were off by 4e-5 to 1e-4.
+    onnxruntime adds the numbers of a mean one after another in float32. Over an image of 64 x 64 pixels, this
+    sum loses digits: scores of a distance that subtracts the mean were off by 4e-5 to 1e-4.
     """
     from onnx import helper, numpy_helper
 
@@ -39,7 +45,7 @@ def _split_means(model: Any) -> None:
             nodes.append(node)
             continue
         source = node.input[0]
-        for place, axis in enumerate(axes):  # the last axis first, so that the numbers of the others stay
+        for place, axis in enumerate(axes):  # the last axis first, so that the other axes keep their numbers
             result = node.output[0] if axis == axes[-1] else f"{node.output[0]}_mean_{place}"
             name = f"{node.output[0]}_axis_{place}"
             model.graph.initializer.append(numpy_helper.from_array(np.array([axis], np.int64), name))

@@ -1,4 +1,4 @@
-"""Pillow's bilinear scaling of uint8 images, pixel for pixel, for exported graphs, which have no Pillow."""
+"""Scales uint8 images to exactly Pillow's pixels, for exported graphs, which cannot call Pillow."""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,23 @@ import numpy as np
 
 from daad_jax.scoring.filters import triangle_matrix
 
-PRECISION_BITS = 22  # of Pillow's coefficients of 8-bit images
-DIGIT_BITS = (14, 7, 0)  # a coefficient's three digits begin here
-MAX_TAPS = 2**24 // (2**7 * 255)  # of 7 bits times 8 bits, which a float32 sum keeps exactly
+PRECISION_BITS = 22  # Pillow's coefficients for 8-bit images are integers / 2**22 (Pillow's Resample.c)
+DIGIT_BITS = (14, 7, 0)  # the first bits of a coefficient's three digits
+MAX_TAPS = 2**24 // (2**7 * 255)  # a float32 sum of so many products of 7 and 8 bits is exact
 
 
 def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> jax.Array:
-    """Antialiased bilinear as Pillow does it: uint8 `[B, h, w, C]` -> uint8 `[B, height, width, C]`.
+    """Scales images as Pillow's antialiased bilinear filter does.
 
     Args:
-        images: to scale.
-        height: of the result.
-        width: of the result.
-        rows_first: scale the rows' number before the columns'. Each pass rounds, so the order shows;
-            Pillow always did the columns first before version 13, which chooses by the sizes.
+        images: uint8 `[B, h, w, C]`.
+        height: the height of the result.
+        width: the width of the result.
+        rows_first: whether the height is scaled before the width. Each pass rounds, so the order changes
+            pixels. Pillow scaled the width first until version 13, which chooses the order by the sizes.
+
+    Returns:
+        uint8 `[B, height, width, C]`.
     """
     passes = [("jw,bhwc->bhjc", images.shape[2], width), ("ih,bhwc->biwc", images.shape[1], height)]
     for product, source, target in reversed(passes) if rows_first else passes:
@@ -29,15 +32,16 @@ def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> ja
 
 
 def can_scale(source: int, target: int) -> bool:
-    """Whether `bilinear` is exact: not beyond a factor of 256 down."""
+    """Whether `bilinear` is exact for these lengths in pixels: up to about 256 times smaller."""
     return 2 * source / target + 2 <= MAX_TAPS
 
 
 def _fixed_point(product: str, source: int, target: int, images: jax.Array) -> jax.Array:
-    """One of Pillow's two passes, with its rounding to uint8.
+    """Scales one axis, and rounds to uint8, as each of Pillow's two passes does.
 
-    The integer sums of 22-bit coefficients times 8-bit pixels do not fit into float32. Those of each
-    digit of 7 or 8 bits do, in bfloat16 products too, so no device rounds and none needs int32 products.
+    A sum of 22-bit coefficients times 8-bit pixels does not fit into float32. Each coefficient is therefore
+    split into digits of 7 or 8 bits. The sum over one digit fits, even with bfloat16 products, so the result
+    is exact on every device.
     """
     coefficients = np.floor(triangle_matrix(source, target) * 2**PRECISION_BITS + 0.5).astype(np.int64)
     pixels = images.astype(jnp.float32)

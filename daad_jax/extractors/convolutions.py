@@ -1,8 +1,8 @@
 """Convolutions of frozen networks, with maps `[B, H, W, C]` and batch norm already folded into the weights.
 
-XLA:CPU computes a depthwise convolution tens of times slower than the machine allows. The "split"
-implementation is for CPUs: it is a sum of shifted, scaled maps, and gives what the native operation gives. It
-takes the images one by one, so that the maps of one image stay in the processor's cache.
+XLA:CPU computes a depthwise convolution tens of times slower than the machine allows. The implementation
+"split" is for CPUs: it adds shifted and scaled maps, with the same result as the native operation. It takes
+the images one by one, so that the maps of an image stay in the processor's cache.
 """
 
 import functools
@@ -24,7 +24,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def select_implementation(
     implementation: Implementation, split: Callable[..., Any], native: Callable[..., Any], *operands: Any
 ) -> Any:
-    """Calls `split` or `native` with the operands: the one that `implementation` asks for."""
+    """Calls `split` or `native` with the operands, as `implementation` says."""
     if implementation == "portable":
         return jax.lax.platform_dependent(*operands, cpu=split, default=native)
     on_cpu = implementation == "split" or (implementation == "auto" and jax.default_backend() == "cpu")
@@ -41,18 +41,18 @@ def map_images(
 
 
 def same_pads(size: tuple[int, ...], kernel_size: int, stride: int) -> Pads:
-    """The padding SAME of TensorFlow, before and after the rows and the columns of a map."""
+    """Returns TensorFlow's padding SAME, before and after the rows and the columns of a map."""
     rows, columns = jax.lax.padtype_to_pads(size, (kernel_size, kernel_size), (stride, stride), "SAME")
     return rows, columns
 
 
 def along_channels(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives `[C]`, a value for each channel, as many axes as `like` has."""
+    """Reshapes `[C]`, a value for each channel, to as many axes as `like` has."""
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def convolve(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
-    """XLA's convolution, plus the bias: `[B, H, W, C]`, kernel `[k, k, C, F]` -> `[B, h, w, F]`."""
+    """Applies XLA's convolution, and adds the bias: `[B, H, W, C]`, `[k, k, C, F]` -> `[B, h, w, F]`."""
     y = jax.lax.conv_general_dilated(
         x, layer["kernel"], (stride, stride), pads, dimension_numbers=NHWC, precision="highest"
     )
@@ -60,13 +60,13 @@ def convolve(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
 
 
 def pointwise(x: jax.Array, layer: Params) -> jax.Array:
-    """A 1x1 convolution: `[B, H, W, C]`, kernel `[C, F]` -> `[B, H, W, F]`."""
+    """Applies a 1x1 convolution: `[B, H, W, C]`, kernel `[C, F]` -> `[B, H, W, F]`."""
     y = jnp.matmul(x, layer["kernel"], precision="highest")
     return y + along_channels(layer["bias"], y)
 
 
 def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
-    """XLA's depthwise convolution, plus the bias: `[B, H, W, C]`, kernel `[k, k, C]` -> `[B, h, w, C]`."""
+    """Applies XLA's depthwise convolution, adds the bias: `[B, H, W, C]`, `[k, k, C]` -> `[B, h, w, C]`."""
     y = jax.lax.conv_general_dilated(
         x,
         layer["kernel"][:, :, None],
@@ -80,14 +80,14 @@ def depthwise(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array
 
 
 def depthwise_shifts(x: jax.Array, layer: Params, stride: int, pads: Pads) -> jax.Array:
-    """`depthwise` as a sum of shifted maps, each scaled by one tap of the kernel."""
+    """Computes `depthwise` as a sum of shifted maps, each scaled by one tap of the kernel."""
     kernel = layer["kernel"]
     size = kernel.shape[0]
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     rows, columns = ((length - size) // stride * stride + 1 for length in padded.shape[1:3])
     y = along_channels(layer["bias"], x)
     for i in range(size):
-        # One sum a row of taps: the processor can compute several short sums at the same time.
+        # Each row of taps has its own sum, because a processor computes several short sums at the same time.
         terms = [
             padded[:, i : i + rows : stride, j : j + columns : stride] * along_channels(kernel[i, j], x)
             for j in range(size)

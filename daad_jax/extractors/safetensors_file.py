@@ -15,11 +15,11 @@ INSTALL = "install it with: pip install 'daad_jax[features]'"
 
 
 class Weights:
-    """The tensors of one file. Each is checked and read when it is asked for.
+    """The tensors of one file. `read` checks and reads one tensor.
 
     Args:
-        weights: "PATH.safetensors" or "OWNER/NAME", as `config.model.feature_weights` has it.
-        network: whose weights they are, for errors.
+        weights: "PATH.safetensors" or "OWNER/NAME", see `config.model.feature_weights`.
+        network: the name of the network, for errors.
         example: the name of a fitting model on the hub, for errors.
 
     Raises:
@@ -46,10 +46,11 @@ class Weights:
         return name in self._names
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor as float32.
+        """Returns a tensor as float32.
 
         Raises:
-            UserError: the file has no such tensor, or it has another shape or a type that is no float.
+            UserError: the file has no such tensor, or the tensor has another shape, or a type that is no
+                float.
         """
         remedy = f"give the weights of {self._network}, such as {self._example}"
         if name not in self._names:
@@ -65,7 +66,7 @@ class Weights:
         return np.asarray(self._tensors.get_tensor(name), np.float32)
 
     def _find(self, weights: str) -> Path:
-        """The file that `weights` names; a model of the hub is fetched or found in the hub's own cache."""
+        """Returns the file that `weights` names. A hub model is fetched, or found in the hub's own cache."""
         if not weights:
             raise UserError(
                 f"{self._network} comes without weights; set config.model.feature_weights to the path of a "
@@ -89,7 +90,7 @@ def _fetch(name: str) -> Path:
         raise UserError(f"{name} is fetched by the package huggingface_hub; {INSTALL}") from error
     try:
         return Path(hf_hub_download(name, HUB_FILE))
-    # The package also raises errors of the libraries that it uses. Every error means: not fetched.
+    # The package also raises errors of other libraries. Every error means that the file was not fetched.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

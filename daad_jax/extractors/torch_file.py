@@ -1,9 +1,9 @@
 """Reads tensors from a PyTorch file of the format before 2020 (torch 1.5 and earlier), without PyTorch.
 
-Such a file holds five pickles (a magic number, the version of the format, facts about the machine, the saved
-object, the list of storage keys). Then it holds, for each key, the number of values (int64) and the values.
-A pickle can name any function of Python. The reader here knows four names and replaces PyTorch's by code of
-its own. It refuses a file that names anything else, so it runs nothing that the file brings along.
+Such a file holds five pickles: a magic number, the version of the format, facts about the machine, the saved
+object, and the list of storage keys. Then follow, for each key, the number of values (int64) and the values.
+A pickle can name any Python function. This reader knows four names, and replaces PyTorch's functions by its
+own. It refuses a file with any other name, so no code of the file runs.
 
 Source of the format: `torch/serialization.py`, function `_legacy_load`.
 """
@@ -86,7 +86,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_tensors(file: Path, sha256: str) -> dict[str, np.ndarray]:
-    """The tensors of a file, by name. The file is read only if its checksum is the expected one.
+    """Returns the tensors of a file, by name. The file is parsed only if its checksum is right.
 
     Args:
         file: a file that `torch.save` wrote from a dictionary of tensors.
@@ -108,17 +108,17 @@ def load_tensors(file: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def parse_tensors(content: bytes, name: str) -> dict[str, np.ndarray]:
-    """The tensors in the bytes of a file. Nothing in the bytes is run.
+    """Returns the tensors in the bytes of a file. Runs no code in the bytes.
 
     Args:
         content: all bytes of the file.
-        name: of the file, for errors.
+        name: the name of the file, for errors.
 
     Returns:
         The float32 and int64 arrays by name, each with a copy of its values.
 
     Raises:
-        UserError: the bytes are damaged, are of another format, or name something that is not allowed.
+        UserError: the bytes are damaged, have another format, or contain a name that is not allowed.
     """
     try:
         return _parse(content)
@@ -126,7 +126,7 @@ def parse_tensors(content: bytes, name: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{name}: refused, because {error}; use the file as its authors published it"
         ) from error
-    # A damaged pickle raises one of many errors; all of them mean the same.
+    # A damaged pickle may raise any error.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{name}: not a PyTorch file of the old format, or damaged ({reason})") from error
@@ -154,6 +154,6 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _view(values: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """The values of a tensor, `_rebuild_tensor` has checked that they lie within the storage."""
+    """Returns the values of a tensor. `_rebuild_tensor` has checked that they lie within the storage."""
     steps = [step * values.itemsize for step in tensor.strides]
     return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, steps).copy()

@@ -20,11 +20,11 @@ WIDTH = 384
 HIDDEN = 4 * WIDTH
 HEADS = 6
 PATCH = 14
-TRAINED_SIDE = 37  # patches in a row of the images that the position embedding was trained on
+TRAINED_SIDE = 37  # the position embedding was trained on images with so many patches in a row
 LAYER_NORM_EPSILON = 1e-6
 EXAMPLE = "timm/vit_small_patch14_dinov2.lvd142m"
 
-# The tensors of a block, with the shapes of the file. Those with two axes are transposed when they are read.
+# The tensors of a block, with their shapes in the file. Reading transposes tensors with two axes.
 BLOCK_SHAPES: dict[str, tuple[int, ...]] = {
     "norm1.weight": (WIDTH,),
     "norm1.bias": (WIDTH,),
@@ -50,7 +50,7 @@ EMBEDDING_SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def _tensors(blocks: int) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
-    """Group and name in our parameters, name and shape in the file, of each tensor."""
+    """Yields group and name in our parameters, and name and shape in the file, for each tensor."""
     for name, shape in EMBEDDING_SHAPES.items():
         yield "embedding", name, name, shape
     for block in range(blocks):
@@ -59,7 +59,7 @@ def _tensors(blocks: int) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
 
 
 def _our_layout(name: str, tensor: np.ndarray) -> np.ndarray:
-    """A tensor of the file as our matrix products take it: the output's axis is the last one."""
+    """Transposes a tensor of the file for our matrix products: the output's axis comes last."""
     if name == "patch_embed.proj.weight":
         return tensor.transpose(2, 3, 1, 0).reshape(-1, WIDTH)  # a patch is a vector (row, column, colour)
     return np.ascontiguousarray(tensor.T) if tensor.ndim == 2 else tensor
@@ -94,7 +94,7 @@ class SmallDino:
     def apply(
         self, params: Params, images: jax.Array, layers: tuple[int, ...], implementation: Implementation
     ) -> tuple[jax.Array, ...]:
-        """Matrix products are fast on every backend, so there is one implementation."""
+        """Ignores `implementation`, because matrix products are fast on every backend."""
         rows, columns = (size // PATCH for size in images.shape[1:3])
         x = _embed(normalise_imagenet(images), params["embedding"])
         maps = []
@@ -105,14 +105,14 @@ class SmallDino:
 
 
 def _embed(images: jax.Array, params: Params) -> jax.Array:
-    """Images `[B, H, W, 3]` -> tokens `[B, 1 + patches, WIDTH]`; the first one is the class token."""
+    """Maps images `[B, H, W, 3]` to tokens `[B, 1 + patches, WIDTH]`; the first token is the class token."""
     rows, columns = (size // PATCH for size in images.shape[1:3])
     patches = images.reshape(-1, rows, PATCH, columns, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(-1, rows * columns, PATCH * PATCH * 3)
     tokens = _linear(patches, params, "patch_embed.proj")
     positions = params["pos_embed"][0]
     grid = positions[1:].reshape(TRAINED_SIDE, TRAINED_SIDE, WIDTH)
-    # [rows, TRAINED_SIDE] and [columns, TRAINED_SIDE], applied to one axis after the other.
+    # Resize one axis after the other, by [rows, TRAINED_SIDE] and [columns, TRAINED_SIDE].
     grid = jnp.matmul(_resize_weights(rows), grid.reshape(TRAINED_SIDE, -1), precision="highest")
     grid = grid.reshape(rows, TRAINED_SIDE, WIDTH)
     grid = jnp.matmul(_resize_weights(columns)[None], grid, precision="highest")
@@ -122,13 +122,13 @@ def _embed(images: jax.Array, params: Params) -> jax.Array:
 
 
 def _resize_weights(side: int) -> np.ndarray:
-    """The matrix `[side, TRAINED_SIDE]` that resizes one axis of the position embedding.
+    """Returns the matrix `[side, TRAINED_SIDE]` that resizes one axis of the position embedding.
 
-    It gives PyTorch's bicubic interpolation with antialias=True, which timm uses, and equals that of
-    `jax.image.resize`. The converter to ONNX does not know that function with antialiasing.
+    The result equals PyTorch's bicubic interpolation with antialias=True, which timm uses, and
+    `jax.image.resize`. The converter to ONNX does not know `jax.image.resize` with antialiasing.
     """
     scale = TRAINED_SIDE / side
-    width = max(scale, 1.0)  # a kernel for a smaller map is wider, so that it takes means
+    width = max(scale, 1.0)  # a kernel for a smaller map is wider, because it averages
     centres = (np.arange(side) + 0.5) * scale - 0.5
     distance = np.abs(centres[:, None] - np.arange(TRAINED_SIDE)) / width
     # The cubic kernel of Keys (1981) with a = -0.5.
@@ -139,14 +139,14 @@ def _resize_weights(side: int) -> np.ndarray:
 
 
 def _run_block(x: jax.Array, params: Params) -> jax.Array:
-    """Attention and a perceptron, each with layer norm before and a scale of each channel after."""
+    """Applies attention, then a perceptron. Layer norm comes before each, a scale of each channel after."""
     x = x + along_channels(params["ls1.gamma"], x) * _attend(_layer_norm(x, params, "norm1"), params)
     hidden = jax.nn.gelu(_linear(_layer_norm(x, params, "norm2"), params, "mlp.fc1"), approximate=False)
     return x + along_channels(params["ls2.gamma"], x) * _linear(hidden, params, "mlp.fc2")
 
 
 def _attend(x: jax.Array, params: Params) -> jax.Array:
-    """Multi-head self-attention, `[B, tokens, WIDTH]` -> the same shape."""
+    """Applies multi-head self-attention: `[B, tokens, WIDTH]` -> the same shape."""
     tokens, depth = x.shape[1], WIDTH // HEADS
     joined = _linear(x, params, "attn.qkv").reshape(-1, tokens, 3, HEADS, depth)
     queries, keys, values = (joined[:, :, part].transpose(0, 2, 1, 3) for part in range(3))

@@ -15,16 +15,16 @@ from daad_jax.extractors.folding import abstract_layer, fold_batch_norm
 from daad_jax.extractors.pixels import normalise_imagenet
 from daad_jax.extractors.safetensors_file import Weights
 
-BLOCKS = (3, 4, 6, 3)  # of each stage
+BLOCKS = (3, 4, 6, 3)  # the number of blocks of each stage
 INNER = (128, 256, 512, 1024)  # channels of the 3x3 convolutions of each stage; ResNet-50 has half as many
-OUTER = (256, 512, 1024, 2048)  # channels of the stage's output
+OUTER = (256, 512, 1024, 2048)  # channels of each stage's output
 STEM_CHANNELS = 64
 BATCH_NORM_EPSILON = 1e-5
 EXAMPLE = "timm/wide_resnet50_2.tv_in1k"
 
 
 class _Layer(NamedTuple):
-    """One folded convolution: where it lies in our parameters, and its names in the file."""
+    """One folded convolution: its place in our parameters, and its names in the file."""
 
     path: tuple[str, ...]
     convolution: str
@@ -33,7 +33,7 @@ class _Layer(NamedTuple):
 
 
 def _layers(stages: int) -> Iterator[_Layer]:
-    """The convolutions of the stem and of the first stages."""
+    """Yields the convolutions of the stem and of the first `stages` stages."""
     yield _Layer(("stem",), "conv1", "bn1", (7, 7, 3, STEM_CHANNELS))
     incoming = STEM_CHANNELS
     for stage in range(stages):
@@ -83,7 +83,7 @@ class WideResNet50:
     def apply(
         self, params: Params, images: jax.Array, layers: tuple[int, ...], implementation: Implementation
     ) -> tuple[jax.Array, ...]:
-        """XLA runs these convolutions well on every backend, so there is one implementation."""
+        """Ignores `implementation`, because XLA runs these convolutions well on every backend."""
         x = normalise_imagenet(images)
         x = jax.nn.relu(convolve(x, params["stem"], 2, ((3, 3), (3, 3))))
         x = _pool(_pool(x, axis=1), axis=2)
@@ -97,9 +97,9 @@ class WideResNet50:
 
 
 def _pool(x: jax.Array, axis: int) -> jax.Array:
-    """The largest of 3 neighbours, for every second place of an axis. No value of `x` is negative.
+    """Takes the largest of 3 neighbours at every second place of an axis. No value of `x` is negative.
 
-    Slices take the place of `reduce_window`, because the converter to ONNX translates that wrongly.
+    The function uses slices, because the converter to ONNX translates `reduce_window` wrongly.
     """
     places = jnp.pad(x, [(int(i == axis), int(i == axis)) for i in range(4)])
     length = (x.shape[axis] - 1) // 2 * 2 + 1
@@ -108,7 +108,7 @@ def _pool(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _run_block(x: jax.Array, params: Params, stride: int) -> jax.Array:
-    """A bottleneck block; the stride is in its 3x3 convolution, as in torchvision."""
+    """Applies a bottleneck block. The stride is in its 3x3 convolution, as in torchvision."""
     y = jax.nn.relu(pointwise(x, params["reduce"]))
     y = jax.nn.relu(convolve(y, params["spatial"], stride, ((1, 1), (1, 1))))
     y = pointwise(y, params["expand"])
@@ -118,7 +118,7 @@ def _run_block(x: jax.Array, params: Params, stride: int) -> jax.Array:
 
 
 def _insert(tree: Params, path: tuple[str, ...], value: Params) -> None:
-    """Puts `value` into nested dictionaries, which it makes where they are missing."""
+    """Puts `value` into nested dictionaries, and makes missing dictionaries."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value

@@ -21,7 +21,7 @@ def choose_coreset(points: np.ndarray, count: int, seed: int) -> np.ndarray:
     Args:
         points: `[N, D]`.
         count: how many items, at most N.
-        seed: of the first item and of the projection.
+        seed: chooses the first item and the projection.
 
     Returns:
         Indices `[count]` in the order of the choice, so the first M are the coreset of M items.

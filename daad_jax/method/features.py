@@ -137,7 +137,7 @@ def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
     """Scales features by the training images: `[..., D]` -> `[..., D]`, or D + 2 if the place counts.
 
     Args:
-        blocks: of one grid, `[B, h, w, D]`.
+        blocks: the blocks of one grid, `[B, h, w, D]`.
         scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and,
             if the place counts, `place`, the distance of the upper and the lower edge of an image.
     """

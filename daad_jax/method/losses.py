@@ -28,7 +28,7 @@ def distance(a: jax.Array, b: jax.Array, kind: str) -> jax.Array:
 
     Args:
         a: `[B, ...]`.
-        b: as `a`.
+        b: has the shape of `a`.
         kind: a name of `DISTANCES`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Convolutions that are fast on every backend. Their parameters are those of Flax's `nn.Conv`.
+"""Convolutions that are fast on every backend. Their parameters have the form of Flax's `nn.Conv`.
 
 XLA:CPU can run a convolution with a dilated input tens of times slower than the machine allows. A 4x4 layer
 with stride 2 contains three such convolutions:
@@ -8,7 +8,7 @@ with stride 2 contains three such convolutions:
 3. the input's gradient of the strided convolution, which is slow on small maps only.
 
 The "split" implementation computes 1 and 3 as four plain 2x2 convolutions, one for each of the 2x2 pixels
-that one pixel of the coarse map becomes. The other gradients are those of a plain strided convolution. XLA
+that one pixel of the coarse map becomes. The other gradients are as in a plain strided convolution. XLA
 runs that convolution well, except where it first reorders an array that is larger than the rest of the work.
 Matrix products replace the convolution in three places: the gradients of an up-sampling layer on a small map,
 an up-sampling layer that scores a single small image, and a 3x3 layer whose output is an image. A 3x3 layer
@@ -55,8 +55,9 @@ def choose_implementation(
 
     Args:
         kernel_size: (height, width) of the kernel.
-        strides: of the convolution. A transposed convolution enlarges its input by these factors.
-        channels: of the input and the output; None for a transposed convolution, where they do not matter.
+        strides: the strides of the convolution. A transposed convolution enlarges its input by these factors.
+        channels: the numbers of channels of input and output; None for a transposed convolution, where they
+            do not matter.
         backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` returns it.
     """
     return "split" if backend == "cpu" and _has_split(kernel_size, strides, channels) else "native"

@@ -54,7 +54,7 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
 
     Args:
         queries: `[B, Q, D]`.
-        division: as given to `divide`.
+        division: the division that `divide` got.
         shape: (H, W, C) of the map.
 
     Returns:

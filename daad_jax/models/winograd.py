@@ -40,7 +40,7 @@ def is_faster(
     Args:
         fine_shape: shape `[B, H, W, C]` of the map with the full resolution.
         coarse_channels: the number of channels of the map with half the resolution.
-        dtype: of the products. bfloat16 has too few digits for the sums.
+        dtype: the type of the products. bfloat16 has too few digits for the sums.
         only_up: True if the caller uses `up` alone, without its gradients.
     """
     batch, height, width, channels = fine_shape

@@ -1,25 +1,25 @@
-"""Whether the images that are marked as good are a fair sample of the good images.
+"""Tests whether the images that are marked as good are a fair sample of all good images.
 
-A threshold keeps its promise only if the images that set it were chosen without regard to their scores.
-Whoever reviews the highest scores first and stops early has marked unusually high ones. The threshold is then
-too high, and defects pass.
+A threshold keeps its promise only if its images were chosen without regard to their scores. An inspector who
+looks at the highest scores first, and stops early, has marked images with unusually high scores. The
+threshold is then too high, and defects pass.
 """
 
 import numpy as np
 
-LEVEL = 0.01  # of the test
-MIN_IMAGES = 8  # of either kind; fewer tell nothing
+LEVEL = 0.01  # the test reports a bias by mistake with this probability
+MIN_IMAGES = 8  # marked and unmarked ones each; fewer images show nothing
 
 
 def describe_bias(marked: np.ndarray, unmarked: np.ndarray) -> str:
-    """One line if the marked images score higher than those that nobody has marked; "" if chance explains it.
+    """Returns one line if the marked images score higher than the unmarked ones; "" if chance explains this.
 
-    It is a one-sided two-sample Kolmogorov-Smirnov test. Defects among the unmarked images raise their
-    scores, so they can hide a bias, but they cannot make one.
+    The test is the one-sided two-sample Kolmogorov-Smirnov test. Defects among the unmarked images raise
+    their scores. They can hide a bias, but they cannot cause a false report.
 
     Args:
         marked: scores of the images that are marked as good, `[N]`.
-        unmarked: scores of the images without a mark, `[M]`; NaN for those without a score.
+        unmarked: scores of the images without a mark, `[M]`; NaN if an image has no score.
     """
     from scipy.stats import ks_2samp
 

@@ -1,4 +1,4 @@
-"""The images of the folder that is reviewed: their ids, and what the names of their folders say."""
+"""Lists the images of the folder to review, with an id and the label that the folders' names give."""
 
 import hashlib
 from collections import Counter
@@ -22,11 +22,11 @@ class ReviewImage(NamedTuple):
     """An image of the folder.
 
     Attributes:
-        id: names the image in addresses and in `labels.csv`; it depends on `name` alone.
-        name: the path below the folder, with "/"; of a page with its number: "stack.tif#3".
+        id: names the image in addresses and in `labels.csv`; depends on `name` alone.
+        name: the path below the folder, with "/". A page has its number at the end: "stack.tif#3".
         file: where the image is.
-        stamp: changes when somebody writes to the file.
-        label: what the names of the folders say: `LABEL_GOOD`, `LABEL_DEFECT` or `NO_LABEL`.
+        stamp: a text that changes when somebody writes to the file.
+        label: the label by the folders' names: `LABEL_GOOD`, `LABEL_DEFECT` or `NO_LABEL`.
     """
 
     id: str
@@ -48,8 +48,8 @@ def list_images(folder: Path, data: DataConfig, leave_out: Path) -> FolderImages
 
     Args:
         folder: the folder.
-        data: of the run: which names of folders mean good, anomalous and masks.
-        leave_out: a folder that is passed over, because the review writes there.
+        data: says which names of folders mean good, anomalous and masks.
+        leave_out: the folder to which the review writes; its files are passed over.
 
     Raises:
         UserError: the folder is missing, cannot be listed, or has no images.
@@ -83,16 +83,16 @@ def list_images(folder: Path, data: DataConfig, leave_out: Path) -> FolderImages
 
 
 def make_id(name: str) -> str:
-    """The id of an image. The letter in front keeps spreadsheets from taking it for a number."""
+    """Returns the id of an image. It begins with a letter, so that spreadsheets do not read a number."""
     return "i" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_DIGITS]
 
 
 def _read_roles(names: list[str], data: DataConfig) -> list[Assignment]:
-    """What each file is for, as far as the names of the folders say it."""
+    """Returns the role of each file, as far as the names of the folders say the role."""
     of_run = Patterns.parse(data.normal, data.anomalous, data.masks)
     for patterns in dict.fromkeys([of_run, Patterns()]):
         try:
             return assign_roles(names, patterns, "")
-        except UserError:  # the patterns match nothing here, or the names say nothing
+        except UserError:  # no name here matches the patterns
             continue
     return [Assignment("")] * len(names)

@@ -1,4 +1,4 @@
-"""Scores the images of a folder in a thread of its own, while people look at those that are scored."""
+"""Scores the images of a folder in a thread, while people already look at scored images."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures, WatchedFile
 from daad_jax.terminal import warn
 
-Outcome = tuple[ReviewImage, StoredScore | None, str]  # a score, or why there is none
+Outcome = tuple[ReviewImage, StoredScore | None, str]  # an image; its score, or None and the reason
 
 
 class FolderScoring:
     """Scores images, keeps their scores and thumbnails, and reports them batch by batch.
 
     Args:
-        images: to be scored.
+        images: the images to score.
         detector: returns the detector.
         store: keeps the scores.
-        pictures: keeps the thumbnails.
-        report: is told each batch.
+        pictures: makes and keeps the thumbnails.
+        report: receives the outcomes of each batch.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class FolderScoring:
         self._pictures, self._report = pictures, report
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scoring")
-        self.problem = ""  # why the scoring ended early
+        self.problem = ""  # the reason if the scoring ended early
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the scoring after the batch that is being scored."""
+        """Ends the scoring after the current batch."""
         self._is_stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -57,13 +57,13 @@ class FolderScoring:
             self._score_all()
         except UserError as error:
             self.problem = str(error)
-        except Exception as error:  # the page must not wait for ever
+        except Exception as error:  # without this line, the page would wait for ever
             self.problem = f"unexpected {type(error).__name__}: {error}; the images are not all scored"
         if self.problem:
             warn(self.problem)
 
     def _score_all(self) -> None:
-        detector = self._detector()  # compiled now, so that the first heat map need not wait
+        detector = self._detector()  # the first call compiles; heat maps then need not wait
         files = (
             WatchedFile.of(image.file, partial(self._pictures.keep_thumbnail, image))
             for image in self._images

@@ -1,7 +1,6 @@
-"""Lets in nobody who does not belong: every request needs the token, and comes from our own page.
+"""Keeps strangers out of the review: every request needs the token, and must come from our own page.
 
-Other users of the machine can reach the port, and every web page that the browser shows can send requests to
-it.
+Two kinds of strangers can reach the port: other users of the machine, and web pages in the user's browser.
 """
 
 import secrets
@@ -30,20 +29,21 @@ HEADERS = {
 
 
 def make_token() -> str:
-    """A word that nobody can guess, with 256 random bits."""
+    """Returns a word of 256 random bits, which nobody can guess."""
     return secrets.token_urlsafe(32)
 
 
 class Gate:
-    """Wraps an application. Requests without the token get status 403, those for another host 421.
+    """Wraps an application. A request without the token gets status 403; a request for another host 421.
 
-    The page takes the token from its address and gives a cookie for all further requests. The cookie goes
-    only to this machine, and no script can read it.
+    The page takes the token from its address, and sets a cookie that all further requests carry. The cookie
+    goes only to this machine, and no script can read it.
 
     Args:
         app: the application.
-        token: what `make_token` returned.
-        cookie: the name of the cookie; browsers do not tell the ports of a machine apart.
+        token: the word that `make_token` returned.
+        cookie: the name of the cookie. It should contain the port, because browsers share cookies between
+            the ports of a machine.
     """
 
     def __init__(self, app: ASGIApp, token: str, cookie: str) -> None:
@@ -72,9 +72,9 @@ class Gate:
         await app(scope, receive, send_closed)
 
     def _find_fault(self, scope: Scope, headers: Headers, in_address: bool) -> int:
-        """The status with which a request is refused; 0 if it may go on."""
+        """Returns the HTTP status for a refused request; 0 if the request may go on."""
         host = headers.get("host", "")
-        # A page of another name that leads to this machine (DNS rebinding) has its own name here.
+        # DNS rebinding: the name of a foreign page may lead to this machine. Host then has this foreign name.
         if len(headers.getlist("host")) != 1 or _name_of(host) not in OWN_HOSTS:
             return 421
         is_page = scope["path"] == PAGE and scope["method"] in SAFE_METHODS
@@ -105,7 +105,7 @@ def _token_of(scope: Scope) -> str:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Returns the name in a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,7 +1,7 @@
-"""The marks of the inspector: a file that only grows, a line for each mark, on the disk before the next.
+"""Keeps the marks of the inspector in `labels.csv`, a line for each mark.
 
-`labels.csv` is the only place of the marks. The last line of an image counts. To undo a mark adds a line,
-too.
+The file only grows, and a line is on the disk before the next mark. The last line of an image counts. An
+undone mark adds a line, too. The marks are in no other place.
 """
 
 import csv
@@ -26,13 +26,13 @@ MARK, UNDO = "mark", "undo"
 COLUMNS = ("time", "action", "mark", "name", "score", "calibration", "id", "sha256")
 MAX_FILE_BYTES = 2**30
 REMEDY = "make room or correct its permissions, and mark the image again"
-FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)  # Windows: no "\r\n"
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)  # O_BINARY: no "\r\n" on Windows
 _ID = re.compile(r"i[0-9a-f]{16}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Line(NamedTuple):
-    """A line of `labels.csv`, as far as it is read again."""
+    """The cells of a line of `labels.csv` that are read again."""
 
     action: str
     mark: str
@@ -41,7 +41,14 @@ class Line(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a line says about its image beside the mark; `sha256` is that of the file, hexadecimal."""
+    """Facts about an image that a line repeats beside the mark.
+
+    Attributes:
+        name: the name of the image.
+        sha256: the SHA-256 of the image's file, hexadecimal.
+        score: the anomaly score.
+        calibration: the id of the calibration behind the score.
+    """
 
     name: str
     sha256: str
@@ -50,7 +57,7 @@ class About(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """The image that was marked or unmarked, and its mark now (`NO_MARK`: none)."""
+    """The id of an image, and its new mark (`NO_MARK`: none)."""
 
     id: str
     mark: str
@@ -60,37 +67,42 @@ class Marks:
     """The marks of a folder, in memory and in `labels.csv`. Any thread may call any method.
 
     Args:
-        file: `labels.csv`; it is made with the first mark.
+        file: `labels.csv`; the first mark makes the file.
 
     Raises:
-        UserError: the file cannot be read, is no list of marks, or is too large.
+        UserError: the file cannot be read, is no list of marks, or is larger than 1 GiB.
     """
 
     def __init__(self, file: Path) -> None:
         self._file, self._lock = file, threading.Lock()
         self._marks: dict[str, str] = {}
         self._sha256: dict[str, str] = {}
-        self._done: list[Marked] = []  # what `undo` takes back: an image, and its mark before
+        self._done: list[Marked] = []  # for `undo`: the image of each mark, with its earlier mark
         self._size = 0
         if file.exists():
             self._read()
 
     def get(self, id_: str, sha256: str) -> str:
-        """The mark of an image. A mark of another content of this file does not count."""
+        """Returns the mark of an image; `NO_MARK` if the file had other content when it was marked."""
         with self._lock:
             mark = self._marks.get(id_, NO_MARK)
             return mark if self._sha256.get(id_) == sha256 else NO_MARK
 
     def is_of_other_content(self, id_: str, sha256: str) -> bool:
-        """Whether an image has a mark that does not count, because its file has another content now."""
+        """Whether the mark of an image does not count, because its file has changed since."""
         with self._lock:
             return self._marks.get(id_, NO_MARK) != NO_MARK and self._sha256[id_] != sha256
 
     def mark(self, id_: str, mark: str, about: About) -> Marked:
-        """Marks an image with one of `MARKS`. When this returns, the mark is on the disk.
+        """Marks an image. The mark is on the disk when this method returns.
+
+        Args:
+            id_: the id of the image.
+            mark: one of `MARKS`.
+            about: the other cells of the line.
 
         Raises:
-            UserError: the line could not be written; the mark does not count then.
+            UserError: the line could not be written. The mark then does not count.
         """
         with self._lock:
             before = self._marks.get(id_, NO_MARK) if self._sha256.get(id_) == about.sha256 else NO_MARK
@@ -99,11 +111,11 @@ class Marks:
             return Marked(id_, mark)
 
     def undo(self, about: Callable[[str], About | None]) -> Marked | None:
-        """Gives the image that was marked last the mark that it had before.
+        """Gives the image that was marked last its earlier mark.
 
         Args:
-            about: what is known of an image by its id; None if it is not in the folder. Marks of images that
-                are not there, or that have another content now, stay as they are.
+            about: returns the other cells of an image's line, given its id; None if the image is not in the
+                folder. A mark stays as it is if its image is not there, or has changed.
 
         Returns:
             The image and its mark now; None if there is nothing to undo.
@@ -129,7 +141,7 @@ class Marks:
         self._marks[id_], self._sha256[id_] = mark, about.sha256
 
     def _write(self, text: str) -> None:
-        """Appends to the file, and waits until the disk has it."""
+        """Appends a text to the file, and waits until the disk has the text."""
         is_new = not self._size
         content = text.encode("utf-8")
         with explain_write_errors(self._file, REMEDY):
@@ -154,11 +166,12 @@ class Marks:
         self._size += len(content)
 
     def _read(self) -> None:
-        """Reads the lines of earlier sessions, and repairs a last line that a kill has cut."""
+        """Reads the lines of earlier reviews, and repairs a last line that a kill has cut."""
         content = _repair(self._file)
         self._size = len(content)
         text = content.decode("utf-8-sig", "replace")
-        delimiter = ";" if ";" in text.partition("\n")[0] else ","  # a spreadsheet may have saved it
+        # A spreadsheet that saves the file may write ";" between the cells.
+        delimiter = ";" if ";" in text.partition("\n")[0] else ","
         problems: Counter[str] = Counter()
         for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
             if number == 1:
@@ -188,7 +201,7 @@ class Marks:
 
 
 def _parse(row: list[str]) -> Line | None:
-    """The line of some cells; None if they are not what `Marks` writes."""
+    """Makes a `Line` from cells; returns None if `Marks` cannot have written them."""
     if len(row) != len(COLUMNS):
         return None
     cells: Mapping[str, str] = dict(zip(COLUMNS, row))
@@ -198,9 +211,10 @@ def _parse(row: list[str]) -> Line | None:
 
 
 def _repair(file: Path) -> bytes:
-    """The content of `labels.csv`. A last line without an end is ended if it is whole, and removed if not.
+    """Returns the content of `labels.csv`, and repairs its last line if the line has no end.
 
-    Nobody was told that such a mark is saved, because that comes after the whole line is on the disk.
+    A whole line gets its end; a cut line is removed. No mark is lost that the page reported as saved: the
+    page reports a mark only when its whole line is on the disk.
     """
     with explain_write_errors(file, "correct its permissions"), file.open("r+b") as opened:
         if os.fstat(opened.fileno()).st_size > MAX_FILE_BYTES:
@@ -225,7 +239,7 @@ def _repair(file: Path) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until the disk knows a new file of this folder; systems without this need nothing."""
+    """Waits until the entry of a new file in this folder is on the disk. Only POSIX systems need this."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""A review of a folder: its scores, marks and calibrations, for everything that the page asks."""
+"""Holds the scores, marks and calibrations of a review, and answers what the page asks."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ VERDICT_COLUMNS = (
 
 
 class Review:
-    """Everything about the review of one folder. Any thread may call any method.
+    """The review of one folder. Any thread may call any method.
 
     Args:
-        workdir: of the run.
-        folder: of the images.
-        run: with the calibration that is in use.
+        workdir: the folder of the run.
+        folder: the folder of the images.
+        run: the run, with the calibration that is in use.
         found: the images of the folder.
-        store: scores and thumbnails of earlier reviews.
-        marks: of earlier reviews.
+        store: has scores and thumbnails of earlier reviews.
+        marks: has the marks of earlier reviews.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Review:
         self._workdir, self._folder, self._run, self._found = workdir, folder, run, found
         self._store, self._marks = store, marks
         self._by_id = {image.id: image for image in found.images}
-        self._outcomes: dict[str, Outcome] = {}  # in the order in which they came
-        self._lock = threading.Lock()  # of the run, the outcomes and the detector
+        self._outcomes: dict[str, Outcome] = {}  # by the image's id, in the order of scoring
+        self._lock = threading.Lock()  # guards the run, the outcomes and the detector
         self._calibrating = threading.Lock()
         self._compiled: Detector | None = None
         self.pictures = Pictures(run.config.data, store, self._detector)
@@ -68,7 +68,7 @@ class Review:
                 self._outcomes[image.id] = image, score, ""
             else:
                 todo.append(image)
-        self._remarked: set[str] = set()  # images with a mark of another content of their file
+        self._remarked: set[str] = set()  # ids of images whose file has changed since they were marked
         self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
 
     @property
@@ -85,11 +85,11 @@ class Review:
         self._store.close()
 
     def find(self, id_: str) -> ReviewImage:
-        """The image of an id. Raises KeyError if there is none."""
+        """Returns the image with an id. Raises KeyError if there is none."""
         return self._by_id[id_]
 
     def describe(self) -> dict[str, Any]:
-        """The run, its folder and its calibration, for the page."""
+        """Describes the run, the folder and the calibration, for the page."""
         run = self._run
         return {
             "run": for_page(self._workdir.absolute().name),
@@ -107,7 +107,7 @@ class Review:
         }
 
     def progress(self) -> dict[str, Any]:
-        """How far the scoring is, for the page."""
+        """Says how many images are scored, for the page."""
         is_running = self._scoring.is_running
         with self._lock:
             done = len(self._outcomes)
@@ -125,7 +125,7 @@ class Review:
         }
 
     def rows(self, since: int) -> dict[str, Any]:
-        """The images that were scored since `since` of them were known, as columns of equal length."""
+        """Returns the scored images from number `since` on, as columns of equal length."""
         outcomes, run = self._snapshot()
         outcomes = outcomes[since:]
         scores = _score(outcomes, run.calibration)
@@ -160,18 +160,20 @@ class Review:
         return self._marks.undo(self._about)
 
     def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
-        """Calibrates the run anew from the images that are marked as good, and puts this into use.
+        """Calibrates the run with the images that are marked as good, and puts the calibration into use.
 
         Args:
             confidence: see `recalibration.calibrate_run`.
 
         Returns:
-            What the page shows: `lines`, and `changed`, the ids of the images whose verdicts are others now.
+            An object for the page: `lines` of text, `changed`, the ids of the images whose verdicts change,
+            how many images are `flagged_now` and `passed_now`, and the calibration `before`.
 
         Raises:
-            UserError: too few images, or see `recalibration.calibrate_with`.
+            UserError: no image is marked as good, or see `recalibration.calibrate_with`.
         """
         with self._calibrating:
+            # Choose the images that are marked as good.
             outcomes, run = self._snapshot()
             is_good, is_free = [], []
             for image, score, _ in outcomes:
@@ -183,6 +185,7 @@ class Review:
                 raise UserError("no image is marked as good; mark good images first")
             known = run_data.read(self._workdir)
             good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
+            # Calibrate, and look whether the marked images are a fair sample.
             before = _score(outcomes, run.calibration)
             made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
@@ -206,9 +209,9 @@ class Review:
             return self._change([f"Calibration {now} is in use again."])
 
     def verdicts(self, threshold: float) -> Iterator[str]:
-        """The lines of a CSV file: each image with its verdict at a threshold, its mark, and the decision.
+        """Yields the lines of a CSV file: each image with its verdict at a threshold, mark and decision.
 
-        The decision is the mark if it says good or defect, else the verdict.
+        The decision is the mark if the mark says good or defect. Otherwise it is the verdict.
         """
         outcomes, run = self._snapshot()
         scores = _score(outcomes, run.calibration)
@@ -227,12 +230,12 @@ class Review:
             )
 
     def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
-        """All outcomes so far, and the run with the calibration in use."""
+        """Returns all outcomes so far, and the run with the calibration in use."""
         with self._lock:
             return list(self._outcomes.values()), self._run
 
     def _change(self, lines: list[str]) -> dict[str, Any]:
-        """Takes over the calibration that is in use now, and tells which verdicts change by it."""
+        """Loads the calibration that is in use now, and returns which verdicts change, see `recalibrate`."""
         run = calibrations.load(self._workdir)
         outcomes, old = self._snapshot()
         if fingerprint(run.of_training, run.label.step) != fingerprint(old.of_training, old.label.step):
@@ -273,7 +276,7 @@ class Review:
                 self._remarked.add(image.id)
 
     def _detector(self) -> Detector:
-        """The detector. It is compiled when it is first needed."""
+        """Returns the detector. The first call compiles."""
         with self._lock:
             if self._compiled is None:
                 run = self._run
@@ -281,7 +284,7 @@ class Review:
             return self._compiled
 
     def _describe_drift(self) -> str:
-        """One line about a drift of the images that nobody has called a defect; "" if there is none."""
+        """Returns one line about a drift of the images that are no known defects; "" if there is none."""
         outcomes, run = self._snapshot()
 
         def is_watched(image: ReviewImage, score: StoredScore | None) -> bool:
@@ -295,7 +298,7 @@ class Review:
 
 
 def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
-    """The scores of some images by a calibration, `[N]`; NaN for those that could not be read."""
+    """Returns the scores of images by a calibration, float64 `[N]`; NaN if an image could not be read."""
     nothing = float("nan"), float("nan")
     pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
     distances = np.array(pairs, np.float64).reshape(-1, 2)
@@ -303,7 +306,7 @@ def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
 
 
 def _in_words_of_the_page(line: str) -> str:
-    """A sentence of `calibrate`, with what the page offers in place of the command's options."""
+    """Replaces the command's options in a sentence of `calibrate` by the buttons of the page."""
     line = line.replace("go back with --use", "go back with the button below")
     return line.replace(
         f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
@@ -311,15 +314,16 @@ def _in_words_of_the_page(line: str) -> str:
 
 
 def store_key(run: CalibratedRun) -> str:
-    """Tells the distances of a run from all others: they depend on the checkpoint.
+    """Returns a text that differs between runs with different distances R and L.
 
-    With tiles they also depend on the calibration, which decides which tile is the least normal.
+    The distances depend on the checkpoint. With tiles, they also depend on the calibration, which decides
+    which tile is the least normal.
     """
     of_calibration = run.label.id if run.config.data.tiles and run.calibration.gamma < 1 else ""
     return f"{fingerprint(run.of_training, run.label.step)} {of_calibration}"
 
 
 def _apply(detector: Detector, run: CalibratedRun) -> None:
-    """Gives a compiled detector another calibration; its program stays."""
+    """Gives a compiled detector another calibration, without compiling again."""
     detector.calibration, detector.calibration_label = run.calibration, run.label
     detector.threshold = run.calibration.threshold

@@ -13,21 +13,21 @@ HOST = "127.0.0.1"
 LABELS_FILE, STORE_FILE, LOCK_FILE = "labels.csv", "scores.sqlite", ".lock"
 REMEDY = "give another --out"
 MAX_CONNECTIONS = 256
-DRAIN_SECONDS = 5  # that requests have to end after a signal
+DRAIN_SECONDS = 5  # after a signal, open requests have this time to end
 
 
 def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
     """Serves the page of a review until SIGTERM or Ctrl-C.
 
     Args:
-        workdir: of the run.
-        folder: of the images.
+        workdir: the folder of the run.
+        folder: the folder of the images.
         out: the folder for marks and scores; None: `review/NAME` in the workdir.
-        port: 0 takes any that is free.
+        port: the port to listen at; 0 takes any free port.
 
     Raises:
-        UserError: the extra `serve` is not installed; the folder has no images; another review has `out`; or
-            `out` or the port cannot be used.
+        UserError: the extra `serve` is not installed; the folder has no images; another review uses `out`;
+            or `out` or the port cannot be used.
     """
     try:
         import uvicorn
@@ -42,6 +42,7 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
     from daad_jax.reviewing.review import Review, store_key
     from daad_jax.reviewing.score_store import ScoreStore
 
+    # Prepare the folder for marks and scores.
     images_folder = open_place(folder)
     place = out or workdir / "review" / (Path(os.path.abspath(folder)).name or "images")
     if is_in_bucket(place):
@@ -51,6 +52,7 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
     run = calibrations.load(workdir)
     with explain_write_errors(place, REMEDY):
         place.mkdir(parents=True, exist_ok=True)
+    # Open the review, and serve its page.
     busy = f"{place}: another review writes here; use its page, or end it first"
     with exclusive(place / LOCK_FILE, busy), listen(HOST, port) as listener:
         found = list_images(images_folder, run.config.data, place)
@@ -64,7 +66,7 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
             server_header=False, proxy_headers=False, lifespan="on", ws="none",
             limit_concurrency=MAX_CONNECTIONS,
         )  # fmt: skip
-        listener.listen(MAX_CONNECTIONS)  # whoever reads the next line can connect
+        listener.listen(MAX_CONNECTIONS)  # before the address is printed, so that its reader can connect
         say(f"{len(found.images)} images; marks are written to {place / LABELS_FILE}")
         say("only who has the next address gets in; Ctrl-C ends the review")
         say(f"review at http://{HOST}:{taken}/?token={token}")

@@ -1,4 +1,4 @@
-"""The web application of a review: the page, and what the page asks for."""
+"""The web application of a review: answers the requests of the page."""
 
 import asyncio
 import json
@@ -24,25 +24,27 @@ from daad_jax.reviewing.shown_pictures import Shown
 from daad_jax.scoring.false_alarms import CONFIDENCE
 
 API_THREADS = 2
-CONFIDENCES = {"": None, f"{CONFIDENCE:g}": CONFIDENCE}  # as the page spells them
+CONFIDENCES = {"": None, f"{CONFIDENCE:g}": CONFIDENCE}  # by the text that the page sends
 MAX_BODY = 4096  # bytes
 MAX_NUMBER = 10  # digits
 PAGE_FOLDER = Path(__file__).with_name("page")
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-KEEP_PICTURES = "private, max-age=3600"  # their addresses name the session and the calibration
+KEEP_PICTURES = "private, max-age=3600"  # safe, since a picture's address names session and calibration
 Made = TypeVar("Made")
 
 
 class Routes:
     """Answers requests about a review.
 
-    `pool` has the threads for everything but pictures, so that a mark never waits for them. `picture_pool`
-    has the threads that decode and draw.
+    Args:
+        review: the review.
+        pool: the threads for all work without pictures, so that a mark never waits for a picture.
+        picture_pool: the threads that decode and draw.
     """
 
     def __init__(self, review: Review, pool: ThreadPoolExecutor, picture_pool: ThreadPoolExecutor) -> None:
         self._review, self._pool, self._picture_pool = review, pool, picture_pool
-        self._model = asyncio.Lock()  # one image at a time goes through the model
+        self._model = asyncio.Lock()  # only one image at a time goes through the model
         self._files = {path.name: path.read_bytes() for path in PAGE_FOLDER.iterdir() if path.suffix in KINDS}
 
     async def _in_thread(self, work: Callable[..., Made], *arguments: Any) -> Made:
@@ -52,7 +54,7 @@ class Routes:
         return self._file("review.html")
 
     async def file(self, request: Request) -> Response:
-        """A file of the page itself."""
+        """Sends a file of the page itself."""
         return self._file(request.path_params["name"])
 
     def _file(self, name: str) -> Response:
@@ -90,7 +92,7 @@ class Routes:
         return _json(marked._asdict() if marked else {})
 
     async def recalibrate(self, request: Request) -> Response:
-        """Calibrates from the images that are marked as good."""
+        """Calibrates with the images that are marked as good."""
         body = await _read_body(request, "confidence")
         if body["confidence"] not in CONFIDENCES:
             raise HTTPException(400, f"confidence: must be one of {list(CONFIDENCES)}")
@@ -98,7 +100,7 @@ class Routes:
         return _json(await self._in_thread(self._review.recalibrate, confidence))
 
     async def use(self, request: Request) -> Response:
-        """Goes back to another calibration."""
+        """Puts another calibration into use."""
         body = await _read_body(request, "id")
         return _json(await self._in_thread(self._review.use, body["id"]))
 
@@ -118,7 +120,7 @@ class Routes:
         self, request: Request, make: Callable[[ReviewImage], Shown | None]
     ) -> Response:
         async with self._model:
-            if await request.is_disconnected():  # the reader has gone on to another image
+            if await request.is_disconnected():  # the user has gone on to another image
                 return Response(status_code=400)
             return await self._picture(request, make)
 
@@ -133,7 +135,7 @@ class Routes:
         return Response(shown.content, media_type=shown.kind, headers={"Cache-Control": KEEP_PICTURES})
 
     async def verdicts(self, request: Request) -> Response:
-        """The verdicts of all images at a threshold, as a file."""
+        """Sends the verdicts of all images at a threshold, as a CSV file."""
         try:
             threshold = float(request.query_params.get("threshold", ""))
         except ValueError:
@@ -146,7 +148,7 @@ class Routes:
 
 
 async def _read_body(request: Request, *keys: str) -> dict[str, str]:
-    """A JSON object with exactly these keys, whose values are texts. Raises HTTPException."""
+    """Reads a JSON object with exactly these keys, whose values are texts. Raises HTTPException."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "the body must be JSON")
     body = bytearray()
@@ -165,29 +167,29 @@ async def _read_body(request: Request, *keys: str) -> dict[str, str]:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    # Names of files may hold bytes that are no text, which UTF-8 cannot carry: ASCII can.
+    # A file's name may hold bytes that are no text. UTF-8 cannot carry them, JSON's ASCII escapes can.
     return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """The answer to a request that went wrong: one line, in JSON."""
+    """Answers a request that went wrong with one line, in JSON."""
     if isinstance(error, HTTPException):
         return _json({"error": error.detail}, error.status_code)
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)  # nobody reads it
+        return Response(status_code=400)  # the client has gone, so nobody reads this answer
     if isinstance(error, UserError):
         return _json({"error": for_page(str(error))}, 409)
     return _json({"error": "a mistake of ours; the terminal of the review says more"}, 500)
 
 
 def make_app(review: Review, token: str, cookie: str, threads: int) -> Gate:
-    """The application.
+    """Returns the application.
 
     Args:
-        review: what it is about. It begins to score when the application starts, and is closed at its end.
-        token: who knows it may use the application.
+        review: the review. It starts and ends with the application.
+        token: only requests with this token are answered, see `Gate`.
         cookie: the name of the cookie that holds the token.
-        threads: that decode images and draw.
+        threads: the number of threads that decode images and draw.
     """
     pool, picture_pool = ThreadPoolExecutor(API_THREADS, "review"), ThreadPoolExecutor(threads, "pictures")
     routes = Routes(review, pool, picture_pool)

@@ -1,6 +1,6 @@
-"""The scores and small pictures of a folder, kept in a file so that a review starts again at once.
+"""Keeps the scores and thumbnails of a folder in a file, so that the next review starts at once.
 
-The file may be deleted at any time: the images are then scored anew.
+You may delete the file between reviews: the next review scores the images again.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from daad_jax.errors import UserError
 from daad_jax.terminal import warn
 
 FORMAT = 1
-MAX_THUMBNAIL_BYTES = 2**31  # of all thumbnails together; further ones are made whenever they are shown
+MAX_THUMBNAIL_BYTES = 2**31  # of all thumbnails; further thumbnails are made each time they are shown
 TABLES = """
     CREATE TABLE IF NOT EXISTS about (key TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS scores (
@@ -25,7 +25,14 @@ TABLES = """
 
 
 class StoredScore(NamedTuple):
-    """The distances R and L of an image, which need no calibration; `sha256` is that of its file."""
+    """The distances R and L of an image, which do not depend on a calibration.
+
+    Attributes:
+        reconstruction: R.
+        alignment: L.
+        clipped: whether pixels lay outside the range of the run.
+        sha256: the SHA-256 of the image's file, hexadecimal.
+    """
 
     reconstruction: float
     alignment: float
@@ -34,11 +41,11 @@ class StoredScore(NamedTuple):
 
 
 class ScoreStore:
-    """Scores and thumbnails by the id and the stamp of their image. Any thread may call any method.
+    """Keeps scores and thumbnails by the id and the stamp of their image. Any thread may call any method.
 
     Args:
-        file: the SQLite file. A damaged one is made anew, and so is one that belongs to another model.
-        key: tells the model whose distances they are.
+        file: the SQLite file. A file that is damaged, or that belongs to another model, is emptied.
+        key: a text that differs between models with different distances.
 
     Raises:
         UserError: the file cannot be written.
@@ -64,7 +71,7 @@ class ScoreStore:
         try:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # After a lost machine the file may be damaged, and is then made anew.
+            # A power cut can damage the file now. This is no loss: the images are scored again.
             connection.execute("PRAGMA synchronous = OFF")
             connection.executescript(TABLES)
             keys = connection.execute("SELECT key FROM about").fetchall()
@@ -78,7 +85,7 @@ class ScoreStore:
         return connection
 
     def read_scores(self) -> dict[tuple[str, str], StoredScore]:
-        """All scores, by id and stamp."""
+        """Returns all scores, by id and stamp."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT id, stamp, reconstruction, alignment, clipped, sha256 FROM scores"
@@ -86,12 +93,12 @@ class ScoreStore:
         return {(row[0], row[1]): StoredScore(row[2], row[3], bool(row[4]), row[5]) for row in rows}
 
     def write_scores(self, scores: Iterable[tuple[str, str, StoredScore]]) -> None:
-        """Keeps scores: ids, stamps and distances. Raises UserError if the disk takes no more."""
+        """Keeps (id, stamp, score) of images. Raises UserError if the file cannot be written."""
         rows: list[tuple[object, ...]] = [(id_, stamp, *score) for id_, stamp, score in scores]
         self._write("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def read_thumbnail(self, id_: str, stamp: str) -> bytes | None:
-        """The thumbnail of an image in this state, if it is kept."""
+        """Returns the thumbnail of an image; None if none is kept for this stamp."""
         with self._lock:
             found = self._connection.execute(
                 "SELECT content FROM thumbnails WHERE id = ? AND stamp = ?", (id_, stamp)
@@ -99,12 +106,12 @@ class ScoreStore:
         return bytes(found[0]) if found else None
 
     def write_thumbnail(self, id_: str, stamp: str, content: bytes) -> None:
-        """Keeps a thumbnail with the next scores, if there is room for it."""
+        """Keeps a thumbnail, unless all thumbnails would take over `MAX_THUMBNAIL_BYTES`."""
         with self._lock:
             if self._bytes + len(content) > MAX_THUMBNAIL_BYTES:
                 return
             self._bytes += len(content)
-            with suppress(sqlite3.Error):  # `write_scores` says so
+            with suppress(sqlite3.Error):  # `write_scores` then raises the same error
                 self._connection.execute(
                     "INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (id_, stamp, content)
                 )

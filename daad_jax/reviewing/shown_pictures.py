@@ -1,4 +1,4 @@
-"""What the page shows of an image: a thumbnail, the image itself, its heat map and its reconstruction."""
+"""Makes the pictures of the page: thumbnails, images, heat maps and reconstructions."""
 
 import io
 import threading
@@ -20,7 +20,7 @@ from daad_jax.reviewing.folder_images import ReviewImage
 from daad_jax.reviewing.score_store import ScoreStore
 
 THUMBNAIL_SIDE = 192  # pixels
-SMALL_SIDE = 64  # pixels; smaller images are kept without loss
+SMALL_SIDE = 64  # pixels; thumbnails of images up to this size are PNG, without loss
 MAX_SHOWN_SIDE = 8192  # pixels; larger images are shown smaller
 MAX_PNG_PIXELS = 4_000_000  # larger images are sent as JPEG
 MAX_HEAT_SIDE = 1024  # pixels; the browser scales the map to the image
@@ -35,10 +35,10 @@ class Shown(NamedTuple):
 
 
 class Pictures:
-    """Makes pictures when they are asked for, and keeps those that were asked for last.
+    """Makes a picture when the page asks for the picture, and keeps the pictures that were shown last.
 
     Args:
-        data: of the run.
+        data: says how the run reads images.
         store: keeps thumbnails.
         detector: returns the detector, which heat maps and reconstructions need.
     """
@@ -46,10 +46,10 @@ class Pictures:
     def __init__(self, data: DataConfig, store: ScoreStore, detector: Callable[[], Detector]) -> None:
         self._data, self._store, self._detector = data, store, detector
         self._cache = RecentPictures(CACHE_BYTES)
-        self._scoring = threading.Lock()  # one image at a time, beside those of the folder
+        self._scoring = threading.Lock()  # here, only one image at a time goes through the model
 
     def thumbnail(self, image: ReviewImage) -> Shown:
-        """A small picture. Raises UserError if the image cannot be read."""
+        """Returns a small picture. Raises UserError if the image cannot be read."""
         content = self._store.read_thumbnail(image.id, image.stamp)
         if content is None:
             picture, _ = image.file.load(self._data.max_pixels)
@@ -57,7 +57,7 @@ class Pictures:
         return Shown(content, _kind_of(content))
 
     def keep_thumbnail(self, image: ReviewImage, picture: Picture) -> bytes:
-        """Makes the thumbnail of an image that is decoded anyway, and keeps it."""
+        """Makes the thumbnail of a decoded image, keeps the thumbnail, and returns its file."""
         pixels = show_pixels(picture, self._data)
         height, width = pixels.shape[:2]
         size = shrink_to_fit(height, width, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
@@ -67,7 +67,7 @@ class Pictures:
         return content
 
     def whole(self, image: ReviewImage) -> Shown:
-        """The image at its own size. Raises UserError if it cannot be read."""
+        """Returns the image in its own size, at most 8192 pixels. Raises UserError if it cannot be read."""
 
         def make() -> Shown:
             picture, _ = image.file.load(self._data.max_pixels)
@@ -83,11 +83,19 @@ class Pictures:
         return self._cache.get(("whole", image.id, image.stamp), make)
 
     def heat(self, image: ReviewImage) -> Shown:
-        """The heat map as a picture to lay over the image; clear where the image looks normal."""
+        """Returns the heat map as a layer over the image, transparent at normal places.
+
+        Raises:
+            UserError: the image cannot be scored.
+        """
         return self._of_model("heat", image)
 
     def reconstruction(self, image: ReviewImage) -> Shown | None:
-        """The image as the model reconstructs it; None if the model reads features."""
+        """Returns the image as the model reconstructs it; None if the model reads features.
+
+        Raises:
+            UserError: the image cannot be scored.
+        """
         shown = self._of_model("reconstruction", image)
         return shown if shown.content else None
 
@@ -110,7 +118,7 @@ class Pictures:
         return self._cache.get((what, *about), make)
 
     def _score(self, detector: Detector, image: ReviewImage) -> dict[str, Shown | None]:
-        """The pictures of the model, made in one pass. Raises UserError if the image cannot be used."""
+        """Makes both pictures of the model in one pass. Raises UserError if the image cannot be scored."""
         sizes: list[tuple[int, int]] = []
 
         def note(picture: Picture) -> None:
@@ -144,7 +152,7 @@ class Pictures:
 
 
 class WatchedFile(ImageFile):
-    """An image file that shows its picture to somebody else, too, whenever it is decoded."""
+    """An image file that calls `watcher` with each picture that it decodes."""
 
     watcher: Callable[[Picture], object]
 
@@ -161,14 +169,14 @@ class WatchedFile(ImageFile):
 
 
 class RecentPictures:
-    """Pictures by their keys, at most so many bytes; those that were used least recently go first."""
+    """Keeps pictures by their keys, at most `max_bytes`. Drops the least recently used pictures first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
         self._pictures: OrderedDict[tuple[str, ...], Shown] = OrderedDict()
 
     def get(self, key: tuple[str, ...], make: Callable[[], Shown]) -> Shown:
-        """The picture of this key, which is made if it is not there."""
+        """Returns the picture of a key. Calls `make` if the picture is not kept."""
         if (found := self.peek(key)) is None:
             found = make()
             self.put(key, found)
@@ -190,7 +198,7 @@ class RecentPictures:
 
 
 def _encode(pixels: np.ndarray, format_: str, **options: int) -> Shown:
-    """Encodes uint8 `[h, w, 1, 3 or 4]`."""
+    """Encodes pixels, uint8 `[h, w, 1, 3 or 4]`."""
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format_, **options)
     return Shown(file.getvalue(), f"image/{format_.lower()}")

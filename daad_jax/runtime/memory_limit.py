@@ -22,7 +22,7 @@ def require_memory(key: str, images: int, config: Config) -> None:
     Args:
         key: the value that chose the size, for the message.
         images: the number of images on each device of this process, copies included.
-        config: of the run.
+        config: the configuration of the run.
 
     Raises:
         UserError: the largest array that certainly exists does not fit alone.

@@ -39,13 +39,13 @@ def anomaly_score(
     """A(x) = (g R + (1 - g) L) / (the same of the average normal image), R and L in standard deviations.
 
     So 1 is the average normal image and 0 a perfect reconstruction. No mean is subtracted, which would cancel
-    digits: a score is as exact, relatively, as R and L are, in whatever batch or program they were computed.
+    digits: a score is as exact, relatively, as R and L are, in every batch and every program.
 
     Args:
         reconstruction: R, `[N]`.
         alignment: L, `[N]`.
-        reconstruction_unit: of R over held-out normal images.
-        alignment_unit: of L over held-out normal images.
+        reconstruction_unit: the unit of R, from held-out normal images.
+        alignment_unit: the unit of L, from held-out normal images.
         gamma: g, in [0, 1].
 
     Returns:
@@ -207,7 +207,7 @@ class Calibration:
         if list(scores) != sorted(scores):
             raise UserError("the stored calibration is damaged: its held-out scores are not in order")
         if sizes and (len(sizes) != len(scores) or any(s < 1 or sizes.count(s) % s for s in set(sizes))):
-            raise UserError("the stored calibration is damaged: its groups are not those of its scores")
+            raise UserError("the stored calibration is damaged: its groups do not fit its scores")
         return found
 
 
@@ -247,7 +247,7 @@ def calibrate(
         reconstruction_maps: the maps of R of M images, `[h, w]` each.
         alignment_maps: the maps of L, likewise.
         gamma: see `anomaly_score`.
-        false_alarm_rate: of the threshold and of the heat map.
+        false_alarm_rate: the rate of the threshold and of the heat map, in (0, 1).
         groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
         first_tiles: where the tiles of each image begin, `[N]`; None if images are not cut into tiles. The
             score of an image is the largest of its tiles' scores, and R and L of the average image are means

@@ -135,7 +135,7 @@ def reconstruction_distance(
 
     Args:
         residual: what `distance.residual` returned.
-        distance: of `DISTANCES`.
+        distance: one of `DISTANCES`.
         pooling: the exponent of the power mean over places. At 1 every place counts the same; above, the
             places with the largest differences count most.
         sigma: with pooling above 1, the squares are smoothed first by a Gaussian of so many pixels.
@@ -184,7 +184,7 @@ def compare_images(outputs: NetworkOutputs, score: ScoreConfig) -> tuple[jax.Arr
     """R `[B]`, and the residual's mean square at every place `[B, H, W]`; both are means over the copies.
 
     Args:
-        outputs: of a network pass.
+        outputs: the outputs of a network pass.
         score: its distance, smoothing, pooling and heat_smoothing are used.
     """
     images, reconstructions = outputs.images, outputs.reconstructions
@@ -199,7 +199,7 @@ def compare_features(outputs: NetworkOutputs, score: ScoreConfig) -> tuple[jax.A
     """L `[B]`, and the alignment map `[B, H, W]`; both are means over the copies.
 
     Args:
-        outputs: of a network pass with a discriminator.
+        outputs: the outputs of a network pass with a discriminator.
         score: its alignment is used.
     """
     height, width = outputs.images.shape[1:3]
@@ -213,9 +213,9 @@ def compare(outputs: NetworkOutputs, score: ScoreConfig, pixel_type: Any = np.ui
     """R, L and their maps, from the outputs of both networks; see `compare_images` and `compare_features`.
 
     Args:
-        outputs: of a network pass.
+        outputs: the outputs of a network pass.
         score: how to compare.
-        pixel_type: of the reconstructed images, uint8 or uint16.
+        pixel_type: the type of the reconstructed images, uint8 or uint16.
     """
     sigma = _heat_sigma(outputs.images, score)
 

@@ -46,7 +46,7 @@ def find_drift(
 
     Args:
         calibration: what the new scores are compared with.
-        scores: of new images, by this calibration, `[N]`.
+        scores: the scores of new images by this calibration, `[N]`.
         groups: equal integers for new images that belong together, `[N]`; None if each is for itself. Groups
             are then counted, and each image is a share of its group.
         outlier_share: up to this share of the new images, or of their groups, may be anomalous, in [0, 1).

@@ -18,7 +18,7 @@ def image_distances(
     """Computes the distance of each image from the items that a memory took from other images.
 
     Args:
-        blocks: of one grid, as the extractor gives them, `[n, h, w, D]`.
+        blocks: the blocks of one grid, as the extractor gives them, `[n, h, w, D]`.
         owners: the numbers of the images, int `[n]`.
         memory: its scaling and its `items` `[N, D]`, see `features.abstract_features`.
         item_owners: the number of each item's image, int `[N]`.

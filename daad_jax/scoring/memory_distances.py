@@ -127,7 +127,7 @@ def join_memories(
         units: the mean distance of normal images from each memory.
         score: its pooling, weights and heat_weights are used.
         size: H and W.
-        sigma: of the Gaussian over the map, in pixels.
+        sigma: the standard deviation of the Gaussian over the map, in pixels.
     """
     ratios = [distances / unit for distances, unit in zip(maps, units)]
     r = _weighted_mean(lambda x: pool_places(x, score.pooling), score.weights, ratios)

@@ -18,7 +18,7 @@ def with_precision(function: Callable[..., Any], precision: str) -> Callable[...
     rounds them to TF32. That moves scores by up to some per cent, but the threshold belongs to exact scores.
 
     Args:
-        function: of arrays. Products in it that name a precision keep theirs.
+        function: a function of arrays. Products that name a precision keep their precision.
         precision: "float32", or "device" for what the device does by default.
     """
 

@@ -73,7 +73,7 @@ class BatchedFunction:
     of its batch.
 
     Args:
-        function: of variables and images `[B, H, W, C]`; returns a tree of arrays `[B, ...]`.
+        function: takes variables and images `[B, H, W, C]`, and returns a tree of arrays `[B, ...]`.
         images_per_device: how many images a device gets at once.
     """
 
@@ -128,7 +128,7 @@ class Scorer:
     """The distances of images, compiled for a configuration and for any variables.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`.
 
     Raises:
@@ -172,7 +172,7 @@ class Scorer:
         """The distances of held-out normal images.
 
         Args:
-            variables: of the state.
+            variables: the variables of the run's networks.
             held_out: the images, uint8 or uint16 `[N, H, W, C]`; or their tiles, image after image,
                 `[T, H, W, C]`.
             grids: the tiles of each of the N images; None if the images are not cut into tiles.

@@ -58,7 +58,7 @@ def join_tiles(
     Args:
         batches: batches of tiles `[b, H, W, C]` with their distances, image after image. A batch may have
             tiles of several images.
-        grids: of the images. The next one is taken when the first tile of an image arrives.
+        grids: the grid of each image. The next grid is taken when the first tile of an image arrives.
     """
     upcoming = iter(grids)
     image: _Image | None = None

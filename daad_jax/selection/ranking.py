@@ -1,7 +1,7 @@
-"""Ranks trained runs, and ways to score with them, by held-out normal images and corrupted copies of them.
+"""Ranks trained runs, and ways to score with them, by held-out normal images and their corrupted copies.
 
-A run that separates normal images from copies that were corrupted on purpose knows how normal images look.
-docs/recipes.md says how well this ranks runs where the truth is known. No test image is read.
+A run that separates normal images from corrupted copies knows how normal images look. docs/recipes.md says
+how well this criterion ranks runs for which the truth is known. No test image is read.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ from daad_jax.training import checkpoint, run_data
 RANKED_DISTANCES = tuple(name for name in DISTANCES if name != "l2")  # "l2" ranks as "squared" does
 SMOOTHINGS = (0.0, 1.0, 2.0)
 POOLINGS = (1, 4, 8)
-GAMMAS = (0.9, 0.5, 0.0)  # besides 1, where L does not count
+GAMMAS = (0.9, 0.5, 0.0)  # besides 1, which ignores L
 MAX_HELD_OUT = 300  # images
-MIN_CORRUPTED = 300  # images of each kind; if there are few held-out images, each is corrupted several times
+MIN_CORRUPTED = 300  # images of each kind; fewer held-out images are corrupted several times
 IMAGES_PER_DEVICE = 32
-FURTHER_LINES = 10  # of other ways to score
+FURTHER_LINES = 10  # so many further ways to score are printed
 
 Setting = tuple[str, float, int]  # distance, smoothing and pooling
 SETTINGS: list[Setting] = [*itertools.product(RANKED_DISTANCES, SMOOTHINGS, POOLINGS)]
@@ -49,7 +49,13 @@ AllDistances = dict[Setting | str, np.ndarray]  # R of every setting and L of ev
 class Choice:
     """A way to score with a trained run, and how well this way finds corruptions.
 
-    `separations`: for every kind of corruption, the AUROC of corrupted copies against the held-out images.
+    Attributes:
+        distance: the distance R, see `config.score.distance`.
+        smoothing: the standard deviation of the Gaussian in pixels, see `config.score.smoothing`.
+        pooling: see `config.score.pooling`.
+        alignment: the distance L, see `config.score.alignment`.
+        gamma: the weight of R in A(x), in [0, 1].
+        separations: the AUROC of corrupted copies against held-out images, for every kind of corruption.
     """
 
     distance: str
@@ -65,12 +71,18 @@ class Choice:
 
 
 def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
-    """Ranks the ways to score of all runs, prints the best, and returns all, the best first.
+    """Ranks all ways to score with all runs, and prints the best ones.
+
+    Args:
+        runs: the folders of the runs.
+
+    Returns:
+        (run, choice) of every way to score, the best first.
 
     Raises:
         UserError: a run has no readable checkpoint, no networks, fewer than two held-out images, or another
-            protocol than the first run: other protocols have other corruptions, so the numbers would not
-            compare.
+            protocol than the first run. Protocols have different corruptions, so their numbers cannot be
+            compared.
     """
     ranked: list[tuple[Path, Choice]] = []
     protocol = ""
@@ -96,6 +108,7 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
             ranked += [(run, choice) for choice in rank_choices(state, config, held_out)]
         except UserError as error:
             raise UserError(f"{run}: {error}") from error
+    # Print the best way of every run, and further ways.
     ranked.sort(key=lambda pair: -pair[1].separation)
     kinds = list(ranked[0][1].separations)
     say(f"separation of held-out normal images from corrupted copies of them ({', '.join(kinds)})")
@@ -108,11 +121,11 @@ def select_recipe(runs: list[Path]) -> list[tuple[Path, Choice]]:
 
 
 def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> list[Choice]:
-    """All ways to score with this state, the best first.
+    """Ranks all ways to score with a state, the best first.
 
     Args:
-        state: of the trained run.
-        config: of the run.
+        state: the state of the trained run.
+        config: the configuration of the run.
         held_out: normal images that did not train, uint8 or uint16 `[N, H, W, C]`, N at least 2.
 
     Raises:
@@ -122,13 +135,13 @@ def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> lis
     kinds, radii = anomalies_of(config.data.protocol)
     function = _make_function(config)
     placed = function.place(variables_of(state))
-    # The distances of the held-out images, and of corrupted copies of each kind.
+    # Compute the distances of the held-out images, and of corrupted copies of each kind.
     normal, rounds = _all_distances(function, placed, held_out), -(-MIN_CORRUPTED // len(held_out))
     corrupted = {}
     for kind in kinds:
         copies = np.concatenate([corrupt(held_out, kind, radii, seed) for seed in range(rounds)])
         corrupted[kind] = _all_distances(function, placed, copies)
-    # Every way to score, and what it separates.
+    # Measure the separation of every way to score.
     weights = [(next(iter(ALIGNMENTS)), 1.0)]  # at gamma 1 the alignment does not matter
     if state.discriminator:
         weights += [(alignment, gamma) for alignment in ALIGNMENTS for gamma in GAMMAS]
@@ -146,7 +159,7 @@ def rank_choices(state: TrainState, config: Config, held_out: np.ndarray) -> lis
 def _scores(
     normal: AllDistances, corrupted: AllDistances, setting: Setting, alignment: str, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A(x) of normal images `[N]` and of corrupted ones `[M]`, calibrated on the normal ones."""
+    """Returns A(x) of normal images `[N]` and of corrupted images `[M]`, calibrated on the normal ones."""
     if gamma == 1:  # without a discriminator there is no L
         return normal[setting], corrupted[setting]
     units = Unit.measure(normal[setting]), Unit.measure(normal[alignment])
@@ -155,7 +168,7 @@ def _scores(
 
 
 def _make_function(config: Config) -> BatchedFunction:
-    """R of all settings and L of all alignments by one pass of the networks, under text keys."""
+    """Makes a function that returns R of all settings and L of all alignments from one pass, by text keys."""
     network_pass = make_network_pass(config)
 
     def scored(**changes: Any) -> ScoreConfig:
@@ -176,7 +189,7 @@ def _make_function(config: Config) -> BatchedFunction:
 
 
 def _all_distances(function: BatchedFunction, placed: Any, images: np.ndarray) -> AllDistances:
-    """All distances of images `[N, H, W, C]`. Raises UserError if one is not finite."""
+    """Returns all distances of images `[N, H, W, C]`. Raises UserError if a distance is not finite."""
     parts = [outputs for _, outputs in function.run(placed, function.split(images))]
     settings = {str(setting): setting for setting in SETTINGS}
     found: AllDistances = {

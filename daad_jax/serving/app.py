@@ -31,10 +31,13 @@ HEATS = ("none", "overlay", "map")
 
 
 class Limits(NamedTuple):
-    """What one request, and all of them together, may take.
+    """Limits of requests.
 
-    `body` and `all_bodies` are bytes; `images` is how many a request may have; `seconds` is how long sending
-    the body may take, and how long the answer may.
+    Attributes:
+        body: the largest body of a request, in bytes.
+        all_bodies: the bodies of all requests that are read or scored at one time, in bytes.
+        images: the most images of a request.
+        seconds: a client must send its body in this time. Scoring then has the same time once more.
     """
 
     body: int = 64 * 2**20
@@ -44,10 +47,13 @@ class Limits(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What every answer says about the run.
+    """Facts about the run that every answer repeats.
 
-    `name` is its folder, `step` that of the checkpoint, `calibration` the id of the calibration, and
-    `threshold` the highest score of a normal image.
+    Attributes:
+        name: the name of the run's folder.
+        step: the step of the checkpoint.
+        calibration: the id of the calibration that set the threshold.
+        threshold: an image with a higher score is anomalous.
     """
 
     name: str
@@ -57,22 +63,36 @@ class Run(NamedTuple):
 
 
 class Service:
-    """The routes. `queue` scores; `pool` has the threads that decode and draw."""
+    """Answers the requests of every route.
+
+    Args:
+        run: the facts that every answer repeats.
+        queue: scores the images.
+        pool: the threads that decode images and draw heat maps.
+        limits: what a request may take.
+        meters: count images and requests.
+    """
 
     def __init__(
         self, run: Run, queue: ScoringQueue, pool: ThreadPoolExecutor, limits: Limits, meters: Meters
     ) -> None:
         self._run, self._queue, self._pool, self._limits, self._meters = run, queue, pool, limits, meters
-        self._bytes = 0  # of all bodies that are being read or scored
+        self._bytes = 0  # the size of all bodies that are read or scored now
 
     async def score(self, request: Request) -> Response:
-        """Scores the images of a request. See `description.describe_api`."""
+        """Scores the images of a request. `description.describe_api` describes requests and answers.
+
+        Raises:
+            HTTPException: the request cannot be understood (400), is too large (413), or finds the server
+                busy (503).
+        """
         started = time.perf_counter()
         heat = request.query_params.get("heat", "none")
         if heat not in HEATS:
             raise HTTPException(400, f"heat={heat[:40]!r}: must be one of {', '.join(HEATS)}")
         reserved = 0
         try:
+            # Read the body, and count its bytes while they arrive.
             async with asyncio.timeout(self._limits.seconds):
                 body = bytearray()
                 async for chunk in request.stream():
@@ -81,6 +101,7 @@ class Service:
                     body += chunk
                     if len(body) > self._limits.body:
                         raise HTTPException(413, f"the body has over {self._limits.body} bytes")
+            # Score the images.
             images = await self._images_of(request, bytes(body))
             async with asyncio.timeout(self._limits.seconds):
                 entries = await self._judge(images, heat)
@@ -100,7 +121,7 @@ class Service:
             raise HTTPException(503, "too many bytes wait to be scored; try again", {"Retry-After": "1"})
 
     async def _images_of(self, request: Request, body: bytes) -> list[tuple[str, bytes]]:
-        """The images of a body, with their names: one image, or the files of a form."""
+        """Returns (name, content) of each image of a body: one image, or the files of a form."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "multipart/form-data":
             if not body:
@@ -126,8 +147,9 @@ class Service:
             await form.close()
 
     async def _judge(self, images: Sequence[tuple[str, bytes]], heat: str) -> list[dict[str, Any]]:
-        """The entry of each image in the answer."""
+        """Returns the entry of each image in the answer."""
         in_thread = asyncio.get_running_loop().run_in_executor
+        # Decode all images, and queue the usable ones.
         opened = await asyncio.gather(
             *(in_thread(self._pool, self._open, name, content) for name, content in images)
         )
@@ -141,6 +163,7 @@ class Service:
             (name, next(futures) if isinstance(image, Opened) else image, image)
             for (name, _), image in zip(images, opened)
         ]
+        # Wait for the verdicts, one image after another.
         entries = []
         try:
             for name, future, image in waiting:
@@ -166,7 +189,7 @@ class Service:
         try:
             return self._queue.open(content, name)
         except UserError as error:
-            return UserError(str(error))  # without its traceback, which holds the image
+            return UserError(str(error))  # a new error, because a traceback keeps the image in memory
 
     def _refuse(self, name: str, error: UserError) -> dict[str, Any]:
         self._meters.unusable()
@@ -189,30 +212,30 @@ class Service:
         }
 
     async def health(self, request: Request) -> Response:
-        """Says that images can be scored: the program is compiled before the server listens."""
+        """Answers "ready". The server compiles its program before it listens, so it can always score."""
         return JSONResponse({"status": "ready", **self._run._asdict()})
 
     async def metrics(self, request: Request) -> Response:
-        """The meters, for Prometheus."""
+        """Returns the meters in the text format of Prometheus."""
         return Response(*self._meters.render())
 
     async def describe(self, request: Request) -> Response:
-        """The OpenAPI description."""
+        """Returns the OpenAPI description."""
         return JSONResponse(describe_api(self._limits.images, self._limits.body))
 
     async def page(self, request: Request) -> Response:
-        """A page that explains the routes, with a form to try one image."""
+        """Returns an HTML page that explains the routes and has a form to try one image."""
         api = describe_api(self._limits.images, self._limits.body)
         page = make_page(self._run._asdict(), api, str(request.base_url))
         return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 def encode_heat(found: Detections, heat: str) -> dict[str, Any]:
-    """The heat map of one image: an overlay as PNG, or its values; in base64.
+    """Returns the heat map of one image in base64.
 
     Args:
         found: the detections of one image.
-        heat: "overlay" or "map".
+        heat: "overlay" draws the map over the image, as PNG. "map" gives the values, float32 `[H, W]`.
     """
     values = np.asarray(found.heat[0])
     height, width = values.shape
@@ -226,14 +249,14 @@ def encode_heat(found: Detections, heat: str) -> dict[str, Any]:
 
 
 def make_app(detector: Judge, name: str, max_waiting: int, limits: Limits, threads: int) -> Starlette:
-    """The application.
+    """Returns the web application.
 
     Args:
         detector: scores the images.
-        name: of the run, for answers.
+        name: the name of the run, for answers.
         max_waiting: how many images may wait.
-        limits: what requests may take.
-        threads: that decode images and draw heat maps.
+        limits: what a request may take.
+        threads: the number of threads that decode images and draw heat maps.
     """
     queue = ScoringQueue(detector, max_waiting)
     pool = ThreadPoolExecutor(threads, "decoding")
@@ -253,7 +276,7 @@ def make_app(detector: Judge, name: str, max_waiting: int, limits: Limits, threa
         return JSONResponse({"error": "a mistake of ours; the server's log says more"}, 500)
 
     async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=400)  # nobody reads it
+        return Response(status_code=400)  # the client has gone, so nobody reads this answer
 
     return Starlette(
         routes=[

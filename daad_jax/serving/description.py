@@ -48,11 +48,11 @@ RUN = {
 
 
 def describe_api(max_images: int, max_bytes: int) -> dict[str, Any]:
-    """The OpenAPI 3.1 description.
+    """Returns the OpenAPI 3.1 description of the server.
 
     Args:
-        max_images: how many images a request may have.
-        max_bytes: the largest body.
+        max_images: the most images of a request.
+        max_bytes: the largest body of a request, in bytes.
     """
     scored = {
         "type": "object",
@@ -137,12 +137,12 @@ def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_page(run: dict[str, Any], api: dict[str, Any], address: str) -> str:
-    """The page of the server, as HTML.
+    """Returns the HTML page of the server.
 
     Args:
-        run: `name`, `step` and `threshold`.
-        api: what `describe_api` returned.
-        address: of the server, as the reader has called it, with a slash at the end.
+        run: `name`, `step` and `threshold` of the run.
+        api: the description that `describe_api` returned.
+        address: the server's address as the reader typed it, with a slash at the end.
     """
     template = Environment(autoescape=True).from_string(Path(__file__).with_name("page.html.j2").read_text())
     return template.render(run=run, api=api, address=address)

@@ -1,4 +1,4 @@
-"""Counters for Prometheus."""
+"""Counts images, scores and requests for Prometheus."""
 
 from collections import deque
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from daad_jax.detection.drift_watch import MORE_THAN
 from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.scoring.drift import OUTLIER_SHARE, find_drift
 
-# Shares of the threshold at which the histogram of scores counts; the threshold itself is 1.
+# The upper bounds of the histogram of scores, as shares of the threshold: 1 is the threshold itself.
 SHARES_OF_THRESHOLD = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
-DRIFT_IMAGES = 500  # the newest images, which are compared with those that set the threshold
+DRIFT_IMAGES = 500  # so many of the newest scores are compared with the calibration's scores
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Meters:
-    """What a monitor should watch.
+    """Counts what a monitor should watch.
 
     Args:
-        calibration: what new scores are compared with.
+        calibration: the calibration that new scores are compared with.
         threshold: an image with a higher score is anomalous; finite.
         waiting: returns how many images wait.
     """
@@ -57,7 +57,7 @@ class Meters:
             registry=registry,
         ).set_function(self._find_drift)
         for verdict in ("normal", "anomalous", "unusable"):
-            self._images.labels(verdict)  # a counter that is 0 is there from the start
+            self._images.labels(verdict)  # so that the page shows the counter before its first image
 
     def scored(self, score: float, is_anomalous: bool) -> None:
         """Counts an image and its verdict."""
@@ -66,7 +66,10 @@ class Meters:
         self._images.labels("anomalous" if is_anomalous else "normal").inc()
 
     def _find_drift(self) -> float:
-        """1, -1, or 0: no drift, too few images, or a threshold from groups, which requests do not name."""
+        """Returns 1 if new scores are higher than the calibration's, -1 if they are lower, and 0 otherwise.
+
+        0 also stands for too few images, and for a calibration with groups, because requests name no groups.
+        """
         if len(self._newest) <= MORE_THAN or self._calibration.group_sizes:
             return 0.0
         drift = find_drift(self._calibration, np.array(self._newest), outlier_share=OUTLIER_SHARE)
@@ -85,5 +88,5 @@ class Meters:
         self._seconds.observe(seconds)
 
     def render(self) -> tuple[bytes, int, dict[str, str]]:
-        """The page for Prometheus, its status and its headers."""
+        """Returns the page for Prometheus, its HTTP status and its headers."""
         return generate_latest(self._registry), 200, {"Content-Type": CONTENT_TYPE_LATEST}

@@ -17,7 +17,7 @@ from daad_jax.scoring.anomaly_score import Calibration
 
 
 class Judge(Protocol):
-    """What scores images: a `Detector`, or an exported program. See `Detector` for every name."""
+    """Scores images: a `Detector` or an `ExportedDetector`. `Detector` explains every name."""
 
     config: Config
     calibration: Calibration
@@ -48,8 +48,11 @@ class QueueFullError(Exception):
 class Opened(NamedTuple):
     """An image that waits to be scored.
 
-    `prepared` is what `images.prepare` returned, `[H, W, C]`; in a run with tiles the bytes of the file,
-    since large images should not wait decoded. `clipped`: see `Detections`.
+    Attributes:
+        name: the name of the image, for messages.
+        prepared: the result of `images.prepare`, `[H, W, C]`. In a run with tiles, the bytes of the file: a
+            large decoded image would take much memory while it waits.
+        clipped: see `Detections`.
     """
 
     name: str
@@ -58,13 +61,13 @@ class Opened(NamedTuple):
 
 
 class ScoringQueue:
-    """Scores images in one thread, as many at once as wait, up to the batch size of the detector.
+    """Scores images in one thread, in batches of up to `detector.batch_size` images.
 
-    An image that comes alone is scored at once. While a batch is scored, the images of other requests gather.
-    There is one program, so an image has the score that `Detector.score` gives it.
+    A batch has all images that wait. A single image does not wait for others. While a batch is scored, the
+    images of other requests gather. All batches run one compiled program, the program of `Detector.score`.
 
     Args:
-        detector: what scores.
+        detector: scores the images.
         max_waiting: how many images may wait.
     """
 
@@ -77,7 +80,7 @@ class ScoringQueue:
 
     @property
     def waiting(self) -> int:
-        """How many images wait or are being scored."""
+        """The number of images that wait or are scored now."""
         return self._count
 
     def open(self, content: bytes, name: str) -> Opened:
@@ -92,13 +95,14 @@ class ScoringQueue:
         return Opened(name, prepared, exceeds_range(picture, data))
 
     def submit(self, images: Sequence[Opened]) -> list[Future[Detections]]:
-        """Lets images be scored. A future that is cancelled before its turn costs nothing.
+        """Adds images to the queue.
 
         Returns:
-            A future for each image: its detections, N = 1, or a UserError.
+            A future for each image. The future returns `Detections` with N = 1, or raises UserError. The
+            image of a cancelled future is not scored, unless its turn has come already.
 
         Raises:
-            QueueFullError: too many images wait. None of the given ones is scored.
+            QueueFullError: too many images wait. None of `images` is scored.
         """
         with self._lock:
             if self._count + len(images) > self._max_waiting:
@@ -110,7 +114,7 @@ class ScoringQueue:
         return futures
 
     def close(self) -> None:
-        """Scores what waits, and ends the thread."""
+        """Scores the images that wait, and ends the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -145,7 +149,7 @@ class ScoringQueue:
             future.set_result(detections)
 
     def _score(self, images: list[Opened]) -> list[Detections]:
-        """The detections of each image, N = 1."""
+        """Returns the detections of each image, N = 1."""
         if self._detector.config.data.tiles:
             return [self._detector.score([image.prepared]) for image in images]
         pixels = np.stack([image.prepared for image in images])  # type: ignore[misc]

@@ -11,8 +11,8 @@ from daad_jax.errors import UserError
 from daad_jax.serving.scoring_queue import Judge
 from daad_jax.terminal import say
 
-DRAIN_SECONDS = 30  # that requests have to end after a signal
-MAX_CONNECTIONS = 512  # more are refused
+DRAIN_SECONDS = 30  # after a signal, open requests have this time to end
+MAX_CONNECTIONS = 512  # the server refuses further connections
 
 
 def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) -> None:
@@ -20,9 +20,9 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
 
     Args:
         detector: scores the images.
-        name: of the run, for answers.
+        name: the name of the run, for answers.
         host: the address to listen at.
-        port: 0 takes any that is free.
+        port: the port to listen at; 0 takes any free port.
         max_waiting: how many images may wait; further requests are refused with status 503.
 
     Raises:
@@ -36,17 +36,19 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
     listener = listen(host, port)
     with listener:
+        # Compile the program before the first request.
         start = time.perf_counter()
         data = detector.config.data
         blank = np.zeros((1, data.height, data.width, data.channels), data.prepared_type)
         list(detector.score_prepared(blank))
         say(f"compiled in {time.perf_counter() - start:.1f} s")
+        # Listen, say where, and answer requests.
         app = make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
             server_header=False, lifespan="on", limit_concurrency=MAX_CONNECTIONS,
         )  # fmt: skip
-        listener.listen(max_waiting)  # whoever reads the next line can connect
+        listener.listen(max_waiting)  # before the next line, so that its reader can connect
         address, taken, *_ = listener.getsockname()
         shown = f"[{address}]" if ":" in address else address
         say(f"serving {name}, step {detector.step}, at http://{shown}:{taken} (POST images to /score)")
@@ -54,7 +56,7 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that has its address. Raises UserError if the address cannot be used."""
+    """Returns a socket that is bound to the address. Raises UserError if the address cannot be used."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -73,5 +75,5 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def name_of(workdir: Path) -> str:
-    """The name of a run for those who ask from outside: its folder, without the way to it."""
+    """Returns the run's name for clients: its folder without the path, which clients need not know."""
     return Path(os.path.abspath(workdir)).name

@@ -53,8 +53,8 @@ class ImageReader:
     """Reads the blocks of images on all devices.
 
     Args:
-        config: of the run.
-        params: of the extractor.
+        config: the configuration of the run.
+        params: the parameters of the extractor.
         show_progress: whether a progress bar is shown, if standard error is a terminal.
     """
 
@@ -70,7 +70,7 @@ class ImageReader:
 
         Args:
             images: uint8 or uint16 `[N, H, W, C]` (anything that slices into arrays).
-            title: of the progress bar.
+            title: the title of the progress bar.
         """
         first, is_hidden = 0, None if self._show_progress else True
         with tqdm(total=len(images), desc=title, unit="image", disable=is_hidden) as bar:

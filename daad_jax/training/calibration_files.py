@@ -63,14 +63,14 @@ class StoredCalibration:
     """The content of the file of a calibration that was made after the training.
 
     Attributes:
-        label: says which it is.
-        calibration: it.
-        checkpoint: the fingerprint of the checkpoint that it belongs to.
-        rate: the false-alarm rate that was asked for.
-        confidence: with which the true rate is at most `rate`; None if it is so on average.
-        folders: where the images were, as they were typed.
-        with_held_out: whether the images that the training held out are among its images.
-        images: its images.
+        label: names the calibration.
+        calibration: the calibration itself.
+        checkpoint: the fingerprint of the checkpoint that the calibration belongs to.
+        rate: the false-alarm rate that the user asked for, in (0, 1).
+        confidence: the true rate is at most `rate` with this confidence, in (0, 1); None: on average.
+        folders: the folders of the images, as the user typed them.
+        with_held_out: whether `images` contains images that the training held out.
+        images: the images of the calibration.
         outliers: names of images with scores far above the others'.
         left_out: why images were not used, and how many for each reason.
         drift: the sentence about a drift from the calibration before; "" if there is none.
@@ -107,7 +107,7 @@ def make(
 
     Args:
         of_training: the calibration that is in the checkpoint.
-        step: of the checkpoint.
+        step: the step of the checkpoint.
         calibration: the new one.
         rate, confidence, folders, with_held_out, images, outliers, left_out, drift: see `StoredCalibration`.
     """

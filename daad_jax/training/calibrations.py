@@ -60,11 +60,11 @@ def use(workdir: Path, name: str) -> str:
     """Puts a calibration into use: a stored one, or the one of the training (`OF_TRAINING`).
 
     Args:
-        workdir: of the run.
+        workdir: the folder of the run.
         name: the id of the calibration, or its first digits; or "training".
 
     Returns:
-        What is in use now, for people.
+        A description of the calibration that is in use now, for people.
 
     Raises:
         UserError: there is no such calibration, it is damaged or of another checkpoint, or the folder cannot
@@ -92,7 +92,7 @@ def use(workdir: Path, name: str) -> str:
 
 
 def list_all(workdir: Path) -> list[Listed]:
-    """All calibrations of a run, that of the training first, then in the order of their dates.
+    """Lists all calibrations of a run: first the calibration of the training, then the others by date.
 
     Raises:
         UserError: there is no readable checkpoint, or `in_use.json` is damaged.
@@ -116,7 +116,7 @@ def list_all(workdir: Path) -> list[Listed]:
 
 
 def _load_training(workdir: Path) -> CalibratedRun:
-    """The run with the calibration of its training, whatever is in use."""
+    """Returns the run with the calibration of its training, even if another calibration is in use."""
     state, config, trained = checkpoint.load(workdir)
     label = CalibrationLabel.of_training(trained, int(state.step))
     return CalibratedRun(state, config, trained, label, None, trained)

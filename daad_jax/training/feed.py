@@ -18,7 +18,7 @@ def device_batches(config: Config, group: DeviceGroup, split: Split, first_step:
     """Yields the batch of every call from `first_step` on. Batches are on the devices ahead of time.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         group: the devices.
         split: the training images, uint8 or uint16 `[N, H, W, C]`.
         first_step: the steps that were done before.

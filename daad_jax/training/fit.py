@@ -31,7 +31,7 @@ class Fitted(NamedTuple):
         config: the configuration with what was found: how many items the memories have (there may be fewer
             blocks than `model.memory_items` asks for), how many are read, and `model.place_weight`.
         distances: R of every training image, `[N]`, as if the image had not trained: it is not compared with
-            items of its own. R of an image in tiles is that of its least normal tile.
+            items of its own. R of an image in tiles is the R of its least normal tile.
     """
 
     state: TrainState
@@ -44,7 +44,7 @@ def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progres
 
     Args:
         config: a validated configuration with `model.items = "coreset"`.
-        splits: of the run.
+        splits: the images of the run.
         say: prints a line.
         show_progress: whether progress bars are shown, if standard error is a terminal.
 

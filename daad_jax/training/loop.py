@@ -302,7 +302,7 @@ def describe_products(config: Config, platform: str) -> str:
     """Says how the products in training and in scoring are rounded; "" where all of them are float32.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         platform: of the devices: "cpu", "gpu" or "tpu".
     """
     of_device = devices.ROUNDING.get(platform, "float32")

@@ -13,7 +13,7 @@ from daad_jax.training.block_sample import BlockSample, ImageReader
 
 PLACE_WEIGHTS = (0.0, 1.0)
 MAX_IMAGES = 24  # that are corrupted, in every way
-MIN_IMAGES = 4  # of which half are corrupted, and half are compared with
+MIN_IMAGES = 4  # one half is corrupted, and the other half is compared with it
 MAX_ITEMS = 1000  # of each memory during the choice
 
 
@@ -26,10 +26,10 @@ def choose_place_weight(
     of corrupted copies of them.
 
     Args:
-        config: of the run.
-        reader: of the run's images.
+        config: the configuration of the run.
+        reader: reads the run's images.
         samples: the blocks of the training images, for each memory.
-        scalings: of the memories.
+        scalings: the scalings of the memories.
         images: the training images `[N, H, W, C]`.
 
     Returns:

@@ -60,8 +60,8 @@ def load_splits(
     have trained are not held out, see `History.cut`.
 
     Args:
-        workdir: of the run; it need not exist yet.
-        config: of the run, with paths as they were typed.
+        workdir: the folder of the run; it need not exist yet.
+        config: the configuration of the run, with paths as the user typed them.
         given: the images, if they are given in Python, see `datasets.load_from_memory`.
         typed_now: see `locate`.
         check: see `datasets.load`.
@@ -115,8 +115,8 @@ def claim_data(workdir: Path, config: Config, splits: Splits, fresh_hold_out: bo
 
     Args:
         workdir: a claimed workdir.
-        config: of the run.
-        splits: as `load_splits` returns them for this command.
+        config: the configuration of the run.
+        splits: the images that `load_splits` returned for this command.
         fresh_hold_out: whether the run may go on with other images.
 
     Returns:

@@ -13,7 +13,7 @@ def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     """The `mean` and the `transform` of `features.scale` for blocks `[n, D]`.
 
     Args:
-        blocks: of the training images.
+        blocks: the blocks of the training images.
         kind: `config.model.feature_scaling`. "whitened" shrinks the correlations by the amount of Ledoit and
             Wolf (2004), which needs no choice and suits few blocks as well as many.
 

@@ -33,7 +33,7 @@ def rank_suspects(names: Sequence[str], distances: np.ndarray) -> list[Suspect]:
     """The least normal tenth of the training images, the least normal first (at least 20, at most 1000).
 
     Args:
-        names: of the training images.
+        names: the names of the training images.
         distances: A(x) or R of the images, in any unit, `[N]`. New images are scored in another unit: the
             model knows its training images.
 

@@ -79,7 +79,7 @@ def test_files_that_cannot_be_served(workdir, tmp_path):
 
     refused(path.unlink, "no such file; give the .stablehlo file")
     refused((folder / "model.json").unlink, "no such file")
-    refused(lambda: path.write_bytes(b"x"), "damaged, its checksum is not that of")
+    refused(lambda: path.write_bytes(b"x"), "has another checksum; export the run again")
     refused(lambda: None, "takes 4 images at once", batch_size=8)
     refused(lambda: edit(format=2), "of an older version")
     refused(lambda: edit(units=[]), "damaged")
