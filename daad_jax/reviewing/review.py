@@ -1,7 +1,7 @@
 """A review of a folder: its scores, marks and calibrations, for everything that the page asks."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,19 @@ from daad_jax.detection.detector import Detector
 from daad_jax.detection.drift_watch import DriftWatch
 from daad_jax.detection.recalibration import calibrate_with, describe_outliers, describe_promises
 from daad_jax.errors import UserError
-from daad_jax.escaping import for_page, table_row
+from daad_jax.escaping import for_page
 from daad_jax.reviewing.fair_sample import describe_bias
 from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage
-from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome
+from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome, score_outcomes
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
-from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.reviewing.verdict_table import write_verdicts
 from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
 from daad_jax.training import calibrations, run_data
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
-
-VERDICT_COLUMNS = (
-    "name", "score", "p_value", "verdict", "mark", "decision", "threshold", "calibration", "error",
-)  # fmt: skip
 
 
 class Review:
@@ -128,7 +124,7 @@ class Review:
         """The images that were scored since `since` of them were known, as columns of equal length."""
         outcomes, run = self._snapshot()
         outcomes = outcomes[since:]
-        scores = _score(outcomes, run.calibration)
+        scores = score_outcomes(outcomes, run.calibration)
         p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
         return {
             "first": since,
@@ -183,7 +179,7 @@ class Review:
                 raise UserError("no image is marked as good; mark good images first")
             known = run_data.read(self._workdir)
             good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
-            before = _score(outcomes, run.calibration)
+            before = score_outcomes(outcomes, run.calibration)
             made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
             bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
@@ -206,25 +202,8 @@ class Review:
             return self._change([f"Calibration {now} is in use again."])
 
     def verdicts(self, threshold: float) -> Iterator[str]:
-        """The lines of a CSV file: each image with its verdict at a threshold, its mark, and the decision.
-
-        The decision is the mark if it says good or defect, else the verdict.
-        """
-        outcomes, run = self._snapshot()
-        scores = _score(outcomes, run.calibration)
-        p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
-        yield table_row(VERDICT_COLUMNS)
-        for (image, found, error), score, p in zip(outcomes, scores.tolist(), p_values.tolist()):
-            if found is None:
-                yield table_row([image.name, "", "", "unreadable", "", "", threshold, run.label.id, error])
-                continue
-            mark = self._marks.get(image.id, found.sha256)
-            verdict = "anomalous" if score > threshold else "normal"
-            decision = {GOOD: "normal", DEFECT: "anomalous"}.get(mark, verdict)
-            shown_mark = "" if mark == NO_MARK else mark
-            yield table_row(
-                [image.name, score, p, verdict, shown_mark, decision, threshold, run.label.id, ""]
-            )
+        """The lines of a CSV file, see `write_verdicts`."""
+        return write_verdicts(*self._snapshot(), self._marks, threshold)
 
     def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
         """All outcomes so far, and the run with the calibration in use."""
@@ -244,7 +223,7 @@ class Review:
             self._run = run
             if self._compiled:
                 _apply(self._compiled, run)
-        was, is_now = (_score(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
+        was, is_now = (score_outcomes(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
         if store_key(old) != store_key(run):
             lines = [*lines, "Scores of images with several tiles are approximate until the next start."]
         changed = [image.id for (image, _, _), a, b in zip(outcomes, was, is_now) if a != b]
@@ -262,7 +241,7 @@ class Review:
             outcome, run = self._outcomes.get(id_), self._run
         if outcome is None or outcome[1] is None:
             return None
-        score = float(_score([outcome], run.calibration)[0])
+        score = float(score_outcomes([outcome], run.calibration)[0])
         return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
 
     def _add(self, outcomes: list[Outcome]) -> None:
@@ -290,16 +269,8 @@ class Review:
 
         watched = [outcome for outcome in outcomes if is_watched(*outcome[:2])]
         watch = DriftWatch(run.calibration, run.config.data)
-        watch.add([image.name for image, _, _ in watched], _score(watched, run.calibration))
+        watch.add([image.name for image, _, _ in watched], score_outcomes(watched, run.calibration))
         return watch.describe()
-
-
-def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
-    """The scores of some images by a calibration, `[N]`; NaN for those that could not be read."""
-    nothing = float("nan"), float("nan")
-    pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
-    distances = np.array(pairs, np.float64).reshape(-1, 2)
-    return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
 
 
 def _in_words_of_the_page(line: str) -> str:
