@@ -64,6 +64,7 @@ class Review:
                 self._outcomes[image.id] = image, score, ""
             else:
                 todo.append(image)
+        self._drift = "", ""  # the calibration that it is of, and the sentence about it
         self._remarked: set[str] = set()  # images with a mark of another content of their file
         self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
 
@@ -102,12 +103,19 @@ class Review:
             "has_reconstruction": not run.config.model.features,
         }
 
-    def progress(self) -> dict[str, Any]:
-        """How far the scoring is, for the page."""
+    def progress(self, marks: int = 0) -> dict[str, Any]:
+        """How far the scoring is, and what other windows have done, for the page.
+
+        Args:
+            marks: how many changes of marks the page has seen.
+        """
         is_running = self._scoring.is_running
         with self._lock:
-            done = len(self._outcomes)
-        notes = [self._scoring.problem, "" if is_running else self._describe_drift()]
+            done, calibration = len(self._outcomes), self._run.label.id
+        if not is_running and self._drift[0] != calibration:
+            self._drift = calibration, self._describe_drift()
+        changes = self._marks.changes_since(marks)
+        notes = [self._scoring.problem, "" if is_running else self._drift[1]]
         if count := len(self._remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
@@ -117,17 +125,22 @@ class Review:
         return {
             "done": done,
             "is_scoring": is_running,
+            "calibration": calibration,
+            "marks": marks + len(changes),
+            "changes": changes,
             "notes": for_page(" ".join(note for note in notes if note)),
         }
 
     def rows(self, since: int) -> dict[str, Any]:
         """The images that were scored since `since` of them were known, as columns of equal length."""
+        marks = self._marks.change_count
         outcomes, run = self._snapshot()
         outcomes = outcomes[since:]
         scores = score_outcomes(outcomes, run.calibration)
         p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
         return {
             "first": since,
+            "marks": marks,
             "calibration": run.label.id,
             "id": [image.id for image, _, _ in outcomes],
             "name": [for_page(image.name) for image, _, _ in outcomes],
@@ -139,21 +152,29 @@ class Review:
             "error": [for_page(error) for _, _, error in outcomes],
         }
 
-    def mark(self, id_: str, mark: str) -> Marked:
-        """Marks an image; see `Marks.mark`.
+    def mark(self, id_: str, mark: str, shown: str) -> dict[str, Any]:
+        """Marks an image; see `Marks.mark`. Returns what the page needs.
 
         Raises:
             KeyError: there is no such image.
-            UserError: the image has no score, or the mark could not be saved.
+            UserError: the image has no score, was marked in another window, or the mark could not be saved.
         """
         about = self._about(self.find(id_).id)
         if about is None:
             raise UserError(f"{self.find(id_).name}: has no score, so nobody has seen it; it is not marked")
-        return self._marks.mark(id_, mark, about)
+        return self._tell(self._marks.mark(id_, mark, about, shown))
 
-    def undo(self) -> Marked | None:
-        """Takes the last mark back; see `Marks.undo`."""
-        return self._marks.undo(self._about)
+    def undo(self, marks: int) -> dict[str, Any]:
+        """Takes the last mark back, see `Marks.undo`; empty if there is none.
+
+        Args:
+            marks: how many changes of marks the page has seen.
+        """
+        undone = self._marks.undo(self._about, marks)
+        return self._tell(undone) if undone else {}
+
+    def _tell(self, marked: Marked) -> dict[str, Any]:
+        return {**marked._asdict(), "marks": self._marks.change_count}
 
     def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
         """Calibrates the run anew from the images that are marked as good, and puts this into use.
