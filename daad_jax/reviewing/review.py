@@ -15,7 +15,7 @@ from daad_jax.detection.recalibration import calibrate_with, describe_outliers, 
 from daad_jax.errors import UserError
 from daad_jax.escaping import for_page
 from daad_jax.reviewing.fair_sample import describe_bias
-from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage
+from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage, number_groups
 from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome, score_outcomes
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
@@ -52,6 +52,13 @@ class Review:
         self._workdir, self._folder, self._run, self._found = workdir, folder, run, found
         self._store, self._marks = store, marks
         self._by_id = {image.id: image for image in found.images}
+        self._groups: dict[str, int] = {}  # by id; empty: each image is for itself
+        self._group_problem = ""
+        try:
+            numbers = number_groups(found.images, run.config.data)
+            self._groups = dict(zip(self._by_id, numbers or []))
+        except UserError as error:  # the table of groups is not here; calibrating needs it
+            self._group_problem = f"No calibration is possible: {error}"
         self._outcomes: dict[str, Outcome] = {}  # in the order in which they came
         self._lock = threading.Lock()  # of the run, the outcomes and the detector
         self._calibrating = threading.Lock()
@@ -98,6 +105,7 @@ class Review:
             "rate": run.config.score.false_alarm_rate,
             "needed": images_needed(run.config.score.false_alarm_rate),
             "steps": find_steps(run.calibration)._asdict(),
+            "counts_groups": bool(run.calibration.group_sizes),
             "total": len(self._found.images),
             "left_out": dict(self._found.left_out),
             "has_reconstruction": not run.config.model.features,
@@ -115,7 +123,7 @@ class Review:
         if not is_running and self._drift[0] != calibration:
             self._drift = calibration, self._describe_drift()
         changes = self._marks.changes_since(marks)
-        notes = [self._scoring.problem, "" if is_running else self._drift[1]]
+        notes = [self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
         if count := len(self._remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
@@ -150,7 +158,7 @@ class Review:
             "label": [image.label for image, _, _ in outcomes],
             "mark": [self._marks.get(i.id, score.sha256) if score else NO_MARK for i, score, _ in outcomes],
             "error": [for_page(error) for _, _, error in outcomes],
-        }
+        } | ({"group": [self._groups[image.id] for image, _, _ in outcomes]} if self._groups else {})
 
     def mark(self, id_: str, mark: str, shown: str) -> dict[str, Any]:
         """Marks an image; see `Marks.mark`. Returns what the page needs.
@@ -203,7 +211,8 @@ class Review:
             before = score_outcomes(outcomes, run.calibration)
             made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
-            bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
+            groups = np.array([self._groups.get(image.id, n) for n, (image, _, _) in enumerate(outcomes)])
+            bias = describe_bias(before, np.array(is_good), np.array(is_free), groups)
             left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
             lines = [
                 f"Calibration {stored.label.describe()} is in use now.",

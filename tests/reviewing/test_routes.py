@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -435,6 +436,34 @@ def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
         assert rows_of(client)["001.png"]["mark"] == "none"
         assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
         assert rows_of(client)["000.png"]["label"] == ""
+
+
+def test_images_of_one_part_count_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    workdir = make_run(tmp_path, data__group=r"(\d+)\d\.png")  # ten images of each part
+    folder = draw(tmp_path / "parts", 40, 1)
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        before = client.get("/api/review").json()
+        assert before["counts_groups"] is True
+        rows = rows_of(client)
+        parts = {name[:2]: row["group"] for name, row in rows.items()}
+        assert len(set(parts.values())) == len(parts) == 4
+        assert all(row["group"] == parts[name[:2]] for name, row in rows.items())
+        for number in range(30):
+            mark(client, f"{number:03d}.png", "good")
+        lines = client.post("/api/recalibrate", json={"confidence": ""}).json()["lines"]
+        assert any("set from 30 held-out images of 3 groups" in line for line in lines)
+        assert client.get("/api/review").json()["steps"]["rates"][-1] == pytest.approx(1 / 4)
+
+
+def test_a_missing_table_of_groups_is_said(root, tmp_path):
+    review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    run = review._run
+    data = replace(run.config.data, group="parts.csv:part")
+    arguments = review._folder, run._replace(config=replace(run.config, data=data)), review._found
+    again = type(review)(review._workdir, *arguments, review._store, review._marks)
+    assert "parts.csv: this file does not exist" in again.progress()["notes"]
+    review.close()
 
 
 # What the folder is.

@@ -41,15 +41,20 @@ function rearrange(keep = false) {
 }
 
 function summarise() {
-  const { marked, markedGood } = threshold.found;
+  const { marked, markedGood, markedGroups } = threshold.found;
   element("shown").textContent = `${grid.view.length} of ${count()} shown`;
   element("summary").textContent =
     `${review.folder} · calibration ${review.calibration_text} · ${marked} of ${review.total} marked`;
-  element("calibrate-count").textContent =
-    `${markedGood} image${markedGood === 1 ? " is" : "s are"} marked as good. To promise at most ` +
-    `${format(100 * review.rate)} % of false alarms with a confidence of 95 %, ${review.needed} are needed.`;
+  const good = markedGood === 1 ? "1 image is marked as good" : `${markedGood} images are marked as good`;
+  element("calibrate-count").textContent = !images.group.length
+    ? `${good}. ${promiseNeeds()} ${review.needed} are needed.`
+    : `${good}, in ${markedGroups} group${markedGroups === 1 ? "" : "s"}. Images of one group count as one. ` +
+      `${promiseNeeds()} ${review.needed} groups are needed.`;
   element("calibrate-start").disabled = markedGood < 2;
 }
+
+const promiseNeeds = () =>
+  `To promise at most ${format(100 * review.rate)} % of false alarms with a confidence of 95 %,`;
 
 function open() {
   if (grid.number() !== undefined) viewer.show(grid.number(), grid.number(grid.selected + 1));
@@ -184,7 +189,7 @@ async function load() {
   element("calibrate-now").textContent = review.calibration_text;
   element("toggle-reconstruction").hidden = !review.has_reconstruction;
   viewer.calibration = review.calibration;
-  threshold.calibrate(review.threshold, review.steps);
+  threshold.calibrate(review.threshold, review.steps, review.counts_groups);
 }
 
 const changeCalibration = (address, content) => save(async () => {
