@@ -1,6 +1,6 @@
 """python compare.py RUN RUN...: evaluated runs side by side, and the images on which they disagree."""
 
-from daad_jax import commands
+from daad_jax import entry
 
 if __name__ == "__main__":
-    commands.run_script("compare")
+    entry.run_script("compare")

@@ -1,6 +1,6 @@
 """python evaluate.py --workdir DIR: figures, scores.csv and report.html of the labelled test images."""
 
-from daad_jax import commands
+from daad_jax import entry
 
 if __name__ == "__main__":
-    commands.run_script("evaluate")
+    entry.run_script("evaluate")

@@ -1,6 +1,6 @@
 """python predict.py --workdir DIR IMAGE_OR_FOLDER...: scores, verdicts and heat maps of new images."""
 
-from daad_jax import commands
+from daad_jax import entry
 
 if __name__ == "__main__":
-    commands.run_script("predict")
+    entry.run_script("predict")

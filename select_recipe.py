@@ -1,6 +1,6 @@
 """python select_recipe.py RUN...: which trained run, scored how, finds corrupted normal images best."""
 
-from daad_jax import commands
+from daad_jax import entry
 
 if __name__ == "__main__":
-    commands.run_script("select-recipe")
+    entry.run_script("select-recipe")

@@ -7,9 +7,7 @@ Each library runs in a process of its own, for as many of them as are installed;
 with other versions of JAX. The libraries and `Detector` take turns, so that their times can be compared.
 """
 
-import argparse
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -25,9 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.deployed_in_browser import browsing
-from daad_jax import files
+from benchmarks.run_options import find_images, make_parser, store
 from daad_jax.detection.detector import Detector
-from daad_jax.detection.sources import list_images
 
 SCRIPT = Path(__file__).with_name("deployed_model.py")
 LIBRARIES = {  # by name: the package that it needs, and the file that it reads
@@ -36,6 +33,7 @@ LIBRARIES = {  # by name: the package that it needs, and the file that it reads
     "openvino": ("openvino", "model.onnx"),
     "openvino-f32": ("openvino", "model.onnx"),
 }
+MAX_IMAGES = 200  # that are compared
 COUNTS = (1, 16)  # images of a timed call
 PAUSE_S = 0.2  # between turns: the threads of the library that ran before stop spinning in this time
 Record = dict[str, Any]
@@ -200,30 +198,23 @@ def measure(
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks deployments",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="the folder of a trained run")
+    parser = make_parser("deployments", __doc__, rounds=9)
     parser.add_argument("--export", type=Path, help="the exported files; default: WORKDIR/export")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of images; 200 are taken")
     parser.add_argument("--python", nargs="+", default=[], help="interpreters with other versions of JAX")
     parser.add_argument("--web", type=Path, help="the folder dist of the npm package onnxruntime-web")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=9, help="turns; default: %(default)s")
-    parser.add_argument("--docs", type=Path, help="the folder of performance.json, to store the results")
     given = parser.parse_args(arguments)
     detector = Detector.load(given.workdir, 1)
-    found = sorted(image.path for image in list_images([str(given.images)]))  # with all sub-folders
-    paths = random.Random(0).sample(found, min(len(found), 200))
+    found = find_images(given.images)
+    paths = random.Random(0).sample(found, min(len(found), MAX_IMAGES))
     images = np.stack([detector.prepare(path) for path in paths])
     folder = given.export or given.workdir / "export"
     rows = measure(given.workdir, folder, images, given.rounds, given.python, given.web, given.chromium)
     for row in rows.values():
         print(describe(row))
     if given.docs:
-        store(given.docs, given.workdir.absolute().name, rows)
+        # Without the interpreters' places on this machine.
+        store(given.docs, "deployments", given.workdir, list(rows.values()))
 
 
 def describe(row: Record) -> str:
@@ -235,16 +226,3 @@ def describe(row: Record) -> str:
         text += f"; {count} image(s) {row['ms'][count]:.1f} ms, Detector {row['detector_ms'][count]:.1f} ms"
         text += f" ({ratio:.2f})"
     return text
-
-
-def store(docs: Path, name: str, rows: dict[str, Record]) -> None:
-    """Stores the rows of a run in performance.json, and writes the page anew."""
-    from benchmarks import performance_page
-
-    stored = docs / "performance.json"
-    records = json.loads(stored.read_text()) if stored.is_file() else {}
-    kept = list(rows.values())  # without the interpreters' places on this machine
-    versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
-    records.setdefault("deployments", {})[name] = {"rows": kept, "versions": versions}
-    files.write_text(stored, json.dumps(records, indent=1))
-    performance_page.write(records, docs)

@@ -7,11 +7,8 @@ At 1, 8 and 64 clients, each client sends one image after another. The loop scor
 and, for the latency, one image in one call. Both decode the same files.
 """
 
-import argparse
 import asyncio
-import json
 import multiprocessing
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from daad_jax import files
+from benchmarks.run_options import find_images, make_parser, store
 
 CLIENTS = (1, 8, 64)
 IMAGES = 64  # of a call in the loop, and of the files that the clients send
@@ -151,19 +148,10 @@ def summarise(record: Record) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="the folder of a trained run")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of image files")
-    parser.add_argument("--rounds", type=int, default=5, help="turns; default: %(default)s")
+    parser = make_parser("serve", __doc__, rounds=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn; default: %(default)s")
-    parser.add_argument("--docs", type=Path, help="the folder of performance.json, to store the results")
     given, options = parser.parse_known_args(arguments)
-    paths = sorted(path for path in given.images.iterdir() if path.is_file())[:IMAGES]
-    images = [path.read_bytes() for path in paths]
+    images = [path.read_bytes() for path in find_images(given.images)[:IMAGES]]
     rows = summarise(measure(given.workdir, images, given.rounds, given.seconds, options))
     for name, row in rows.items():
         who = "Detector.score in a loop" if name == "loop" else f"{name} client(s)"
@@ -172,15 +160,4 @@ def main(arguments: list[str]) -> None:
     late = rows["1"]["p99"] - rows["loop"]["p99"]
     print(f"{CLIENTS[-1]} clients: {share:.2f} times the loop's rate; p99 of one client {late:+.1f} ms")
     if given.docs:
-        _store(given.docs, given.workdir.absolute().name, rows)
-
-
-def _store(docs: Path, name: str, rows: Record) -> None:
-    from benchmarks import performance_page
-
-    stored = docs / "performance.json"
-    records = json.loads(stored.read_text()) if stored.is_file() else {}
-    versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
-    records.setdefault("serve", {})[name] = {"rows": rows, "versions": versions}
-    files.write_text(stored, json.dumps(records, indent=1))
-    performance_page.write(records, docs)
+        store(given.docs, "serve", given.workdir, rows)

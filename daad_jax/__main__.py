@@ -1,6 +1,6 @@
 """python -m daad_jax COMMAND ...: the same as `daad-jax COMMAND ...`."""
 
-from daad_jax import commands
+from daad_jax import entry
 
 if __name__ == "__main__":
-    commands.main("python -m daad_jax")
+    entry.main("python -m daad_jax")

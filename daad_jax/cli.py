@@ -19,6 +19,7 @@ from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.config import MAX_BATCH, Config
 from daad_jax.endings import errors_in_one_line, sigterm_raises
 from daad_jax.errors import UserError, nearest
+from daad_jax.held_signals import release_signals
 from daad_jax.runtime import startup, supervision
 
 HELP = ("-h", "--help")
@@ -139,6 +140,7 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     with sigterm_raises(), errors_in_one_line(program, is_debugged):
+        release_signals()
         startup.enable_compilation_cache()
         if any(word in HELP for word in arguments):
             print(help_text(command, program))

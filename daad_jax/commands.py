@@ -22,8 +22,9 @@ from daad_jax.cli import (
 )
 from daad_jax.cluster_options import define_cluster, join_cluster, watching_cluster
 from daad_jax.config import Config
-from daad_jax.endings import errors_in_one_line
+from daad_jax.endings import errors_in_one_line, sigterm_raises
 from daad_jax.errors import UserError, did_you_mean
+from daad_jax.held_signals import release_signals
 from daad_jax.run_commands import RUN_COMMANDS
 from daad_jax.terminal import say, warn
 
@@ -306,7 +307,8 @@ def main(program: str = "daad-jax") -> None:
     if name in COMMANDS:
         cli.run(COMMANDS[name], f"{program} {name}", arguments)
         return
-    with errors_in_one_line(program):
+    with sigterm_raises(), errors_in_one_line(program):
+        release_signals()
         if name in cli.HELP:
             print(_help(program), flush=True)
         elif name == "--version":

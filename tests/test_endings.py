@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +84,7 @@ def run(monkeypatch, capsys, *words):
     return code, capsys.readouterr().err
 
 
+ROOT = Path(__file__).parents[1]
 FOLDER = "--config=folder:/nonexistent,daad_plus"
 
 
@@ -143,3 +146,40 @@ def test_the_last_of_two_plain_values_counts(monkeypatch, capsys, tmp_path):
 def test_every_command_has_the_option_debug(capsys):
     for command in commands.COMMANDS.values():
         assert "--[no]debug: show the messages of the libraries" in cli.help_text(command, "x")
+
+
+# Sends a signal to its own process as soon as a module is looked for.
+SENDS_A_SIGNAL = """
+import os, sys
+
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["SIGNAL_AT"] and name not in sys.modules:
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+sys.meta_path.insert(0, Sender())
+"""
+
+
+SCRIPT, MODULE = ["predict.py"], ["-m", "daad_jax", "predict"]
+
+
+@pytest.mark.parametrize(
+    ("number", "module", "program"),
+    [
+        (signal.SIGINT, "daad_jax.commands", SCRIPT),
+        (signal.SIGINT, "ml_collections", MODULE),
+        (signal.SIGINT, "daad_jax.detection", SCRIPT),
+        (signal.SIGTERM, "absl.flags", MODULE),
+        (signal.SIGTERM, "daad_jax.runtime", SCRIPT),
+    ],
+)
+def test_a_signal_during_the_first_imports_ends_the_command_in_one_line(tmp_path, number, module, program):
+    (tmp_path / "sitecustomize.py").write_text(SENDS_A_SIGNAL)
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment |= {"PYTHONPATH": str(tmp_path), "SIGNAL_AT": module, "SIGNAL": str(int(number))}
+    command = [sys.executable, *program, "--workdir=x", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    name = program[0] if program[0].endswith(".py") else "python -m daad_jax predict"
+    how = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"{name}: {how}\n")

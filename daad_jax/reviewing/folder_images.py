@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daad_jax.config import DataConfig
+from daad_jax.data.groups import open_grouping
 from daad_jax.data.image_files import ImageFile, list_pages
 from daad_jax.data.layouts import IS_MASK, Assignment, assign_roles
 from daad_jax.data.name_patterns import Patterns
@@ -85,6 +86,16 @@ def list_images(folder: Path, data: DataConfig, leave_out: Path) -> FolderImages
 def make_id(name: str) -> str:
     """Returns the id of an image. It begins with a letter, so that spreadsheets do not read a number."""
     return "i" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_DIGITS]
+
+
+def number_groups(images: list[ReviewImage], data: DataConfig) -> list[int] | None:
+    """The number of the group of each image, as `calibrate` counts them; None if each image is for itself.
+
+    Raises:
+        UserError: see `groups.open_grouping`.
+    """
+    grouping = open_grouping(data)
+    return grouping.group([image.name for image in images]).numbers.tolist() if grouping else None
 
 
 def _read_roles(names: list[str], data: DataConfig) -> list[Assignment]:

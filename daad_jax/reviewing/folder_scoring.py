@@ -4,14 +4,25 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.reviewing.folder_images import ReviewImage
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures, WatchedFile
+from daad_jax.scoring.anomaly_score import Calibration
 from daad_jax.terminal import warn
 
 Outcome = tuple[ReviewImage, StoredScore | None, str]  # an image; its score, or None and the reason
+
+
+def score_outcomes(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
+    """The scores of some images by a calibration, `[N]`; NaN for those that could not be read."""
+    nothing = float("nan"), float("nan")
+    pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
+    distances = np.array(pairs, np.float64).reshape(-1, 2)
+    return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
 
 
 class FolderScoring:

@@ -78,6 +78,7 @@ class Marks:
         self._marks: dict[str, str] = {}
         self._sha256: dict[str, str] = {}
         self._done: list[Marked] = []  # for `undo`: the image of each mark, with its earlier mark
+        self._changes: list[Marked] = []  # all marks and undos of this session, in their order
         self._size = 0
         if file.exists():
             self._read()
@@ -93,37 +94,60 @@ class Marks:
         with self._lock:
             return self._marks.get(id_, NO_MARK) != NO_MARK and self._sha256[id_] != sha256
 
-    def mark(self, id_: str, mark: str, about: About) -> Marked:
+    @property
+    def change_count(self) -> int:
+        """How many marks and undos this session has seen."""
+        return len(self._changes)
+
+    def changes_since(self, count: int) -> list[Marked]:
+        """The marks and undos of this session after the first `count`, in their order."""
+        return self._changes[count:]
+
+    def mark(self, id_: str, mark: str, about: About, shown: str | None = None) -> Marked:
         """Marks an image. The mark is on the disk when this method returns.
 
         Args:
             id_: the id of the image.
             mark: one of `MARKS`.
             about: the other cells of the line.
+            shown: the mark that the page shows; None: the mark is not compared.
 
         Raises:
-            UserError: the line could not be written. The mark then does not count.
+            UserError: the image has neither the mark that the page shows nor this one, or the line could not
+                be written. The mark then does not count.
         """
         with self._lock:
             before = self._marks.get(id_, NO_MARK) if self._sha256.get(id_) == about.sha256 else NO_MARK
+            if shown not in (None, before) and before != mark:
+                was_done = f"marked {before}" if before != NO_MARK else "unmarked"
+                raise UserError(
+                    f"In another window, this image was {was_done}. Your mark is not saved; press the key "
+                    "again to save it."
+                )
             self._append(MARK, id_, mark, about)
             self._done.append(Marked(id_, before))
             return Marked(id_, mark)
 
-    def undo(self, about: Callable[[str], About | None]) -> Marked | None:
+    def undo(self, about: Callable[[str], About | None], change_count: int | None = None) -> Marked | None:
         """Gives the image that was marked last its earlier mark.
 
         Args:
             about: returns the other cells of an image's line, given its id; None if the image is not in the
                 folder. A mark stays as it is if its image is not there, or has changed.
+            change_count: how many changes the page has seen; None: the count is not compared.
 
         Returns:
             The image and its mark now; None if there is nothing to undo.
 
         Raises:
-            UserError: see `mark`.
+            UserError: the page has not seen the last change; or see `mark`.
         """
         with self._lock:
+            if change_count not in (None, len(self._changes)):
+                raise UserError(
+                    "In another window, images were marked since. Nothing is taken back; press the key again "
+                    "to take the last of these marks back."
+                )
             while self._done:
                 id_, before = self._done[-1]
                 found = about(id_)
@@ -139,6 +163,7 @@ class Marks:
         line = table_row(cells)
         self._write(line if self._size else table_row(COLUMNS) + line)
         self._marks[id_], self._sha256[id_] = mark, about.sha256
+        self._changes.append(Marked(id_, mark))
 
     def _write(self, text: str) -> None:
         """Appends a text to the file, and waits until the disk has the text."""
@@ -196,7 +221,8 @@ class Marks:
             if self._done and self._done[-1].id == line.id:
                 self._done.pop()
         else:
-            self._done.append(Marked(line.id, self._marks.get(line.id, NO_MARK)))
+            is_same = self._sha256.get(line.id) == line.sha256
+            self._done.append(Marked(line.id, self._marks[line.id] if is_same else NO_MARK))
         self._marks[line.id], self._sha256[line.id] = line.mark, line.sha256
 
 

@@ -1,7 +1,7 @@
 """Holds the scores, marks and calibrations of a review, and answers what the page asks."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,19 @@ from daad_jax.detection.detector import Detector
 from daad_jax.detection.drift_watch import DriftWatch
 from daad_jax.detection.recalibration import calibrate_with, describe_outliers, describe_promises
 from daad_jax.errors import UserError
-from daad_jax.escaping import for_page, table_row
+from daad_jax.escaping import for_page
 from daad_jax.reviewing.fair_sample import describe_bias
-from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage
-from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome
+from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage, number_groups
+from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome, score_outcomes
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
-from daad_jax.scoring.anomaly_score import Calibration
+from daad_jax.reviewing.verdict_table import write_verdicts
 from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
 from daad_jax.training import calibrations, run_data
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
-
-VERDICT_COLUMNS = (
-    "name", "score", "p_value", "verdict", "mark", "decision", "threshold", "calibration", "error",
-)  # fmt: skip
 
 
 class Review:
@@ -56,6 +52,13 @@ class Review:
         self._workdir, self._folder, self._run, self._found = workdir, folder, run, found
         self._store, self._marks = store, marks
         self._by_id = {image.id: image for image in found.images}
+        self._groups: dict[str, int] = {}  # by the image's id; empty if no images belong together
+        self._group_problem = ""
+        try:
+            numbers = number_groups(found.images, run.config.data)
+            self._groups = dict(zip(self._by_id, numbers or []))
+        except UserError as error:  # the table of groups is not here; calibrating needs it
+            self._group_problem = f"No calibration is possible: {error}"
         self._outcomes: dict[str, Outcome] = {}  # by the image's id, in the order of scoring
         self._lock = threading.Lock()  # guards the run, the outcomes and the detector
         self._calibrating = threading.Lock()
@@ -68,6 +71,7 @@ class Review:
                 self._outcomes[image.id] = image, score, ""
             else:
                 todo.append(image)
+        self._drift = "", ""  # the id of a calibration, and the sentence about its drift
         self._remarked: set[str] = set()  # ids of images whose file has changed since they were marked
         self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
 
@@ -101,17 +105,25 @@ class Review:
             "rate": run.config.score.false_alarm_rate,
             "needed": images_needed(run.config.score.false_alarm_rate),
             "steps": find_steps(run.calibration)._asdict(),
+            "counts_groups": bool(run.calibration.group_sizes),
             "total": len(self._found.images),
             "left_out": dict(self._found.left_out),
             "has_reconstruction": not run.config.model.features,
         }
 
-    def progress(self) -> dict[str, Any]:
-        """Says how many images are scored, for the page."""
+    def progress(self, marks: int = 0) -> dict[str, Any]:
+        """Says how many images are scored, and what other windows have changed, for the page.
+
+        Args:
+            marks: how many changes of marks the page has seen.
+        """
         is_running = self._scoring.is_running
         with self._lock:
-            done = len(self._outcomes)
-        notes = [self._scoring.problem, "" if is_running else self._describe_drift()]
+            done, calibration = len(self._outcomes), self._run.label.id
+        if not is_running and self._drift[0] != calibration:
+            self._drift = calibration, self._describe_drift()
+        changes = self._marks.changes_since(marks)
+        notes = [self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
         if count := len(self._remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
@@ -121,17 +133,22 @@ class Review:
         return {
             "done": done,
             "is_scoring": is_running,
+            "calibration": calibration,
+            "marks": marks + len(changes),
+            "changes": changes,
             "notes": for_page(" ".join(note for note in notes if note)),
         }
 
     def rows(self, since: int) -> dict[str, Any]:
         """Returns the scored images from number `since` on, as columns of equal length."""
+        marks = self._marks.change_count
         outcomes, run = self._snapshot()
         outcomes = outcomes[since:]
-        scores = _score(outcomes, run.calibration)
+        scores = score_outcomes(outcomes, run.calibration)
         p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
         return {
             "first": since,
+            "marks": marks,
             "calibration": run.label.id,
             "id": [image.id for image, _, _ in outcomes],
             "name": [for_page(image.name) for image, _, _ in outcomes],
@@ -141,23 +158,31 @@ class Review:
             "label": [image.label for image, _, _ in outcomes],
             "mark": [self._marks.get(i.id, score.sha256) if score else NO_MARK for i, score, _ in outcomes],
             "error": [for_page(error) for _, _, error in outcomes],
-        }
+        } | ({"group": [self._groups[image.id] for image, _, _ in outcomes]} if self._groups else {})
 
-    def mark(self, id_: str, mark: str) -> Marked:
-        """Marks an image; see `Marks.mark`.
+    def mark(self, id_: str, mark: str, shown: str) -> dict[str, Any]:
+        """Marks an image; see `Marks.mark`. Returns what the page needs.
 
         Raises:
             KeyError: there is no such image.
-            UserError: the image has no score, or the mark could not be saved.
+            UserError: the image has no score, was marked in another window, or the mark could not be saved.
         """
         about = self._about(self.find(id_).id)
         if about is None:
             raise UserError(f"{self.find(id_).name}: has no score, so nobody has seen it; it is not marked")
-        return self._marks.mark(id_, mark, about)
+        return self._tell(self._marks.mark(id_, mark, about, shown))
 
-    def undo(self) -> Marked | None:
-        """Takes the last mark back; see `Marks.undo`."""
-        return self._marks.undo(self._about)
+    def undo(self, marks: int) -> dict[str, Any]:
+        """Takes the last mark back, see `Marks.undo`. The answer is empty if there is no mark.
+
+        Args:
+            marks: how many changes of marks the page has seen.
+        """
+        undone = self._marks.undo(self._about, marks)
+        return self._tell(undone) if undone else {}
+
+    def _tell(self, marked: Marked) -> dict[str, Any]:
+        return {**marked._asdict(), "marks": self._marks.change_count}
 
     def recalibrate(self, confidence: float | None = None) -> dict[str, Any]:
         """Calibrates the run with the images that are marked as good, and puts the calibration into use.
@@ -186,10 +211,11 @@ class Review:
             known = run_data.read(self._workdir)
             good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
             # Calibrate, and look whether the marked images are a fair sample.
-            before = _score(outcomes, run.calibration)
+            before = score_outcomes(outcomes, run.calibration)
             made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
             stored = made.stored
-            bias = describe_bias(before[np.array(is_good)], before[np.array(is_free)])
+            groups = np.array([self._groups.get(image.id, n) for n, (image, _, _) in enumerate(outcomes)])
+            bias = describe_bias(before, np.array(is_good), np.array(is_free), groups)
             left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
             lines = [
                 f"Calibration {stored.label.describe()} is in use now.",
@@ -209,25 +235,8 @@ class Review:
             return self._change([f"Calibration {now} is in use again."])
 
     def verdicts(self, threshold: float) -> Iterator[str]:
-        """Yields the lines of a CSV file: each image with its verdict at a threshold, mark and decision.
-
-        The decision is the mark if the mark says good or defect. Otherwise it is the verdict.
-        """
-        outcomes, run = self._snapshot()
-        scores = _score(outcomes, run.calibration)
-        p_values = run.calibration.p_value(np.nan_to_num(scores, nan=-np.inf))
-        yield table_row(VERDICT_COLUMNS)
-        for (image, found, error), score, p in zip(outcomes, scores.tolist(), p_values.tolist()):
-            if found is None:
-                yield table_row([image.name, "", "", "unreadable", "", "", threshold, run.label.id, error])
-                continue
-            mark = self._marks.get(image.id, found.sha256)
-            verdict = "anomalous" if score > threshold else "normal"
-            decision = {GOOD: "normal", DEFECT: "anomalous"}.get(mark, verdict)
-            shown_mark = "" if mark == NO_MARK else mark
-            yield table_row(
-                [image.name, score, p, verdict, shown_mark, decision, threshold, run.label.id, ""]
-            )
+        """Yields the lines of a CSV file, see `write_verdicts`."""
+        return write_verdicts(*self._snapshot(), self._marks, threshold)
 
     def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
         """Returns all outcomes so far, and the run with the calibration in use."""
@@ -247,7 +256,7 @@ class Review:
             self._run = run
             if self._compiled:
                 _apply(self._compiled, run)
-        was, is_now = (_score(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
+        was, is_now = (score_outcomes(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
         if store_key(old) != store_key(run):
             lines = [*lines, "Scores of images with several tiles are approximate until the next start."]
         changed = [image.id for (image, _, _), a, b in zip(outcomes, was, is_now) if a != b]
@@ -265,7 +274,7 @@ class Review:
             outcome, run = self._outcomes.get(id_), self._run
         if outcome is None or outcome[1] is None:
             return None
-        score = float(_score([outcome], run.calibration)[0])
+        score = float(score_outcomes([outcome], run.calibration)[0])
         return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
 
     def _add(self, outcomes: list[Outcome]) -> None:
@@ -293,16 +302,8 @@ class Review:
 
         watched = [outcome for outcome in outcomes if is_watched(*outcome[:2])]
         watch = DriftWatch(run.calibration, run.config.data)
-        watch.add([image.name for image, _, _ in watched], _score(watched, run.calibration))
+        watch.add([image.name for image, _, _ in watched], score_outcomes(watched, run.calibration))
         return watch.describe()
-
-
-def _score(outcomes: Sequence[Outcome], calibration: Calibration) -> np.ndarray:
-    """Returns the scores of images by a calibration, float64 `[N]`; NaN if an image could not be read."""
-    nothing = float("nan"), float("nan")
-    pairs = [score[:2] if score else nothing for _, score, _ in outcomes]
-    distances = np.array(pairs, np.float64).reshape(-1, 2)
-    return np.asarray(calibration.score(distances[:, 0], distances[:, 1]))
 
 
 def _in_words_of_the_page(line: str) -> str:

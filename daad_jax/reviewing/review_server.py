@@ -30,11 +30,11 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
             or `out` or the port cannot be used.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from daad_jax.reviewing.gate import make_token
         from daad_jax.reviewing.routes import make_app
-        from daad_jax.serving.server import listen
+        from daad_jax.serving.server import answer_until_signal, listen
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
     from daad_jax.reviewing.folder_images import list_images
@@ -61,13 +61,8 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
         session = Review(workdir, images_folder, run, found, store, marks)
         token, taken = make_token(), listener.getsockname()[1]
         app = make_app(session, token, f"daad_review_{taken}", os.cpu_count() or 1)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
-            server_header=False, proxy_headers=False, lifespan="on", ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
-        )  # fmt: skip
         listener.listen(MAX_CONNECTIONS)  # before the address is printed, so that its reader can connect
         say(f"{len(found.images)} images; marks are written to {place / LABELS_FILE}")
         say("only who has the next address gets in; Ctrl-C ends the review")
         say(f"review at http://{HOST}:{taken}/?token={token}")
-        uvicorn.Server(config).run(sockets=[listener])
+        answer_until_signal(app, listener, DRAIN_SECONDS, MAX_CONNECTIONS)

@@ -18,7 +18,7 @@ from daad_jax.errors import UserError
 from daad_jax.escaping import for_page
 from daad_jax.reviewing.folder_images import ReviewImage
 from daad_jax.reviewing.gate import Gate
-from daad_jax.reviewing.marks import MARKS, Marked
+from daad_jax.reviewing.marks import MARKS
 from daad_jax.reviewing.review import Review
 from daad_jax.reviewing.shown_pictures import Shown
 from daad_jax.scoring.false_alarms import CONFIDENCE
@@ -66,30 +66,27 @@ class Routes:
         return _json(await self._in_thread(self._review.describe))
 
     async def progress(self, request: Request) -> Response:
-        return _json(await self._in_thread(self._review.progress))
+        return _json(await self._in_thread(self._review.progress, _read_number(request, "marks")))
 
     async def images(self, request: Request) -> Response:
-        since = request.query_params.get("since", "0")
-        if not (since.isascii() and since.isdigit() and len(since) <= MAX_NUMBER):
-            raise HTTPException(400, "since: must be a whole number")
-        return _json(await self._in_thread(self._review.rows, int(since)))
+        return _json(await self._in_thread(self._review.rows, _read_number(request, "since")))
 
     async def mark(self, request: Request) -> Response:
         """Marks an image. The answer comes after the mark is on the disk."""
-        body = await _read_body(request, "id", "mark")
-        if body["mark"] not in MARKS:
-            raise HTTPException(400, f"mark: must be one of {', '.join(MARKS)}")
+        body = await _read_body(request, "id", "mark", "shown")
+        for key in ("mark", "shown"):
+            if body[key] not in MARKS:
+                raise HTTPException(400, f"{key}: must be one of {', '.join(MARKS)}")
         try:
-            marked: Marked | None = await self._in_thread(self._review.mark, body["id"], body["mark"])
+            marked = await self._in_thread(self._review.mark, body["id"], body["mark"], body["shown"])
         except KeyError:
             raise HTTPException(404, "there is no such image") from None
-        return _json(marked._asdict() if marked else {})
+        return _json(marked)
 
     async def undo(self, request: Request) -> Response:
         """Takes the last mark back. The answer is empty if there is none."""
-        await _read_body(request)
-        marked = await self._in_thread(self._review.undo)
-        return _json(marked._asdict() if marked else {})
+        body = await _read_body(request, "marks")
+        return _json(await self._in_thread(self._review.undo, _parse_number("marks", body["marks"])))
 
     async def recalibrate(self, request: Request) -> Response:
         """Calibrates with the images that are marked as good."""
@@ -145,6 +142,17 @@ class Routes:
         table = await self._in_thread(lambda: "".join(self._review.verdicts(threshold)))
         headers = {"Content-Disposition": 'attachment; filename="verdicts.csv"'}
         return Response(table, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _read_number(request: Request, key: str) -> int:
+    """A number of the address; 0 if it is not there. Raises HTTPException."""
+    return _parse_number(key, request.query_params.get(key, "0"))
+
+
+def _parse_number(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_NUMBER):
+        raise HTTPException(400, f"{key}: must be a whole number")
+    return int(text)
 
 
 async def _read_body(request: Request, *keys: str) -> dict[str, str]:

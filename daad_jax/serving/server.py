@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
         UserError: the extra `serve` is not installed, or the address cannot be used.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from daad_jax.serving.app import Limits, make_app
     except ImportError as error:
@@ -44,15 +45,30 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
         say(f"compiled in {time.perf_counter() - start:.1f} s")
         # Listen, say where, and answer requests.
         app = make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
-            server_header=False, lifespan="on", limit_concurrency=MAX_CONNECTIONS,
-        )  # fmt: skip
-        listener.listen(max_waiting)  # before the next line, so that its reader can connect
+        listener.listen(max_waiting)  # before the address is printed, so that its reader can connect
         address, taken, *_ = listener.getsockname()
         shown = f"[{address}]" if ":" in address else address
         say(f"serving {name}, step {detector.step}, at http://{shown}:{taken} (POST images to /score)")
-        uvicorn.Server(config).run(sockets=[listener])
+        answer_until_signal(app, listener, DRAIN_SECONDS, MAX_CONNECTIONS)
+
+
+def answer_until_signal(app: Any, listener: socket.socket, drain_seconds: int, max_connections: int) -> None:
+    """Answers requests until SIGTERM or Ctrl-C.
+
+    Args:
+        app: the application.
+        listener: a socket that listens.
+        drain_seconds: that requests have to end after a signal.
+        max_connections: more are refused.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain_seconds,
+        # Whoever asks could write any name and address into the headers of a proxy.
+        server_header=False, proxy_headers=False, lifespan="on", ws="none", limit_concurrency=max_connections,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

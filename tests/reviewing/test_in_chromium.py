@@ -24,6 +24,7 @@ from tests.reviewing.small_review import (  # noqa: E402
     draw_folder,
     make_run,
     open_large_review,
+    open_review,
 )
 
 pytestmark = pytest.mark.slow
@@ -248,6 +249,47 @@ class InThread:
         self.server.should_exit = True
         self.thread.join()
         self.listener.close()
+
+
+def test_two_windows_see_each_other(browser, root, tmp_path):
+    shutil.copytree(root / "bolts", tmp_path / "bolts")
+    review = open_review(tmp_path / "bolts", root / "parts", tmp_path / "out")
+    labels = tmp_path / "out" / "labels.csv"
+    with InThread(review) as address, Tab(browser) as one, Tab(browser) as two:
+        for tab in (one, two):
+            tab.open(address)
+            tab.page.select_option("#order", "name")
+            tab.page.focus("#grid")
+            tab.press("Home")
+        first = one.page.locator(".tile[aria-selected=true]").get_attribute("title")
+        # A mark of one window comes into the other.
+        one.save("g")
+        two.until("document.getElementById('summary').textContent.includes('1 of 49 marked')")
+        assert "marked good" in two.page.locator(f".tile[title='{first}']").get_attribute("aria-label")
+        # Before it comes, it is not overwritten unseen.
+        two.page.route("**/api/progress*", lambda route: None)
+        two.page.wait_for_timeout(50)
+        two.press("ArrowRight")
+        second = two.page.locator(".tile[aria-selected=true]").get_attribute("title")
+        assert second == one.page.locator(".tile[aria-selected=true]").get_attribute("title")
+        one.save("d")
+        two.page.unroute("**/api/progress*")
+        two.press("g")
+        two.until("document.getElementById('message').textContent.includes('this image was marked defect')")
+        two.until("!document.body.classList.contains('saving')")
+        assert "marked defect" in two.page.locator(f".tile[title='{second}']").get_attribute("aria-label")
+        assert [row["mark"] for row in rows(labels)] == ["good", "defect"]
+        two.save("g")
+        assert [row["mark"] for row in rows(labels)] == ["good", "defect", "good"]
+        # A calibration of one window comes into the other.
+        for _ in range(20):
+            one.save("g")
+        one.page.locator("#open-calibrate").press("Enter")
+        one.page.locator("#calibrate-start").press("Enter")
+        one.page.wait_for_selector("#calibrate-back:not([hidden])")
+        now = calibrations.load(tmp_path / "bolts").label.id
+        two.until(f"document.getElementById('summary').textContent.includes('{now}')")
+        assert [e for tab in (one, two) for e in tab.errors if "409" not in e] == []
 
 
 @pytest.fixture(scope="module")

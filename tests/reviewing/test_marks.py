@@ -70,6 +70,10 @@ def test_a_mark_of_another_content_does_not_count(file):
     assert marks.is_of_other_content(IDS[0], "cd" * 32)
     marks.mark(IDS[0], DEFECT, about(sha256="cd" * 32))
     assert marks.get(IDS[0], "cd" * 32) == DEFECT
+    # To take this mark back does not give the new content the mark of the old one.
+    for each in (marks, Marks(file)):
+        assert each.undo(lambda id_: about(sha256="cd" * 32)) == (IDS[0], NO_MARK)
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
 
 
 def test_the_file_is_safe_for_spreadsheets(file):

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import shutil
-from unittest.mock import ANY
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +58,10 @@ def root(tmp_path_factory):
 def client(root):
     with client_of(open_review(root / "bolts", root / "parts", root / "out")) as found:
         yield found
+
+
+def mark(client, name, mark, shown="none"):
+    return client.post("/api/mark", json={"id": make_id(name), "mark": mark, "shown": shown})
 
 
 def rows_of(client):
@@ -131,7 +135,7 @@ def test_host_and_origin_must_be_ours(client, headers, status):
 
 def test_a_change_needs_our_origin_and_json(client):
     id_ = rows_of(client)["good/001.png"]["id"]
-    body = {"id": id_, "mark": "good"}
+    body = {"id": id_, "mark": "good", "shown": "none"}
     client.headers.pop("Origin")
     try:
         assert client.post("/api/mark", json=body).status_code == 403
@@ -179,10 +183,11 @@ def test_addresses_are_no_paths(client, path):
     [
         (b"{", 400),
         (b"[]", 400),
-        (b'{"id": "i0", "mark": "good", "more": "x"}', 400),
-        (b'{"id": 1, "mark": "good"}', 400),
-        (b'{"id": "i0", "mark": "perfect"}', 400),
-        (b'{"id": "i0", "mark": "good"}', 404),
+        (b'{"id": "i0", "mark": "good", "shown": "none", "more": "x"}', 400),
+        (b'{"id": 1, "mark": "good", "shown": "none"}', 400),
+        (b'{"id": "i0", "mark": "perfect", "shown": "none"}', 400),
+        (b'{"id": "i0", "mark": "good", "shown": "perfect"}', 400),
+        (b'{"id": "i0", "mark": "good", "shown": "none"}', 404),
         (b" " * 5000, 413),
         (b"[" * 4000, 400),
     ],
@@ -292,7 +297,8 @@ def test_fifty_thousand_images_are_listed_whole(root, tmp_path):
     review, distances = open_large_review(root / "bolts", tmp_path, 50_000)
     with client_of(review) as client:
         columns = client.get("/api/images?since=0").json()
-        assert client.get("/api/progress").json() == {"done": 50_000, "is_scoring": False, "notes": ANY}
+        progress = client.get("/api/progress").json()
+        assert (progress["done"], progress["is_scoring"]) == (50_000, False)
     assert columns["name"] == [f"part-{n:06d}.png" for n in range(50_000)]
     assert len(set(columns["id"])) == 50_000
     calibration = calibrations.load(root / "bolts").calibration
@@ -316,17 +322,17 @@ def test_marks_and_undo(root, tmp_path):
     shutil.copy(root / "out" / "scores.sqlite", tmp_path)
     id_ = make_id("good/001.png")
     with client_of(open_review(root / "bolts", root / "parts", tmp_path)) as client:
-        assert client.post("/api/undo", json={}).json() == {}
-        for mark in ("good", "unsure"):
-            answer = client.post("/api/mark", json={"id": id_, "mark": mark})
-            assert answer.json() == {"id": id_, "mark": mark}
+        assert client.post("/api/undo", json={"marks": "0"}).json() == {}
+        for number, (shown, new) in enumerate([("none", "good"), ("good", "unsure")], 1):
+            answer = mark(client, "good/001.png", new, shown)
+            assert answer.json() == {"id": id_, "mark": new, "marks": number}
             # When the answer comes, the line is in the file.
             assert (tmp_path / "labels.csv").read_text().splitlines()[-1].split(",")[1:4] == [
-                "mark", mark, "good/001.png"
+                "mark", new, "good/001.png"
             ]  # fmt: skip
-        assert client.post("/api/undo", json={}).json() == {"id": id_, "mark": "good"}
-        torn = client.post("/api/mark", json={"id": make_id("good/torn.png"), "mark": "good"})
-        assert torn.status_code == 409
+        undone = client.post("/api/undo", json={"marks": "2"}).json()
+        assert undone == {"id": id_, "mark": "good", "marks": 3}
+        assert mark(client, "good/torn.png", "good").status_code == 409
         table = client.get("/verdicts.csv?threshold=0.001")
     assert "attachment" in table.headers["content-disposition"]
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(table.text))}
@@ -342,6 +348,42 @@ def test_marks_and_undo(root, tmp_path):
             assert client.get("/verdicts.csv", params={"threshold": bad}).status_code == 400
 
 
+def test_windows_see_each_others_marks_and_overwrite_none_unseen(root, tmp_path):
+    shutil.copy(root / "out" / "scores.sqlite", tmp_path)
+    one, two = make_id("good/001.png"), make_id("good/002.png")
+    with client_of(open_review(root / "bolts", root / "parts", tmp_path)) as client:
+
+        def changes_since(count):
+            answer = client.get("/api/progress", params={"marks": count}).json()
+            return answer["marks"], answer["changes"]
+
+        assert changes_since(0) == (0, [])
+        mark(client, "good/001.png", "good")
+        mark(client, "good/002.png", "defect")
+        assert changes_since(0) == (2, [[one, "good"], [two, "defect"]])
+        assert changes_since(1) == (2, [[two, "defect"]])
+        assert client.get("/api/images?since=0").json()["marks"] == 2
+        # A window that shows these images without a mark.
+        saved = (tmp_path / "labels.csv").read_bytes()
+        refused = mark(client, "good/001.png", "defect")
+        assert refused.status_code == 409
+        assert refused.json()["error"].startswith(
+            "In another window, this image was marked good. Your mark is"
+        )
+        refused = client.post("/api/undo", json={"marks": "1"})
+        assert refused.status_code == 409
+        assert refused.json()["error"].startswith("In another window, images were marked since.")
+        assert (tmp_path / "labels.csv").read_bytes() == saved
+        # Both agree, or know.
+        assert mark(client, "good/001.png", "good").status_code == 200
+        assert mark(client, "good/001.png", "defect", "good").status_code == 200
+        assert client.post("/api/undo", json={"marks": "4"}).json() == {"id": one, "mark": "good", "marks": 5}
+        assert mark(client, "good/001.png", "none", "good").status_code == 200
+        assert "was unmarked" in mark(client, "good/001.png", "defect", "good").json()["error"]
+        assert client.get("/api/progress", params={"marks": "x"}).status_code == 400
+        assert client.post("/api/undo", json={"marks": "-1"}).status_code == 400
+
+
 def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_path):
     workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
     out = shutil.copytree(root / "out", tmp_path / "out")
@@ -352,8 +394,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         before = client.get("/api/review").json()
         rows = rows_of(client)
         for number in range(20):
-            id_ = make_id(f"good/{number:03d}.png")
-            client.post("/api/mark", json={"id": id_, "mark": "good"})
+            mark(client, f"good/{number:03d}.png", "good")
         assert client.post("/api/recalibrate", json={"confidence": "2"}).status_code == 400
         sure = client.post("/api/recalibrate", json={"confidence": "0.95"}).json()
         assert calibrations.load(workdir).stored.confidence == 0.95
@@ -389,12 +430,40 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
 def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
     folder = draw(tmp_path / "parts", 3, 1)
     with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
-        client.post("/api/mark", json={"id": make_id("001.png"), "mark": "defect"})
+        mark(client, "001.png", "defect")
     draw(folder, 1, 5, first=1)
     with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
         assert rows_of(client)["001.png"]["mark"] == "none"
         assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
         assert rows_of(client)["000.png"]["label"] == ""
+
+
+def test_images_of_one_part_count_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
+    workdir = make_run(tmp_path, data__group=r"(\d+)\d\.png")  # ten images of each part
+    folder = draw(tmp_path / "parts", 40, 1)
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        before = client.get("/api/review").json()
+        assert before["counts_groups"] is True
+        rows = rows_of(client)
+        parts = {name[:2]: row["group"] for name, row in rows.items()}
+        assert len(set(parts.values())) == len(parts) == 4
+        assert all(row["group"] == parts[name[:2]] for name, row in rows.items())
+        for number in range(30):
+            mark(client, f"{number:03d}.png", "good")
+        lines = client.post("/api/recalibrate", json={"confidence": ""}).json()["lines"]
+        assert any("set from 30 held-out images of 3 groups" in line for line in lines)
+        assert client.get("/api/review").json()["steps"]["rates"][-1] == pytest.approx(1 / 4)
+
+
+def test_a_missing_table_of_groups_is_said(root, tmp_path):
+    review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    run = review._run
+    data = replace(run.config.data, group="parts.csv:part")
+    arguments = review._folder, run._replace(config=replace(run.config, data=data)), review._found
+    again = type(review)(review._workdir, *arguments, review._store, review._marks)
+    assert "parts.csv: this file does not exist" in again.progress()["notes"]
+    review.close()
 
 
 # What the folder is.
@@ -437,4 +506,4 @@ def test_names_cannot_turn_the_page(root, tmp_path):
     with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
         assert set(rows_of(client)) == {"<img src=x onerror=alert(1)>\\u202egnp.png", "\\xff.png"}
         for name in (evil, "\udcff.png"):
-            assert client.post("/api/mark", json={"id": make_id(name), "mark": "good"}).status_code == 200
+            assert mark(client, name, "good").status_code == 200

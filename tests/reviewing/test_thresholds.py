@@ -42,24 +42,35 @@ def test_groups_count_as_groups():
     assert find_steps(known).rates == pytest.approx([(1 + 1.5) / 3, (1 + 1) / 3, (1 + 0.5) / 3, 1 / 3])
 
 
+def bias_of(marked, unmarked, groups=None):
+    """`describe_bias` of images that are marked as good, and of images without a mark."""
+    scores = np.concatenate([marked, unmarked])
+    is_good = np.arange(len(scores)) < len(marked)
+    return describe_bias(scores, is_good, ~is_good, np.arange(len(scores)) if groups is None else groups)
+
+
 def test_marking_the_highest_scores_only_is_said():
     scores = np.random.default_rng(0).lognormal(size=200)
     highest = np.sort(scores)[-40:]
-    line = describe_bias(highest, np.append(np.sort(scores)[:-40], np.nan))
+    line = bias_of(highest, np.append(np.sort(scores)[:-40], np.nan))
     assert "The 40 images that are marked as good score higher than the 160 without a mark" in line
 
 
 @pytest.mark.parametrize("with_defects", [False, True])
-def test_a_fair_sample_raises_no_alarm(with_defects):
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_fair_sample_raises_no_alarm(with_defects, size):
+    """`size` images of one group have nearly the same score; whole groups are marked."""
     rng = np.random.default_rng(1)
     alarms = 0
     for _ in range(60):
-        unmarked = rng.lognormal(size=100)
+        groups = np.repeat(np.arange(150), size)
+        scores = rng.lognormal(size=150)[groups] + rng.normal(0, 0.01, len(groups))
         if with_defects:
-            unmarked[:20] += 5
-        alarms += bool(describe_bias(rng.lognormal(size=50), unmarked))
+            scores[-20 * size :] += 5
+        alarms += bool(bias_of(scores[: 50 * size], scores[50 * size :], groups))
     assert alarms <= 3  # 1 % of 60; more than 3 have a probability of 0.3 %
 
 
 def test_few_images_tell_nothing():
-    assert describe_bias(np.full(7, 9.0), np.ones(100)) == ""
+    assert bias_of(np.full(7, 9.0), np.ones(100)) == ""
+    assert bias_of(np.full(70, 9.0), np.ones(100), np.arange(170) // 10) == ""

@@ -62,6 +62,12 @@ def test_a_server_answers_and_ends_after_the_requests_that_have_begun(workdir):
             found = json.load(answer)["images"][0]["score"]
         expected = daad_jax.Detector.load(workdir).score(body).scores[0]
         assert found == pytest.approx(expected, rel=1e-6)
+        # Nobody is believed who says for whom he asks, and how.
+        headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers=headers)
+        with urllib.request.urlopen(asked) as answer:
+            page = answer.read().decode()
+        assert f"curl --data-binary @part.png http://127.0.0.1:{port}/score" in page
         # Half of a request, a signal, the other half.
         with socket.create_connection(("127.0.0.1", port)) as late:
             head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"

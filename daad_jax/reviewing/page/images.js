@@ -2,10 +2,11 @@
 
 export const images = {
   id: [], name: [], score: [], p_value: [], clipped: [], label: [], mark: [], error: [],
+  group: [], // numbers; empty if each image is for itself
   changed: new Set(), // the ids of images whose verdict the last calibration has changed
   threshold: 1,
 };
-const COLUMNS = ["id", "name", "score", "p_value", "clipped", "label", "mark", "error"];
+const COLUMNS = ["id", "name", "score", "p_value", "clipped", "label", "mark", "error", "group"];
 const numberOf = new Map();
 
 export const count = () => images.id.length;
@@ -19,7 +20,7 @@ export function take(rows) {
     numberOf.clear();
   }
   if (rows.first !== count()) return 0;
-  for (const column of COLUMNS) for (const value of rows[column]) images[column].push(value);
+  for (const column of COLUMNS) for (const value of rows[column] ?? []) images[column].push(value);
   for (let n = rows.first; n < count(); n++) numberOf.set(images.id[n], n);
   return rows.id.length;
 }
@@ -33,9 +34,10 @@ export function truth(n) {
 
 export function counts() {
   const found = { scored: 0, flagged: 0, good: 0, defect: 0, missed: 0, falseAlarms: 0, marked: 0, markedGood: 0 };
+  const groups = new Set(); // of the images that are marked as good
   for (let n = 0; n < count(); n++) {
     if (images.mark[n] !== "none") found.marked++;
-    if (images.mark[n] === "good") found.markedGood++;
+    if (images.mark[n] === "good") { found.markedGood++; groups.add(images.group[n]); }
     if (images.score[n] === null) continue;
     found.scored++;
     const flagged = isFlagged(n), known = truth(n);
@@ -43,7 +45,7 @@ export function counts() {
     if (known === "good") { found.good++; if (flagged) found.falseAlarms++; }
     if (known === "defect") { found.defect++; if (!flagged) found.missed++; }
   }
-  return found;
+  return { ...found, markedGroups: groups.size };
 }
 
 const SHOWN = {

@@ -6,7 +6,8 @@ import { get, post, tell } from "./server.js";
 import { Threshold } from "./threshold.js";
 import { Viewer } from "./viewer.js";
 
-const POLL = 700; // milliseconds between two questions about the progress
+const POLL = 700; // milliseconds between two questions about the progress, while images are scored
+const IDLE_POLL = 3000; // milliseconds between two questions whether another window has changed something
 const MARK_KEYS = { g: "good", d: "defect", u: "unsure" };
 const element = (id) => document.getElementById(id);
 const filters = () => ({
@@ -18,6 +19,9 @@ history.replaceState(null, "", "/");
 
 let review; // what the server says about the run
 let isSaving = false;
+let saves = 0; // how often this window has begun or ended to save
+let marksSeen = 0; // how many changes of marks, of any window, this one shows
+let isScoring = true; // as the last answer said
 let closedNotice = ""; // the reader has seen it
 const version = Date.now().toString(36); // pictures of earlier sessions must not come from the browser's cache
 const threshold = new Threshold({ onMove: () => moved(), onChange: () => rearrange(true) });
@@ -37,15 +41,20 @@ function rearrange(keep = false) {
 }
 
 function summarise() {
-  const { marked, markedGood } = threshold.found;
+  const { marked, markedGood, markedGroups } = threshold.found;
   element("shown").textContent = `${grid.view.length} of ${count()} shown`;
   element("summary").textContent =
     `${review.folder} · calibration ${review.calibration_text} · ${marked} of ${review.total} marked`;
-  element("calibrate-count").textContent =
-    `${markedGood} image${markedGood === 1 ? " is" : "s are"} marked as good. To promise at most ` +
-    `${format(100 * review.rate)} % of false alarms with a confidence of 95 %, ${review.needed} are needed.`;
+  const good = markedGood === 1 ? "1 image is marked as good" : `${markedGood} images are marked as good`;
+  element("calibrate-count").textContent = !images.group.length
+    ? `${good}. ${promiseNeeds()} ${review.needed} are needed.`
+    : `${good}, in ${markedGroups} group${markedGroups === 1 ? "" : "s"}. Images of one group count as one. ` +
+      `${promiseNeeds()} ${review.needed} groups are needed.`;
   element("calibrate-start").disabled = markedGood < 2;
 }
+
+const promiseNeeds = () =>
+  `To promise at most ${format(100 * review.rate)} % of false alarms with a confidence of 95 %,`;
 
 function open() {
   if (grid.number() !== undefined) viewer.show(grid.number(), grid.number(grid.selected + 1));
@@ -62,13 +71,16 @@ function step_(step) {
 async function save(work) {
   if (isSaving) return;
   isSaving = true;
+  saves++;
   document.body.classList.add("saving");
   try {
     await work();
   } catch (error) {
     tell(error.message, true);
+    await get(`/api/progress?marks=${marksSeen}`).then(takeMarks, () => {}); // another window may be the cause
   } finally {
     isSaving = false;
+    saves++;
     document.body.classList.remove("saving");
   }
 }
@@ -78,16 +90,18 @@ const mark = (what) => save(async () => {
   if (number === undefined) return;
   if (images.score[number] === null) { tell("This image cannot be read, so it cannot be marked.", true); return; }
   // The answer comes when the mark is on the disk. Only then the next image is shown.
-  const saved = await post("/api/mark", { id: images.id[number], mark: what });
+  const saved = await post("/api/mark", { id: images.id[number], mark: what, shown: images.mark[number] });
   images.mark[number] = saved.mark;
+  noteOwn(saved);
   tell(`${images.name[number]}: ${saved.mark}`);
   afterMark();
   step_(1);
 });
 
 const undo = () => save(async () => {
-  const undone = await post("/api/undo", {});
+  const undone = await post("/api/undo", { marks: String(marksSeen) });
   if (undone.id === undefined) { tell("There is nothing to undo."); return; }
+  noteOwn(undone);
   const number = find(undone.id);
   if (number === undefined) { tell("The mark of an image that is not scored yet is taken back."); return; }
   images.mark[number] = undone.mark;
@@ -103,10 +117,39 @@ function afterMark() {
   threshold.set(images.threshold);
 }
 
-// Loads what is new since the last time, and asks again while images are scored.
+// A change by this window. If another window has made one before it, both come with the next answer.
+function noteOwn({ marks }) {
+  if (marks === marksSeen + 1) marksSeen = marks;
+}
+
+// Shows the marks that were made since the last time, in any window.
+function takeMarks({ marks, changes }) {
+  marksSeen = marks;
+  if (!changes.length) return;
+  for (const [id, what] of changes) if (find(id) !== undefined) images.mark[find(id)] = what;
+  afterMark();
+}
+
+// Another window has put another calibration into use.
+async function takeCalibration() {
+  images.changed = new Set();
+  await load();
+  rearrange(true);
+  tell(`In another window, calibration ${review.calibration_text} was put into use.`);
+}
+
+// Loads what is new since the last time: scores, and what other windows have done. It never ends.
 async function follow() {
+  if (document.hidden && !isScoring) { setTimeout(follow, IDLE_POLL); return; }
   try {
-    const progress = await get("/api/progress");
+    const savesBefore = saves;
+    const progress = await get(`/api/progress?marks=${marksSeen}`);
+    // An answer that is older than a mark of this window would take it back on the page.
+    if (!isSaving && saves === savesBefore) {
+      takeMarks(progress);
+      if (progress.calibration !== review.calibration) await save(takeCalibration);
+    }
+    isScoring = progress.is_scoring;
     const before = count();
     const rows = progress.done > before ? await get(`/api/images?since=${before}`) : null;
     // While the rows were on their way, another calibration may have been put into use.
@@ -128,7 +171,7 @@ async function follow() {
     const notice = progress.notes;
     element("notice-text").textContent = notice;
     element("notice").hidden = !notice || notice === closedNotice;
-    if (progress.is_scoring || progress.done > count()) setTimeout(follow, POLL);
+    setTimeout(follow, progress.is_scoring || progress.done > count() ? POLL : IDLE_POLL);
   } catch (error) {
     tell(error.message, true);
     setTimeout(follow, 5 * POLL);
@@ -140,12 +183,13 @@ async function load() {
   const [about, rows] = await Promise.all([get("/api/review"), get("/api/images?since=0")]);
   review = about;
   take(rows);
+  marksSeen = rows.marks;
   document.title = `Review: ${review.run}`;
   element("title").textContent = `Review: ${review.run}`;
   element("calibrate-now").textContent = review.calibration_text;
   element("toggle-reconstruction").hidden = !review.has_reconstruction;
   viewer.calibration = review.calibration;
-  threshold.calibrate(review.threshold, review.steps);
+  threshold.calibrate(review.threshold, review.steps, review.counts_groups);
 }
 
 const changeCalibration = (address, content) => save(async () => {

@@ -27,10 +27,10 @@ export class Threshold {
   }
 
   // Takes over a calibration: its threshold, and what other thresholds promise.
-  calibrate(calibrated, steps, rate) {
+  calibrate(calibrated, steps, countsGroups) {
     this.calibrated = calibrated;
     this.steps = steps;
-    this.rate = rate;
+    this.countsGroups = countsGroups;
     images.threshold = calibrated;
     this.refresh();
   }
@@ -84,7 +84,7 @@ export class Threshold {
       else last = middle;
     }
     if (!first || rates[first - 1] >= 1) return "nothing: any good image may be flagged";
-    return `flags at most ${percent(rates[first - 1])} of good images on average ` +
+    return `flags at most ${percent(rates[first - 1])} of good images on average${this.countsGroups ? " over new groups" : ""} ` +
       `(${percent(bounds[first - 1])} with a confidence of 95 %)`;
   }
 
