@@ -35,7 +35,7 @@ from daad_jax.runtime import startup
 from daad_jax.training.loop import train
 
 SIZE = 32  # pixels of each side of an image
-TRAINING_IMAGES, TEST_IMAGES, SCORED_IMAGES = 40, 10, 500
+TRAINING_IMAGES, TEST_IMAGES, SCORED_IMAGES = 40, 10, 2000
 STEPS_OF_A_ROUND = 40
 LATEST_SIGNAL_S = 2.0
 REQUESTS = 100  # to the server in a round
