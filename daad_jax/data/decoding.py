@@ -213,7 +213,7 @@ def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Pict
     try:
         with OPENERS[image_format](file) as image:
             _refuse_animation(image, image_format, name)
-            if image_format != "TIFF":  # whose pages have sizes of their own
+            if image_format != "TIFF":  # each page of a TIFF file has its own size
                 _check_size(image.width, image.height, name, max_pixels)
             if frame:
                 image.seek(frame)

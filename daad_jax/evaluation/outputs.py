@@ -52,7 +52,8 @@ def evaluate(
         data: a folder of labelled images to test instead of the run's own, see `test_sets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.
         out: another folder for the files, new or empty.
-        check: read all files again, and decode them anew if one has changed without a new time or size.
+        check: whether all files are read again, and decoded again if one has changed without a new time or
+            size.
 
     Raises:
         UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the

@@ -118,7 +118,7 @@ class Calibration:
         It is the split-conformal quantile: of n held-out scores in ascending order, the score of rank
         ceil((n + 1)(1 - rate)). With fewer than 1 / rate - 1 held-out scores the threshold is the largest of
         them, and only `promised_rate` can be promised. If the images come in groups, n is the number of
-        groups, each image counts as its share of a group, and the probability is that of an image of a new
+        groups, each image counts as its share of a group, and the probability is for an image of a new
         group.
 
         Raises:

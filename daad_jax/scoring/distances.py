@@ -286,10 +286,12 @@ def _make_coreset_distances(
 def make_network_pass(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Variables, jax.Array], NetworkOutputs]:
-    """The pass of both networks with running batch statistics: no image influences another.
+    """Makes the pass of both networks with running batch statistics, so that no image influences another.
 
-    `implementation` is that of the generator's convolutions (`models/layers.py`), for programs that are
-    traced here and run elsewhere.
+    Args:
+        config: the configuration of the run.
+        implementation: how the generator's convolutions are computed (`models/layers.py`); an exported
+            program runs on another device than this one.
 
     Returns:
         `network_pass(variables, images)`, images uint8 or uint16 `[B, H, W, C]`.

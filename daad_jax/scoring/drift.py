@@ -19,15 +19,17 @@ import numpy as np
 from daad_jax.scoring.anomaly_score import Calibration
 
 LEVEL = 0.01  # the probability of an alarm without a drift is at most about this
-OUTLIER_SHARE = 0.1  # of unlabelled images; up to so many may be anomalous
+OUTLIER_SHARE = 0.1  # up to this share of unlabelled images may be anomalous
 
 
 @dataclass(frozen=True)
 class Drift:
     """New scores differ from the scores of a calibration, and chance hardly explains the difference.
 
-    `is_higher` says whether the new scores are higher. `p_value` is that of the test. `typical_p_value` is
-    the median of the images' conformal p-values, about 0.5 without a drift.
+    Attributes:
+        is_higher: whether the new scores are higher.
+        p_value: the p-value of the test, in [0, 1].
+        typical_p_value: the median of the images' conformal p-values, about 0.5 without a drift.
     """
 
     is_higher: bool

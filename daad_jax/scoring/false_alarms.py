@@ -1,10 +1,10 @@
-"""What a threshold promises with confidence, beside its false-alarm rate on average.
+"""Bounds the true false-alarm rate of a threshold with confidence; the promised rate is only an average.
 
-The threshold is the k-th largest of n held-out scores. If new normal images are drawn as the held-out ones,
-the share of them above the threshold, its true false-alarm rate, is a random number that depends on the
-images that happened to be held out. Its distribution is Beta(k, n + 1 - k), whatever the model (Wilks 1941;
+The threshold is the k-th largest of n held-out scores. The true rate is the share of new normal images above
+the threshold. It depends on the images that happened to be held out, so it is a random number. If new normal
+images are drawn as the held-out ones, its distribution is Beta(k, n + 1 - k) for every model (Wilks 1941;
 Vovk 2012). If scores can be equal, the true rate is smaller still. If images come in groups, n counts groups.
-The distribution is then an upper approximation: shares of groups vary less than single images do.
+The distribution is then an upper approximation, because shares of groups vary less than single images do.
 """
 
 import math
