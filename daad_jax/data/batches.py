@@ -114,7 +114,7 @@ def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) 
     stop = threading.Event()
 
     def offer(item: Any) -> None:
-        # With a timeout, so that the thread notices when nobody takes items any more.
+        # Wait with a timeout, so that the thread notices when nobody takes items any more.
         while not stop.is_set():
             try:
                 return ready.put(item, timeout=0.1)

@@ -38,6 +38,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
     Raises:
         UserError: see `cache.load_decoded`.
     """
+    # Decode all images into the files of pixels.
     listing = source.read()
     samples = listing.samples
     has_masks = any(sample.load_mask for sample in samples)
@@ -51,6 +52,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
         about_rows = rows.finish()
     finally:
         rows.close()
+    # Write the index.
     index = {
         "entry": name,
         **about_rows,

@@ -184,6 +184,7 @@ def find_changed(source: Source, sha256_of_files: dict[str, str], sha256_of_samp
     Returns:
         The name of the first image that has changed; "" if none has.
     """
+    # List the images and how to digest one: as files, or as samples of a source without files.
     if source.root is not None:
         root = source.root
         known = [(name, sha256) for name, sha256 in sha256_of_files.items() if sha256]
@@ -204,6 +205,7 @@ def find_changed(source: Source, sha256_of_files: dict[str, str], sha256_of_samp
                 return loads[entry[0]]()[1]
             return ""
 
+    # Digest the images in threads, until one differs.
     bar = tqdm(total=len(known), desc="checking the files", unit="file", delay=1)
     bar.disable = bar.disable or not sys.stderr.isatty()
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
