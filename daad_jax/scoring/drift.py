@@ -7,8 +7,8 @@ one-sided two-sample Kolmogorov-Smirnov test for each direction.
 
 A few new images may be defects. So the test leaves out the share of new images that speaks most for a drift:
 the highest scores when it asks whether scores are higher, and the lowest ones when it asks whether they are
-lower. What is left cannot be further away than the good images are, wherever the defects score, so defects up
-to this share raise no alarm by themselves.
+lower. The remaining images cannot differ more than the good images do, so defects up to this share raise no
+alarm, even with extreme scores.
 """
 
 import math
@@ -47,7 +47,7 @@ def find_drift(
     """The drift from the held-out images of a calibration to new images; None if chance explains it.
 
     Args:
-        calibration: what the new scores are compared with.
+        calibration: the calibration that new scores are compared with.
         scores: the scores of new images by this calibration, `[N]`.
         groups: equal integers for new images that belong together, `[N]`; None if each is for itself. Groups
             are then counted, and each image is a share of its group.
@@ -61,7 +61,7 @@ def find_drift(
         sizes = counts[inverse].astype(float)
     new = _Sample(scores[order], 1 / sizes[order])
     held_out = _Sample(np.asarray(calibration.scores), calibration.shares)
-    # Of so many groups, and of this share of all, the scores may be anything.
+    # So many groups may have any scores without an alarm.
     left_out = math.floor(outlier_share * new.count + 1e-9)
     share, count = left_out / new.count, new.count - left_out
     at_held_out, at_new = held_out.scores, new.scores
