@@ -17,7 +17,7 @@ from daad_jax.data.samples import Split
 
 # Random numbers that belong together come from one generator, seeded with (seed, stream, number).
 ORDER_STREAM, AUGMENTATION_STREAM = 3, 4
-# So many positions share a generator, because making a generator takes longer than a step takes for an image.
+# This many positions share a generator. Making one takes longer than a step takes for an image.
 POSITIONS_PER_BLOCK = 4096
 
 

@@ -23,7 +23,7 @@ from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.terminal import say
 
-EXAMPLES_PER_READ = 64  # so many encoded examples are in memory while a data set is listed
+EXAMPLES_PER_READ = 64  # this many encoded examples are in memory while a data set is listed
 # Encoded images up to this size stay in memory, because reading them again takes longer than decoding.
 MAX_KEPT_BYTES = 4096
 # NAME or NAME/CONFIG, also with a version. TFDS would read more from a name: arguments of the builder, and

@@ -115,7 +115,7 @@ def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
-    """Whether so many false alarms would be rare if the normal test images were like the held-out ones.
+    """Whether this number of false alarms would be rare if normal test images were like held-out ones.
 
     The threshold is an order statistic of the held-out scores. The share of new normal images above the
     threshold therefore has a Beta distribution, and their number among the test images a beta-binomial one.

@@ -131,14 +131,14 @@ DISTANCES = {
 def reconstruction_distance(
     residual: jax.Array, distance: Distance, pooling: int = 1, sigma: float = 0.0
 ) -> jax.Array:
-    """R from the residual: `[B, H, W, C]` -> `[B]`.
+    """Computes R from the residual: `[B, H, W, C]` -> `[B]`.
 
     Args:
-        residual: what `distance.residual` returned.
+        residual: the result of `distance.residual`.
         distance: one of `DISTANCES`.
         pooling: the exponent of the power mean over places. At 1 every place counts the same; above, the
             places with the largest differences count most.
-        sigma: with pooling above 1, the squares are smoothed first by a Gaussian of so many pixels.
+        sigma: with pooling above 1, a Gaussian of this many pixels smooths the squares first.
     """
     if pooling == 1 and distance.from_residual:
         return distance.from_residual(residual)

@@ -61,7 +61,7 @@ def find_drift(
         sizes = counts[inverse].astype(float)
     new = _Sample(scores[order], 1 / sizes[order])
     held_out = _Sample(np.asarray(calibration.scores), calibration.shares)
-    # So many groups may have any scores without an alarm.
+    # This many groups may have any scores without an alarm.
     left_out = math.floor(outlier_share * new.count + 1e-9)
     share, count = left_out / new.count, new.count - left_out
     at_held_out, at_new = held_out.scores, new.scores
