@@ -193,7 +193,7 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     Args:
         pieces: keys of `PIECES`.
         plan: what to measure.
-        docs: the folder of performance.json, which is completed, and of the page, which is written anew.
+        docs: the folder of performance.json, which is completed, and of the page, which is written again.
     """
     # Imported here, since the engines' processes import this file and do not need matplotlib.
     from benchmarks import performance_page

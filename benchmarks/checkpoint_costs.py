@@ -75,8 +75,8 @@ def measure(config: Config, state: TrainState) -> str:
     loading_ms = least_ms(lambda: describe_leaves(leaves, check_values=False))
     size = sum(leaf.nbytes for leaf in leaves.values()) / 1e6
     return (
-        f"{config.name} ({size:.0f} MB in {len(leaves)} arrays): save {save_ms:.0f} ms, of which checksums "
-        f"and the check for finite values {saving_ms:.1f}; load {load_ms:.0f} ms, of which checksums "
+        f"{config.name} ({size:.0f} MB in {len(leaves)} arrays): save {save_ms:.0f} ms, including checksums "
+        f"and the check for finite values {saving_ms:.1f}; load {load_ms:.0f} ms, including checksums "
         f"{loading_ms:.1f}"
     )
 

@@ -3,7 +3,7 @@
     daad-jax export --workdir RUN
     python -m benchmarks deployments --workdir RUN --images FOLDER --web node_modules/onnxruntime-web/dist
 
-Each library runs in a process of its own, for as many of them as are installed; `--python` names interpreters
+Each installed library runs in its own process; `--python` names interpreters
 with other versions of JAX. The libraries and `Detector` take turns, so that their times can be compared.
 """
 
@@ -52,7 +52,7 @@ class Library(Protocol):
 
 
 class Child:
-    """A library in a process of its own, see deployed_model.py."""
+    """A library in its own process, see deployed_model.py."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process

@@ -1,4 +1,4 @@
-"""An engine is one implementation (ours or PyTorch's) that runs in a process of its own.
+"""An engine is one implementation (ours or PyTorch's) that runs in its own process.
 
 The separate processes keep peak memory, thread pools and compilers of the engines apart. A process that waits
 for its next round costs nothing.

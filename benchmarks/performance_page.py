@@ -2,7 +2,7 @@
 
     python -m benchmarks.performance_page
 
-writes the page anew from docs/performance.json, without measuring anything. The page ends with the text of
+writes the page again from docs/performance.json, without measuring anything. The page ends with the text of
 benchmarks/design_measurements.md, which is edited by hand.
 """
 
@@ -41,8 +41,8 @@ TITLES = {
 RACES = ("step", "score", "latency")  # pieces in which all engines do the same work
 NOTES = {
     "step": "Share: the operations per second of the convolutions and matrix products of our step, divided "
-    "by those of a float32 product of 2048^3 in the same run. The operations are counted as PyTorch makes "
-    "them; our step makes fewer.",
+    "by the operations per second of a float32 product of 2048^3 in the same run. The count has the "
+    "operations that PyTorch makes; our step makes fewer.",
     "memory": "The programs were compiled before; each process loads them from the engine's cache.",
     "score": "Our scoring also makes heat maps and pictures; PyTorch's does not.",
     "latency": "",

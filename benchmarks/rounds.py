@@ -1,4 +1,4 @@
-"""Engines that take turns, each in a process of its own, and the fastest call of each.
+"""Lets engines take turns, each in its own process, and finds the fastest call of each.
 
 Other programs of the machine can only slow a call down, so the fastest one counts.
 """

@@ -169,7 +169,7 @@ def measure(names: list[str], only: str, chips: list[str], precisions: list[str]
         only: a word that the names of the programs must have; "" for all.
         chips: keys of `CHIPS`.
         precisions: values of `train.precision`.
-        docs: the folder of performance.json and of the page, which is written anew.
+        docs: the folder of performance.json and of the page, which is written again.
     """
     from jax.experimental import topologies
 

@@ -29,9 +29,10 @@ HEAD = (
 ABOUT = (
     "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
     "access. All numbers count one chip and one call. *Products* is the time of the operations at the "
-    "chip's bfloat16 rate, and *bytes* that of the accesses at its bandwidth, so a call takes at least the "
-    "longer of both. Scoring computes each product in six passes of bfloat16, for full precision; *products* "
-    "counts them, *GFLOP* does not. *Memory of the chip* is what arguments and temporary arrays take of it."
+    "chip's bfloat16 rate, and *bytes* the time of the accesses at its bandwidth, so a call takes at least "
+    "the longer of both. Scoring computes each product in six passes of bfloat16, for full precision; "
+    "*products* counts all passes, *GFLOP* does not. *Memory of the chip* is the memory of arguments and "
+    "temporary arrays."
 )
 
 

@@ -37,8 +37,8 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     flags.DEFINE_bool(
         "fresh_hold_out",
         False,
-        "go on with a run although its images are others now: of the new good images, a share is held out "
-        "for the threshold, and no image that has trained is. It needs more config.train.steps",
+        "go on with a run although its images have changed: a share of the new good images is held out for "
+        "the threshold, but no image that has trained. It needs more config.train.steps",
         flag_values=options,
     )
     _define_check(options)
@@ -199,8 +199,8 @@ def _define_export(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     flags.DEFINE_list(
         "batch_sizes",
         ["any"],
-        "how many images a file takes, a file for each: any, or numbers such as 1,16; more programs can read "
-        "a file for a fixed number",
+        "how many images a file takes: any, or numbers such as 1,16; one file is written for each. More "
+        "programs can read a file for a fixed number",
         flag_values=options,
     )
     for name in ("height", "width"):
@@ -242,7 +242,7 @@ def _define_check(options: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "check",
         False,
-        "read all images again, and decode them anew if one has changed without a new time or size",
+        "read all images again, and decode them again if one has changed without a new time or size",
         flag_values=options,
     )
 

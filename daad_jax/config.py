@@ -22,7 +22,7 @@ PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 
 @dataclass
 class DataConfig:
-    """What is normal, what is tested, and how an image becomes `[H, W, C]` uint8 or uint16."""
+    """The images: which are normal and which are tested, and how they become uint8 or uint16 `[H, W, C]`."""
 
     #: "tfds" (a TFDS data set, by name), "folder" (read in place) or "memory" (`train(..., data=...)`).
     source: str = "tfds"
@@ -175,7 +175,7 @@ class LossConfig:
 
 @dataclass
 class TrainConfig:
-    """Optimisation, and what is written while it runs."""
+    """The optimisation, and the log and checkpoints that it writes."""
 
     steps: int = 2000  #: how many batches train the networks
     batch_size: int = 64  #: images of a batch, over all devices and processes
@@ -188,7 +188,7 @@ class TrainConfig:
     #: "turns" (turned) or "grey_turns", see `method/restoration.py`.
     restore: str = ""
     #: Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
-    #: losses and parameters are float32. `score.precision` is that of scoring.
+    #: losses and parameters are float32. `score.precision` is the precision in scoring.
     precision: str = "float32"
     steps_per_call: int = 1  #: steps in one call of the device; more help if a small model waits for Python
     log_every: int = 50  #: steps between two lines of the log

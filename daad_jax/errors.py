@@ -4,7 +4,7 @@ import difflib
 import errno
 from collections.abc import Iterable
 
-MAX_NAMES = 40  # an error lists so many known names
+MAX_NAMES = 40  # an error lists this many known names
 REMEDIES = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room, or ask for a larger quota",

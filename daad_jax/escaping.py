@@ -52,7 +52,7 @@ def table_row(cells: Iterable[object]) -> str:
 
 
 def for_file_name(text: str, max_bytes: int) -> str:
-    """The text as a part of a new file's name: at most `max_bytes` in UTF-8, "_" for what is not safe."""
+    """Makes a text safe for a file's name: at most `max_bytes` bytes in UTF-8, "_" for unsafe characters."""
     return _UNSAFE.sub("_", text).encode()[:max_bytes].decode(errors="ignore")
 
 

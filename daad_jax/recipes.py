@@ -86,7 +86,7 @@ def load_recipe(recipe: str) -> Config:
 
 
 def _split(recipe: str) -> tuple[str, str]:
-    """The name or file of a recipe, and its words. A file's path may have colons of its own."""
+    """Splits into the name or file of a recipe, and its words. The path of a file may contain colons."""
     name, _, words = recipe.partition(":")
     file = re.match(r"(.+?\.py)(?::(.*))?$", recipe, re.DOTALL)
     return (file[1], file[2] or "") if file and name not in names() else (name, words)

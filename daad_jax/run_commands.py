@@ -18,7 +18,7 @@ def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> No
     flags.DEFINE_float(
         "rate",
         None,
-        "the false-alarm rate of the threshold, e.g. 0.01 for 1 % (default: that of the run)",
+        "the false-alarm rate of the threshold, e.g. 0.01 for 1 % (default: the run's rate)",
         flag_values=options,
     )
     flags.DEFINE_float(
@@ -31,7 +31,7 @@ def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> No
     flags.DEFINE_bool(
         "with_held_out",
         False,
-        "calibrate with the images that the training held out, too; only if the new images are like them",
+        "calibrate with the images that the training held out, too; only if the new images look like these",
         flag_values=options,
     )
     flags.DEFINE_bool(
@@ -43,7 +43,7 @@ def _define_calibrate(options: flags.FlagValues, arguments: Sequence[str]) -> No
     flags.DEFINE_bool(
         "check",
         False,
-        "read all images again, and decode them anew if one has changed without a new time or size",
+        "read all images again, and decode them again if one has changed without a new time or size",
         flag_values=options,
     )
     define_batch_size(options)
@@ -131,19 +131,22 @@ def _define_predict_on_ray(options: flags.FlagValues, arguments: Sequence[str]) 
     flags.DEFINE_string(
         "address",
         "",
-        "of the Ray cluster: HOST:PORT, or auto for the one that this machine belongs to (default: a new one "
-        "on this machine)",
+        "the address of the Ray cluster: HOST:PORT, or auto for the cluster of this machine; without this "
+        "option, a new cluster starts on this machine",
         flag_values=options,
     )
     flags.DEFINE_integer("workers", 1, "how many processes score at the same time", 1, flag_values=options)
     flags.DEFINE_float("cpus", 1.0, "how many processors a worker takes", 0.1, flag_values=options)
     flags.DEFINE_string(
-        "accelerators", "", "what else a worker takes, for instance TPU=4 or GPU=1", flag_values=options
+        "accelerators",
+        "",
+        "the accelerators of each worker, for instance TPU=4 or GPU=1",
+        flag_values=options,
     )
     flags.DEFINE_float(
         "threshold",
         None,
-        "an image with a higher score is anomalous (default: of the run)",
+        "an image with a higher score is anomalous (default: the threshold of the run)",
         flag_values=options,
     )
     define_batch_size(options)
@@ -197,9 +200,9 @@ def _review(call: Invocation) -> None:
 RUN_COMMANDS = {
     "calibrate": Command(
         "--workdir DIR FOLDER...",
-        "Calibrates a finished run anew from more good images: threshold, units of the score, heat map. It "
-        "prints what the threshold promises, and says if the images differ from those before. --list shows "
-        "all calibrations of a run, --use ID goes back to one.",
+        "Calibrates a finished run with more good images: threshold, units of the score, heat map. It "
+        "prints what the threshold promises, and warns if scores have drifted. --list shows all calibrations "
+        "of a run, --use ID goes back to one.",
         _define_calibrate,
         _calibrate,
         takes_words=True,
@@ -214,8 +217,8 @@ RUN_COMMANDS = {
     ),
     "predict-on-ray": Command(
         "--workdir DIR IMAGE_OR_FOLDER... [--address=HOST:PORT] [--workers=8]",
-        "Scores new images on a Ray cluster: workers may be on many machines, and what a lost one had is "
-        "scored by another. Writes Parquet files with a row for each image.",
+        "Scores new images on a Ray cluster of one or many machines. If a machine is lost, another one "
+        "scores its images. Writes Parquet files with a row for each image.",
         _define_predict_on_ray,
         _predict_on_ray,
         takes_words=True,

@@ -1,4 +1,4 @@
-"""Prints lines beside the progress bars. The lines are safe for the terminal, whatever names they hold."""
+"""Prints lines beside the progress bars. Control characters in file names cannot harm the terminal."""
 
 import sys
 from typing import TextIO

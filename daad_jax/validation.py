@@ -62,7 +62,7 @@ def _check_data(config: Config, need: Need) -> None:
     _need_one_of(need, "data.fit", data.fit, FITS)
     _need_one_of(need, "data.on_bad_image", data.on_bad_image, ON_BAD_IMAGE)
     _need_one_of(need, "data.mixed_channels", data.mixed_channels, MIXED_CHANNELS)
-    _ = data.ranges  # refuses what is no range
+    _ = data.ranges  # raises an error if the range cannot be read
     need(
         data.fit != "aspect" or (data.height == data.width and data.height % 32 == 0),
         "data.fit",

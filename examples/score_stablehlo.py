@@ -14,7 +14,7 @@ if (sums := Path(f"{model}.sha256")).exists():
     for line in sums.read_text().splitlines():
         digest, name = line.split("  ", 1)
         if hashlib.sha256(model.with_name(name).read_bytes()).hexdigest() != digest:
-            sys.exit(f"{model.with_name(name)}: damaged, its checksum is not that of {sums}; export it again")
+            sys.exit(f"{model.with_name(name)}: damaged, {sums} has another checksum; export it again")
 else:
     print(f"warning: {sums} is missing, so damage of the model may go unnoticed", file=sys.stderr)
 about = json.loads(model.with_suffix(".json").read_text())

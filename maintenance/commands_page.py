@@ -11,7 +11,7 @@ HEAD = """# Commands
 `daad-jax COMMAND --help` prints the text of this page. `python -m daad_jax COMMAND` does the same. In a copy
 of the repository the scripts do, too: `python train.py` is `daad-jax train`.
 
-The same command with the same options continues what was stopped. Exit statuses are in
+The same command with the same options continues a stopped run. Exit statuses are in
 [reliability.md](reliability.md). [configuration.md](configuration.md) explains every `--config.KEY`.
 """
 

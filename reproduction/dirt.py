@@ -26,7 +26,7 @@ class DirtySplits(NamedTuple):
 def mix_in(clean: Splits, percent: int, most: int, fraction: float, seed: int) -> DirtySplits:
     """Mixes anomalous test images into the normal images that train and that are held out.
 
-    The images that make up `most` percent leave the test set, whatever `percent` is. All rows are therefore
+    The images that make up `most` percent leave the test set for every `percent`. All rows are therefore
     tested on the same images. A smaller share is a part of a larger one.
 
     Args:

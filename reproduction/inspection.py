@@ -99,7 +99,7 @@ def is_available(subject: str, data: DataConfig) -> bool:
 
 
 def check_folder(subject: str, data: DataConfig) -> None:
-    """Raises UserError, with the remedy, if a set that lies in a folder of its own is not there."""
+    """Raises UserError, with the remedy, if the folder of a set is missing."""
     if data.source != "folder" or is_available(subject, data):
         return
     missing = f"there is no folder {data.path}" if data.path else "the images are not here"

@@ -228,7 +228,7 @@ def _show_recipes(stored: TableResults) -> list[str]:
     )
     if any(config_lib.flat(tree).get("train.restore") for tree in stored.recipes.values()):
         text += (
-            " The networks were trained to restore what was removed from their input (`train.restore`). "
+            " The networks were trained to restore their degraded input (`train.restore`). "
             "This training is ours, not the paper's, so the figures do not measure the paper's method alone."
         )
     return [wrap(text), grid]

@@ -1,4 +1,4 @@
-"""Files are replaced as a whole or not at all, one by one and together; what was killed is swept."""
+"""Files are replaced as a whole or not at all, one by one and together; leftovers of killed commands go."""
 
 import os
 import subprocess

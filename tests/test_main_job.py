@@ -217,7 +217,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(folder, number, says):
     assert not cache.exists() or not list(cache.glob(".filling*"))
 
 
-# Runs a command that takes a signal where Python ignores what is raised, and then goes on for a while.
+# Runs a command that gets a signal at a place where Python ignores exceptions, and then goes on for a while.
 IN_A_COLLECTION = """
 import gc, os, sys, time
 from daad_jax import cli

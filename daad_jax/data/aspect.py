@@ -12,7 +12,7 @@ from daad_jax.data import protocol
 from daad_jax.data.decoding import picture_size
 from daad_jax.data.samples import Sample, Source
 
-SAMPLED_IMAGES = 32  # so many images suffice to find the usual shape
+SAMPLED_IMAGES = 32  # this many images suffice to find the usual shape
 MAX_ASPECT = 3  # the largest quotient of the longer and the shorter side; it bounds the work
 UNIT = 32  # pixels: the frozen networks halve an image five times
 

@@ -17,7 +17,7 @@ from daad_jax.data.samples import Split
 
 # Random numbers that belong together come from one generator, seeded with (seed, stream, number).
 ORDER_STREAM, AUGMENTATION_STREAM = 3, 4
-# So many positions share a generator, because making a generator takes longer than a step takes for an image.
+# This many positions share a generator. Making one takes longer than a step takes for an image.
 POSITIONS_PER_BLOCK = 4096
 
 
@@ -114,7 +114,7 @@ def prefetch(batches: Iterator[Any], put: Callable[[Any], Any], ahead: int = 2) 
     stop = threading.Event()
 
     def offer(item: Any) -> None:
-        # With a timeout, so that the thread notices when nobody takes items any more.
+        # Wait with a timeout, so that the thread notices when nobody takes items any more.
         while not stop.is_set():
             try:
                 return ready.put(item, timeout=0.1)

@@ -76,12 +76,14 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
             and `config.fit` is "exact", a mask has another size than its image, or the cache directory
             cannot be written or is too full.
     """
+    # Find the folder of the entry: its name depends on all values that change a pixel.
     shape = (config.height, config.width, config.channels)
     levels = (config.range, config.bits, config.max_pixels)
     tiles = (config.tiles,) * bool(config.tiles)
     key = repr((FORMAT, source.identity, shape, levels, config.fit, config.on_bad_image, *tiles))
     root = config.cache_directory
     entry = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    # Open the entry, and look for changed files if the user wants to.
     decoded, rejected = _open_sound(entry)
     if decoded and check:
         sha256_of_files = {file.name: file.sha256 for file in decoded.files}
@@ -90,6 +92,7 @@ def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Dec
                 f"{changed} has changed, but its name, size and times have not; all images are decoded again"
             )
             decoded, rejected = None, identify(entry)
+    # Decode all images if there is no sound entry.
     if decoded is None:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,7 @@ def _open_entry(entry: Path) -> Decoded:
         raise Damaged(f"{INDEX_FILE} is the index of something else") from error
     if index.get("entry") != entry.name:
         raise Damaged(f"the entry belongs to the images of {index.get('entry')}")
+    # Compare the checksums of all rows, once in each process.
     key = _verification_key(entry, digest)
     if key not in _verified:
         integrity.verify_rows(entry / IMAGES_FILE, images, row_checksums)

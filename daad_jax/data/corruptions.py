@@ -16,7 +16,7 @@ Radii = tuple[float, float]  # the smallest and the largest radius, as shares of
 
 EDGE_SHARE = 0.15  # the change fades out over this share of the radius
 MIN_CHANGE = 0.1  # the smallest root mean square of a change, in standard deviations of the image
-MAX_TRIES = 10  # so many places are tried for a large enough change (black on black changes nothing)
+MAX_TRIES = 10  # this many places are tried for a large enough change (black on black changes nothing)
 
 
 def corrupt(images: np.ndarray, kind: str, radii: Radii, seed: int) -> np.ndarray:

@@ -124,6 +124,7 @@ def _make_splits(
     groups = grouping.group(decoded.names) if grouping else None
     numbers = groups.numbers if groups else None
 
+    # Assign the roles, as an earlier training has decided if there was one.
     def cut_as_before(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         if not history:
             return None
@@ -140,6 +141,7 @@ def _make_splits(
     roles = protocol.assign(
         decoded.parts, labels, is_usable, data, config.seed, numbers, cut_as_before, was_used, was_tested
     )
+    # Describe the images, for the user and for later trainings.
     normal = describe_images(decoded, roles.normal)
     tested = describe_images(decoded, np.array([i for i in roles.test if decoded.parts[i] == TRAIN], int))
     notes = found_notes + _make_notes(decoded, data, roles)

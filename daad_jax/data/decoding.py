@@ -134,6 +134,7 @@ def convert_array(image: np.ndarray, name: str, max_pixels: int | None = None) -
     Raises:
         UserError: the array has another type or shape, too many pixels, or values that are not finite.
     """
+    # Check the shape, the size and the type.
     image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     has_colours = image.ndim == 3 and image.shape[2] in (3, 4)
     if not (image.ndim == 2 or has_colours) or 0 in image.shape:
@@ -148,6 +149,7 @@ def convert_array(image: np.ndarray, name: str, max_pixels: int | None = None) -
             f"{name}: the array is of type {image.dtype}; give uint8 (0..255), uint16 (0..65535), or floats "
             "(0..1, or as config.data.range says)"
         )
+    # Convert: 8 bits become a Pillow image, deeper pixels stay an array.
     if pixel_type == "uint8":
         return Image.fromarray(image.astype(np.uint8) * np.uint8(255) if image.dtype == bool else image)
     if has_colours and image.shape[2] == 4:
@@ -213,7 +215,7 @@ def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Pict
     try:
         with OPENERS[image_format](file) as image:
             _refuse_animation(image, image_format, name)
-            if image_format != "TIFF":  # whose pages have sizes of their own
+            if image_format != "TIFF":  # each page of a TIFF file has its own size
                 _check_size(image.width, image.height, name, max_pixels)
             if frame:
                 image.seek(frame)

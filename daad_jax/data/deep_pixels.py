@@ -90,6 +90,7 @@ def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
     """Reads one page of a TIFF file, upright; larger values are brighter. Other pages are not read."""
     with containers.open_tiff(file) as tiff:
         found = containers.find_tiff_page(tiff, page)
+        # Refuse sizes and kinds that cannot be read, before any pixel is decoded.
         samples, photometric = found.samplesperpixel, int(found.photometric)
         check_size(found.imagewidth, found.imagelength)
         if found.is_tiled:
@@ -106,6 +107,7 @@ def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
                 f"its colours are {getattr(found.photometric, 'name', photometric)} of "
                 f"{found.bitspersample} bits; save it as grey or RGB"
             )
+        # Decode the page, and bring it to the form of a picture.
         pixels = found.asarray(maxworkers=1)
         if found.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
@@ -114,7 +116,7 @@ def read_tiff(file: IO[bytes], page: int, check_size: CheckSize) -> np.ndarray:
         if samples in (2, 4) and len(found.extrasamples) == 1:
             if int(found.extrasamples[0]) == STRAIGHT_ALPHA:
                 pixels = over_black(pixels, found.bitspersample)
-            else:  # already multiplied, or no alpha at all
+            else:  # the colours are multiplied by alpha already, or the sample is no alpha
                 pixels = pixels[..., :-1]
         orientation = found.tags.get(ORIENTATION_TAG)
         return turn_upright(_without_single_axis(pixels), int(orientation.value) if orientation else 1)

@@ -24,7 +24,7 @@ from daad_jax.data.samples import Sample, Source
 from daad_jax.errors import UserError
 
 INDEX_FILE, IMAGES_FILE, MASKS_FILE = "index.json", "images.npy", "masks.npy"
-IMAGES_PER_TASK = 8  # a thread decodes so many images before it reports
+IMAGES_PER_TASK = 8  # a thread decodes this many images before it reports
 # For smaller images, threads lose more time to the interpreter's lock than they gain.
 MIN_PIXELS_FOR_THREADS = 128 * 128
 
@@ -38,6 +38,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
     Raises:
         UserError: see `cache.load_decoded`.
     """
+    # Decode all images into the files of pixels.
     listing = source.read()
     samples = listing.samples
     has_masks = any(sample.load_mask for sample in samples)
@@ -51,6 +52,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
         about_rows = rows.finish()
     finally:
         rows.close()
+    # Write the index.
     index = {
         "entry": name,
         **about_rows,

@@ -154,6 +154,7 @@ def _gather(
     rows: list[AccountRow] = []
     notes: list[str] = []
     keys = list(held_out.names) if held_out else []
+    # Read folder after folder, and leave out images that must not calibrate.
     for folder, source in sources:
         decoded = cache.load_decoded(source, data, check)
         reasons = _find_reasons(decoded, history, images)
@@ -174,6 +175,7 @@ def _gather(
             f"{', '.join(str(folder) for folder, _ in sources)}: no image is left to calibrate with: "
             f"{describe_left_out(left_out)}; give other good images"
         )
+    # Group the images of all folders together.
     numbers = None
     if grouping:
         found = grouping.group(keys)

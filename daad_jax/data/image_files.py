@@ -11,7 +11,7 @@ from daad_jax.data.containers import PAGED_SUFFIXES, count_pages
 from daad_jax.data.decoding import Picture, decode, read_file
 from daad_jax.errors import UserError
 
-REMEMBERED_DIGESTS = 64  # so many digests of files with several images are kept
+REMEMBERED_DIGESTS = 64  # this many digests of files with several images are kept
 
 
 class ImageFile(NamedTuple):

@@ -86,7 +86,7 @@ def open_array(file: Path, shape: list[int], dtype: str, offset: int, header_che
             raise Damaged(f"{file.name} holds no integers")
         expected = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
         if zlib.crc32(header) != header_checksum or file.stat().st_size != expected:
-            raise Damaged(f"the size or the header of {file.name} is not what was written")
+            raise Damaged(f"the size or the header of {file.name} has changed since it was written")
         return np.memmap(file, dtype, "r", offset, tuple(shape))
     except OSError as error:
         raise Damaged(f"{file.name} cannot be read: {error.strerror or error}") from error
@@ -117,7 +117,7 @@ def verify_rows(file: Path, array: np.memmap, checksums: Sequence[int]) -> None:
             raise Damaged(f"{file.name} cannot be read: {error.strerror}") from error
         for i, value in enumerate(expected):
             if zlib.crc32(content[i * size : (i + 1) * size]) != value:
-                raise Damaged(f"row {start + i} of {file.name} is not what was written")
+                raise Damaged(f"row {start + i} of {file.name} has changed since it was written")
         return len(content)
 
     bar = tqdm(total=array.nbytes, desc="checking the image cache", unit="B", unit_scale=True, delay=1)
@@ -150,7 +150,7 @@ def read_index(file: Path) -> tuple[dict[str, Any], str]:
     content = text[len(start) : -len(INDEX_END)]
     is_right = hashlib.sha256(content).hexdigest().encode() == digest
     if not (is_right and text.startswith(start) and text.endswith(INDEX_END)):
-        raise Damaged(f"{file.name} is not what was written")
+        raise Damaged(f"{file.name} has changed since it was written")
     try:
         index = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -184,6 +184,7 @@ def find_changed(source: Source, sha256_of_files: dict[str, str], sha256_of_samp
     Returns:
         The name of the first image that has changed; "" if none has.
     """
+    # List the images and how to digest one: as files, or as samples of a source without files.
     if source.root is not None:
         root = source.root
         known = [(name, sha256) for name, sha256 in sha256_of_files.items() if sha256]
@@ -204,6 +205,7 @@ def find_changed(source: Source, sha256_of_files: dict[str, str], sha256_of_samp
                 return loads[entry[0]]()[1]
             return ""
 
+    # Digest the images in threads, until one differs.
     bar = tqdm(total=len(known), desc="checking the files", unit="file", delay=1)
     bar.disable = bar.disable or not sys.stderr.isatty()
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -54,10 +54,7 @@ class Assignment(NamedTuple):
 
 @dataclass
 class _Folder:
-    """The information in the path of a folder that has files.
-
-    `before` and `after` are the names with a meaning, above and below the name of the part.
-    """
+    """The names with a meaning in the path of a folder; `before` and `after` lie above and below the part."""
 
     path: str
     part: str = ""
@@ -266,9 +263,7 @@ def _by_classes(folders: list[_Folder], has_masks: bool, root: str) -> list[Assi
     if not homes:
         telling = Counter("/".join(folder.telling) for folder in folders)
         if has_masks:
-            return [
-                Assignment(IMAGE, kind=_name_kind(f) if f.role else KIND_BY_MASK) for f in folders
-            ]  # fmt: skip
+            return [Assignment(IMAGE, kind=_name_kind(f) if f.role else KIND_BY_MASK) for f in folders]
         if len(telling) > 1 or any(folder.role for folder in folders):
             raise _say_nothing(Counter(f.path for f in folders), root)
         return [Assignment(IMAGE, kind=GOOD)] * len(folders)

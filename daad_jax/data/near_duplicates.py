@@ -17,17 +17,17 @@ from daad_jax.data.overviews import overviews
 from daad_jax.data.samples import Splits
 
 THUMBNAIL_SIDE = 16
-SAMPLED_SIDE = 64  # thumbnails use about so many rows and columns of a large image
-BYTES_AT_ONCE = 2**24  # so many bytes of images are in memory
-ROWS_AT_ONCE = 256  # so many rows of the matrix of distances are in memory
-MAX_CHECKED = 100  # so many held-out images are compared in full, the most suspicious ones first
-CANDIDATES = 8  # each of them is compared with so many training images, which have the nearest thumbnails
+SAMPLED_SIDE = 64  # thumbnails use about this many rows and columns of a large image
+BYTES_AT_ONCE = 2**24  # this many bytes of images are in memory
+ROWS_AT_ONCE = 256  # this many rows of the matrix of distances are in memory
+MAX_CHECKED = 100  # this many held-out images are compared in full, the most suspicious ones first
+CANDIDATES = 8  # each of them is compared with this many training images, which have the nearest thumbnails
 # A held-out image is also compared with similar images that show another part: those with the nearest
 # thumbnails from this rank on. If one part has more photos than this, the search does not find them.
 MAX_OTHER_RANK, MIN_OTHER_RANK, OTHERS = 30, 5, 5
-SHIFT = 2  # two photos of one part may be shifted by so many pixels
-CELL = 3  # differences are averaged over cells with so many pixels a side, against noise
-MAX_CELLS = 32  # so many cells a side are compared; they are spread over large images
+SHIFT = 2  # two photos of one part may be shifted by this many pixels
+CELL = 3  # differences are averaged over cells with this many pixels a side, against noise
+MAX_CELLS = 32  # this many cells a side are compared; they are spread over large images
 # The ratio of a pair: the difference that a training image leaves unexplained, divided by the difference that
 # other similar images leave. For photos of one part, the ratio was mostly below 0.1. For different parts, it
 # was above 0.08 in all sets that we tried, and mostly above 0.2. A single pair must therefore be clear. If

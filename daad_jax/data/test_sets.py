@@ -64,12 +64,14 @@ def load_test(
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; give a folder of labelled images")
+    # Read all images of the folder.
     data = _name_classes(folder, config.data)
     decoded = cache.load_decoded(_open_labelled(folder, data), data, check)
     labels = protocol.labels(decoded.kinds, (), replace(data, protocol="inspection"))
     images = describe_images(decoded, np.arange(len(labels)))
     notes = note_unreadable(decoded) + note_clipped(decoded, data)
     unreadable = {index for index, _ in decoded.skipped}
+    # Leave out images for training, and images that the run has used already.
     reasons: dict[int, str] = {}
     if has_training_part([file.name for file in decoded.files]):
         reasons = {i: NOT_FOR_TESTING for i, part in enumerate(decoded.parts) if part != TEST}
@@ -89,6 +91,7 @@ def load_test(
                 "would make the figures look better than they are."
             )
         reasons |= dict.fromkeys(known, what)
+    # Apply the limit, and make the split and the account.
     kept = np.array([i for i in range(len(images)) if i not in unreadable and i not in reasons], int)
     chosen = protocol.limit_per_label(labels[kept], config.data.limit_test, config.seed)
     if len(chosen) < len(kept):

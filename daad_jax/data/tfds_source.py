@@ -23,7 +23,7 @@ from daad_jax.data.samples import GOOD, TEST, TRAIN, Listing, Sample, Source
 from daad_jax.errors import UserError, did_you_mean
 from daad_jax.terminal import say
 
-EXAMPLES_PER_READ = 64  # so many encoded examples are in memory while a data set is listed
+EXAMPLES_PER_READ = 64  # this many encoded examples are in memory while a data set is listed
 # Encoded images up to this size stay in memory, because reading them again takes longer than decoding.
 MAX_KEPT_BYTES = 4096
 # NAME or NAME/CONFIG, also with a version. TFDS would read more from a name: arguments of the builder, and
@@ -54,6 +54,7 @@ def open_tfds(config: DataConfig) -> Source:
         UserError: there is no such data set, it is no set of images with classes, it cannot be prepared, or
             its files cannot be read; the message says what to do.
     """
+    # Prepare the data set if it is not prepared yet.
     builder = _make_builder(config)
     if not builder.data_path.exists():
         directory = tfds_directory(config)
@@ -75,7 +76,7 @@ def open_tfds(config: DataConfig) -> Source:
         encoded = [features.image] + ["mask"] * features.has_masks
         try:
             parts = builder.as_data_source(decoders={name: tfds.decode.SkipDecoding() for name in encoded})
-        except NotImplementedError as error:  # TFDS reads this format with TensorFlow, one after the other
+        except NotImplementedError as error:  # TFDS reads this format only with TensorFlow
             raise UserError(_explain_format(builder, config.name)) from error
         if "train" not in parts:
             raise UserError(
@@ -125,7 +126,7 @@ def _make_builder(config: DataConfig) -> Any:
     try:
         try:
             return tfds.builder(name, data_dir=directory, file_format="array_record")
-        except ValueError:  # prepared in another format, perhaps
+        except ValueError:  # perhaps the data set is prepared in another format
             return tfds.builder(name, data_dir=directory)
     except tfds.core.registered.DatasetNotFoundError as error:
         known = {*DATA_SETS, *tfds.list_builders(with_community_datasets=False)}
@@ -152,7 +153,7 @@ def _find_features(builder: Any, name: str) -> _Features:
 
     types = tfds.features
     of_builder = builder.info.features
-    # Sorted, because a prepared data set lists its features in an order that changes from process to process.
+    # Sort the features, because their order changes from process to process in a prepared data set.
     features = dict(sorted(of_builder.items())) if isinstance(of_builder, types.FeaturesDict) else {}
     has_kinds = isinstance(features.get("kind"), types.Text)
     has_masks = has_kinds and isinstance(features.get("mask"), types.Image)
@@ -304,7 +305,7 @@ def _prepare(builder: Any, config: DataConfig, directory: str) -> None:
     except UserError:
         raise
     except Exception as error:  # a download, a disk or a foreign builder may raise any error
-        if builder.data_path.exists():  # another process has prepared the data set in the meantime
+        if builder.data_path.exists():  # another process has prepared the data set meanwhile
             return
         raise UserError(
             f"{name}: TFDS cannot prepare this data set in {directory} ({str(error)[:200]}); try again, or "

@@ -129,6 +129,7 @@ class _Walk:
         # in the folder, and whether a link leads to it.
         waiting: list[tuple[str, str, bool]] = [("", "", False)]
         while waiting:
+            # Choose the next folder, unless it was listed before.
             place, reason, through_link = waiting.pop()
             real = os.path.realpath(self._folder / place) if through_link or self._passed_over else ""
             if self._passed_over and real == self._passed_over:
@@ -138,9 +139,10 @@ class _Walk:
                     yield WalkedFile(self._folder / place, place, LISTED_FOLDER)
                     continue
                 self._reached.add(real)
+            # List the folder: yield its files, and note its sub-folders.
             try:
                 entries = sorted(os.scandir(self._folder / place), key=lambda entry: entry.name)
-            except FileNotFoundError:  # removed in the meantime
+            except FileNotFoundError:  # the folder was removed meanwhile
                 continue
             except OSError as error:
                 if reason:

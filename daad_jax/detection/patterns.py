@@ -53,7 +53,7 @@ def _folders_from(top: str) -> Iterator[str]:
         yield folder
         try:
             entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
-        except FileNotFoundError:  # removed in the meantime
+        except FileNotFoundError:  # the folder was removed meanwhile
             continue
         except OSError as error:
             raise unlistable(error) from error

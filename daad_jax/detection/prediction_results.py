@@ -15,7 +15,7 @@ from daad_jax.files import explain_write_errors
 from daad_jax.terminal import say
 from daad_jax.uploads import Mirror
 
-MAX_PRINTED_IMAGES = 20  # up to so many images, each gets a line on the terminal
+MAX_PRINTED_IMAGES = 20  # up to this many images, each image gets a line on the terminal
 
 
 class Results:

@@ -1,4 +1,4 @@
-"""Finds the files to score in what the user named, and keeps an account of every file."""
+"""Finds the files to score in the files, folders and patterns of the user, and keeps an account of them."""
 
 import errno
 import hashlib

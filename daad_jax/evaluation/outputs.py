@@ -40,7 +40,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
-    Several processes share the scoring out; the first one prints and writes.
+    Several processes share the images; the first process prints and writes.
 
     Writes `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` into the workdir.
     With `data` or `data_dir`, they go to a new folder `evaluations/NAME` of the workdir instead, together
@@ -52,7 +52,8 @@ def evaluate(
         data: a folder of labelled images to test instead of the run's own, see `test_sets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.
         out: another folder for the files, new or empty.
-        check: read all files again, and decode them anew if one has changed without a new time or size.
+        check: whether all files are read again, and decoded again if one has changed without a new time or
+            size.
 
     Raises:
         UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the
@@ -116,7 +117,7 @@ class _Tested:
 def _load_test(
     workdir: Path, config: Config, data: Path | None, data_dir: str, check: bool = False
 ) -> _Tested:
-    """The labelled images to test.
+    """Loads the labelled images to test.
 
     Raises:
         UserError: see `test_sets.load_test` and `run_data.load_splits`; or `data` and `data_dir` are both
@@ -205,7 +206,7 @@ def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np
 
 
 def _summarise(evaluation: Evaluation) -> list[str]:
-    """The lines that are printed."""
+    """Returns the lines to print."""
     detector, metrics, labels = evaluation.detector, evaluation.image_metrics, evaluation.test.labels
     calibration, rate = detector.calibration, detector.calibration.false_alarm_rate
     normal, anomalous = int((labels == 0).sum()), int(labels.sum())
@@ -240,7 +241,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
 
 
 def _format_scores(evaluation: Evaluation) -> str:
-    """The text of `scores.csv`: one row an image, in the order of the test split."""
+    """Returns the text of `scores.csv`: one row for each image, in the order of the test split."""
     lines = [table_row(SCORE_COLUMNS)]
     test, threshold = evaluation.test, evaluation.detector.threshold
     numbers = zip(evaluation.reconstruction, evaluation.alignment, evaluation.scores, evaluation.p_values)

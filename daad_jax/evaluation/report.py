@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page. The page loads nothing, runs nothing and escapes all names."""
+"""Renders an evaluation as one HTML page. The page loads no file, runs no script and escapes all names."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def render(
             can be read.
         place: the folder of the test images, if they are not the run's own.
         suspects: the least normal training images with their pixels, the least normal first.
-        account_rows: what the files of the data were taken for; without them the page has no such table.
+        account_rows: the roles of the files of the data; without rows, the page has no such table.
         calibrating: how many of the test images have set the threshold.
     """
     config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
@@ -115,7 +115,7 @@ def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
-    """Whether so many false alarms would be rare if the normal test images were like the held-out ones.
+    """Whether this number of false alarms would be rare if normal test images were like held-out ones.
 
     The threshold is an order statistic of the held-out scores. The share of new normal images above the
     threshold therefore has a Beta distribution, and their number among the test images a beta-binomial one.
@@ -224,7 +224,7 @@ def _training_curves(log: list[dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def _format_commands(workdir: Path) -> str:
-    """The commands that repeat the training and the evaluation in another workdir."""
+    """Returns the commands that repeat the training and the evaluation in another workdir."""
     repetition = workdir.with_name(f"{workdir.resolve().name}-again")
     config, other = (shlex.quote(str(path)) for path in (workdir / "config.json", repetition))
     return (
@@ -240,5 +240,5 @@ def _stored_texts(workdir: Path, config: Config) -> dict[str, str]:
         tree = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
         stored["Environment of the training"] = json.dumps(tree, indent=2)
     except (OSError, ValueError, RecursionError):
-        pass  # an older run stored none, or another program changed the file
+        pass  # an older run stored no environment, or another program changed the file
     return stored

@@ -1,4 +1,4 @@
-"""Scores a labelled split, in one process or shared out over several."""
+"""Scores a labelled split in one process, or in several processes that share the images."""
 
 import io
 import time
@@ -31,8 +31,8 @@ def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -
     """Scores all images. Of several processes, each scores its batches, and each gets all numbers.
 
     Args:
-        detector: all processes need the same.
-        test: all processes need the same.
+        detector: the detector, equal in all processes.
+        test: the split, equal in all processes.
         stride: every `stride`-th row and column of the heat maps is kept.
         with_heat: whether heat maps are kept.
 

@@ -8,7 +8,7 @@ from daad_jax.scoring.filters import triangle_matrix
 
 PRECISION_BITS = 22  # Pillow's coefficients for 8-bit images are integers / 2**22 (Pillow's Resample.c)
 DIGIT_BITS = (14, 7, 0)  # the first bits of a coefficient's three digits
-MAX_TAPS = 2**24 // (2**7 * 255)  # a float32 sum of so many products of 7 and 8 bits is exact
+MAX_TAPS = 2**24 // (2**7 * 255)  # a float32 sum of this many products of 7 and 8 bits is exact
 
 
 def bilinear(images: jax.Array, height: int, width: int, rows_first: bool) -> jax.Array:

@@ -20,7 +20,7 @@ WIDTH = 384
 HIDDEN = 4 * WIDTH
 HEADS = 6
 PATCH = 14
-TRAINED_SIDE = 37  # the position embedding was trained on images with so many patches in a row
+TRAINED_SIDE = 37  # the position embedding was trained on images with this many patches in a row
 LAYER_NORM_EPSILON = 1e-6
 EXAMPLE = "timm/vit_small_patch14_dinov2.lvd142m"
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Distances are compared after a random projection to so many dimensions, which changes them by a few percent
-# (Johnson and Lindenstrauss). PatchCore does the same.
+# Distances are compared after a random projection to this many dimensions, which changes distances by a few
+# percent (Johnson and Lindenstrauss). PatchCore does the same.
 PROJECTED_DIMENSIONS = 128
 
 

@@ -1,6 +1,6 @@
 """Draws the initial variables of the networks with NumPy.
 
-With JAX, every shape of a parameter would need a program of its own, and compiling these programs would take
+With JAX, every shape of a parameter would need another program, and compiling these programs would take
 longer than drawing all values here. Each kind of device would also round the values differently.
 """
 

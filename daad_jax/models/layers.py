@@ -43,8 +43,8 @@ from daad_jax.models.image_layers import (
 # gradient would keep the operands of both implementations.
 Implementation = Literal["auto", "native", "split", "portable"]
 
-# A map with at least so many channels per pixel (of all its images) is tiny. The kernel is then so much
-# larger than the map that it must not be copied.
+# A map with at least this many channels per pixel (of all its images) is tiny. Its kernel is much larger, and
+# must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
 
 

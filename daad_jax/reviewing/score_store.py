@@ -56,7 +56,7 @@ class ScoreStore:
         try:
             self._connection = self._open()
         except sqlite3.Error as error:
-            warn(f"{file}: cannot be used ({error}); the images are scored anew")
+            warn(f"{file}: cannot be used ({error}); the images are scored again")
             for each in (file, file.with_name(file.name + "-journal")):
                 with suppress(OSError):
                     each.unlink()

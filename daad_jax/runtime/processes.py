@@ -35,7 +35,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
         # set that the run will use, while no process decodes or compiles.
         jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count()))
         _exchange("")
-    except Exception as error:  # every kind of cluster raises errors of its own
+    except Exception as error:  # each kind of cluster raises other errors
         raise UserError(
             f"--distributed: the processes did not meet ({str(error)[:300]}); without a TPU pod, "
             "SLURM, Kubernetes or MPI give every process --coordinator=HOST:PORT of process 0, "

@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 
 from daad_jax.config import DataConfig
 
-# XLA:CPU asks for a step's memory anew in every step. In pages of 4 KiB that costs a fifth of the step.
+# XLA:CPU allocates a step's memory again in every step. With pages of 4 KiB, this takes a fifth of the step.
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 LARGE_PAGES_OF_THE_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # XLA:CPU's loops are vectors already, so LLVM need not unroll them. The option holds for all programs of a
@@ -72,7 +72,7 @@ def belongs_to_our_command(module: str) -> bool:
 
     False in a notebook (`%run train.py`), under `runpy`, `pdb` or a profiler, and in a worker thread: the
     process then has state of somebody else. A script of the user that calls our commands itself counts as our
-    command, and begins anew.
+    command, and begins again.
     """
     if threading.current_thread() is not threading.main_thread():
         return False

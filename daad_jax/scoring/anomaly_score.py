@@ -118,7 +118,7 @@ class Calibration:
         It is the split-conformal quantile: of n held-out scores in ascending order, the score of rank
         ceil((n + 1)(1 - rate)). With fewer than 1 / rate - 1 held-out scores the threshold is the largest of
         them, and only `promised_rate` can be promised. If the images come in groups, n is the number of
-        groups, each image counts as its share of a group, and the probability is that of an image of a new
+        groups, each image counts as its share of a group, and the probability is for an image of a new
         group.
 
         Raises:
@@ -126,7 +126,7 @@ class Calibration:
         """
         if not 0 < rate < 1:
             raise UserError(f"the false-alarm rate {rate:g} must be between 0 and 1; 5 % is 0.05")
-        # The first score at which so many groups are at or below it. The margin is for rounding.
+        # Find the first score with enough groups at or below it. The margin is for rounding.
         groups_below = np.cumsum(self.shares)
         index = int(np.searchsorted(groups_below, (self.group_count + 1) * (1 - rate) - 1e-9))
         return self.scores[min(index, len(self.scores) - 1)]
@@ -143,7 +143,7 @@ class Calibration:
         return shortage(self.group_count, rate, are_groups=bool(self.group_sizes))
 
     def describe_promise(self, rate: float) -> str:
-        """What `threshold_at(rate)` promises, and on which condition: the end of "This threshold ..."."""
+        """Says what `threshold_at(rate)` promises, as the end of a sentence "This threshold ..."."""
         share = f"flags at most {100 * self.promised_rate(rate):.3g} % of normal images"
         if not self.group_sizes:
             images = f"{len(self.scores)} held-out images"
@@ -163,7 +163,7 @@ class Calibration:
 
     def count_from(self, scores: Any) -> Any:
         """How many held-out images, or groups of them, are at or above the scores: `[N]` -> `[N]`."""
-        # From each held-out score on, and from beyond the largest one.
+        # counts[i] belongs to held-out score i; the last entry, 0, to scores beyond the largest one.
         counts = np.append(np.cumsum(self.shares[::-1])[::-1], 0.0)
         return counts[np.searchsorted(np.asarray(self.scores), scores, side="left")]
 
@@ -239,13 +239,13 @@ def calibrate(
     groups: np.ndarray | None = None,
     first_tiles: np.ndarray | None = None,
 ) -> Calibration:
-    """The calibration from R and L of held-out normal images, and from the maps of some of them.
+    """Makes the calibration from R and L of held-out normal images, and from the maps of some of them.
 
     Args:
         reconstruction: R of N images, `[N]`; or of their T tiles, image after image, `[T]`.
-        alignment: L, likewise.
+        alignment: L in the same order, `[N]` or `[T]`.
         reconstruction_maps: the maps of R of M images, `[h, w]` each.
-        alignment_maps: the maps of L, likewise.
+        alignment_maps: the maps of L of the same images, `[h, w]` each.
         gamma: see `anomaly_score`.
         false_alarm_rate: the rate of the threshold and of the heat map, in (0, 1).
         groups: equal integers for images that belong together, `[N]`; None if each image is for itself.

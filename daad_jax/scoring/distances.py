@@ -131,14 +131,14 @@ DISTANCES = {
 def reconstruction_distance(
     residual: jax.Array, distance: Distance, pooling: int = 1, sigma: float = 0.0
 ) -> jax.Array:
-    """R from the residual: `[B, H, W, C]` -> `[B]`.
+    """Computes R from the residual: `[B, H, W, C]` -> `[B]`.
 
     Args:
-        residual: what `distance.residual` returned.
+        residual: the result of `distance.residual`.
         distance: one of `DISTANCES`.
         pooling: the exponent of the power mean over places. At 1 every place counts the same; above, the
             places with the largest differences count most.
-        sigma: with pooling above 1, the squares are smoothed first by a Gaussian of so many pixels.
+        sigma: with pooling above 1, a Gaussian of this many pixels smooths the squares first.
     """
     if pooling == 1 and distance.from_residual:
         return distance.from_residual(residual)
@@ -286,10 +286,12 @@ def _make_coreset_distances(
 def make_network_pass(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Variables, jax.Array], NetworkOutputs]:
-    """The pass of both networks with running batch statistics: no image influences another.
+    """Makes the pass of both networks with running batch statistics, so that no image influences another.
 
-    `implementation` is that of the generator's convolutions (`models/layers.py`), for programs that are
-    traced here and run elsewhere.
+    Args:
+        config: the configuration of the run.
+        implementation: how the generator's convolutions are computed (`models/layers.py`); an exported
+            program runs on another device than this one.
 
     Returns:
         `network_pass(variables, images)`, images uint8 or uint16 `[B, H, W, C]`.

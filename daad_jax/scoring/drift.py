@@ -7,8 +7,8 @@ one-sided two-sample Kolmogorov-Smirnov test for each direction.
 
 A few new images may be defects. So the test leaves out the share of new images that speaks most for a drift:
 the highest scores when it asks whether scores are higher, and the lowest ones when it asks whether they are
-lower. What is left cannot be further away than the good images are, wherever the defects score, so defects up
-to this share raise no alarm by themselves.
+lower. The remaining images cannot differ more than the good images do, so defects up to this share raise no
+alarm, even with extreme scores.
 """
 
 import math
@@ -19,15 +19,17 @@ import numpy as np
 from daad_jax.scoring.anomaly_score import Calibration
 
 LEVEL = 0.01  # the probability of an alarm without a drift is at most about this
-OUTLIER_SHARE = 0.1  # of unlabelled images; up to so many may be anomalous
+OUTLIER_SHARE = 0.1  # up to this share of unlabelled images may be anomalous
 
 
 @dataclass(frozen=True)
 class Drift:
     """New scores differ from the scores of a calibration, and chance hardly explains the difference.
 
-    `is_higher` says whether the new scores are higher. `p_value` is that of the test. `typical_p_value` is
-    the median of the images' conformal p-values, about 0.5 without a drift.
+    Attributes:
+        is_higher: whether the new scores are higher.
+        p_value: the p-value of the test, in [0, 1].
+        typical_p_value: the median of the images' conformal p-values, about 0.5 without a drift.
     """
 
     is_higher: bool
@@ -45,7 +47,7 @@ def find_drift(
     """The drift from the held-out images of a calibration to new images; None if chance explains it.
 
     Args:
-        calibration: what the new scores are compared with.
+        calibration: the calibration that new scores are compared with.
         scores: the scores of new images by this calibration, `[N]`.
         groups: equal integers for new images that belong together, `[N]`; None if each is for itself. Groups
             are then counted, and each image is a share of its group.
@@ -59,7 +61,7 @@ def find_drift(
         sizes = counts[inverse].astype(float)
     new = _Sample(scores[order], 1 / sizes[order])
     held_out = _Sample(np.asarray(calibration.scores), calibration.shares)
-    # Of so many groups, and of this share of all, the scores may be anything.
+    # This many groups may have any scores without an alarm.
     left_out = math.floor(outlier_share * new.count + 1e-9)
     share, count = left_out / new.count, new.count - left_out
     at_held_out, at_new = held_out.scores, new.scores

@@ -28,7 +28,7 @@ def nearest_distance(
     loses its digits where an item is near. `implementation`: see `select_implementation`; it matters where
     one item is read.
     """
-    items = jnp.asarray(items)  # an exported program has them as constants
+    items = jnp.asarray(items)  # in an exported program, the items are constants
     if count > 1:
         _, chosen = jax.lax.top_k(-_order(queries, items), count)
     elif len(items) <= GROUP:
@@ -46,7 +46,7 @@ def nearest_distance(
 
 
 def _order(queries: jax.Array, items: jax.Array) -> jax.Array:
-    """What orders the items as their distances do, |m|^2 - 2 q m: `[B, h, w, N]`."""
+    """Returns |m|^2 - 2 q m, which sorts the items m as their distances from q do: `[B, h, w, N]`."""
     products = jnp.einsum("bhwd,nd->bhwn", queries, items, precision="highest")
     return jnp.sum(jnp.square(items), -1).reshape(1, 1, 1, -1) - 2 * products
 

@@ -36,10 +36,14 @@ def variables_of(state: TrainState) -> Variables:
 
 
 def images_at_once(pixels: int, backend: str) -> int:
-    """How many images of so many pixels, with all their degraded copies, a device should score at once.
+    """Chooses how many images a device scores at once.
 
     Small batches waste the cost of reading all weights. Large batches delay single images and take memory.
     An accelerator works on more pixels at once than a CPU.
+
+    Args:
+        pixels: the pixels of an image with all its degraded copies.
+        backend: "cpu", "gpu" or "tpu".
     """
     enough = PIXELS_AT_ONCE_CPU if backend == "cpu" else PIXELS_AT_ONCE_ACCELERATOR
     return min(max(MIN_IMAGES_AT_ONCE, enough // pixels), MAX_IMAGES_AT_ONCE)
@@ -68,9 +72,8 @@ def choose_batch_size(config: Config, backend: str, cores: int) -> int:
 class BatchedFunction:
     """A function of (variables, images), compiled for batches of one size on all devices.
 
-    There is one program, for one number of images a device; smaller batches are filled up. A program for
-    another number would sum in another order, and the last digits of a score would depend on the other images
-    of its batch.
+    There is one program, for one batch size, and smaller batches are filled up. A program for another size
+    would add in another order. The last digits of a score would then depend on the other images of its batch.
 
     Args:
         function: takes variables and images `[B, H, W, C]`, and returns a tree of arrays `[B, ...]`.
@@ -125,14 +128,14 @@ class Measured(NamedTuple):
 
 
 class Scorer:
-    """The distances of images, compiled for a configuration and for any variables.
+    """Computes the distances of images by one compiled program for a configuration and any variables.
 
     Args:
         config: the configuration of the run.
         batch_size: how many images a device scores at once; None: `config.score.batch_size`.
 
     Raises:
-        UserError: so many images cannot fit the memory.
+        UserError: a batch cannot fit into the memory.
     """
 
     def __init__(self, config: Config, batch_size: int | None = None) -> None:
@@ -161,7 +164,7 @@ class Scorer:
         return self._distances.split(images)
 
     def scores(self, variables: Variables, calibration: Calibration, images: Any) -> np.ndarray:
-        """A(x) of images `[N, H, W, C]`, uint8 or uint16: `[N]`."""
+        """Computes A(x) of images, uint8 or uint16 `[N, H, W, C]` -> float64 `[N]`."""
         parts = [
             calibration.score(distances.reconstruction, distances.alignment)
             for _, distances in self.distances(self.place(variables), self.split(images))
@@ -169,7 +172,7 @@ class Scorer:
         return np.concatenate(parts).astype(np.float64)
 
     def measure(self, variables: Variables, held_out: Any, grids: Sequence[Grid] | None = None) -> Measured:
-        """The distances of held-out normal images.
+        """Measures the distances of held-out normal images.
 
         Args:
             variables: the variables of the run's networks.
@@ -183,10 +186,10 @@ class Scorer:
         return self._measure_tiles(batches, grids)
 
     def calibrate_measured(self, found: Measured, groups: np.ndarray | None = None) -> Calibration:
-        """The calibration from distances.
+        """Makes the calibration from distances.
 
         Args:
-            found: what `measure` returned.
+            found: the distances that `measure` returned.
             groups: equal integers for images that belong together, `[N]`; None if each image is for itself.
         """
         score = self._config.score
@@ -208,7 +211,7 @@ class Scorer:
         groups: np.ndarray | None = None,
         grids: Sequence[Grid] | None = None,
     ) -> Calibration:
-        """The calibration from held-out normal images, see `measure` and `calibrate_measured`."""
+        """Makes the calibration from held-out normal images, see `measure` and `calibrate_measured`."""
         return self.calibrate_measured(self.measure(variables, held_out, grids), groups)
 
     def _measure_images(self, batches: Batches, count: int) -> Measured:
@@ -239,12 +242,12 @@ class Scorer:
                 stride = self._map_stride(len(grids), image.reconstruction_map.size)
             if number % stride == 0:
                 r_maps.append(image.reconstruction_map)
-                # At gamma 1 this map counts nothing, and maps of large images take memory.
+                # At gamma 1 the map of L does not count, and maps of large images take memory.
                 l_maps.append(image.alignment_map if self._config.score.gamma < 1 else np.zeros((1, 1)))
         first_tiles = np.cumsum([0, *(len(of_image) for of_image in r)])[:-1]
         return Measured(np.concatenate(r), np.concatenate(alignment), r_maps, l_maps, first_tiles)
 
     @staticmethod
     def _map_stride(count: int, pixels: int) -> int:
-        """Of `count` maps, each of so many pixels, one of so many sets the scale of the heat map."""
+        """Returns n: every n-th of `count` maps sets the scale of the heat map. `pixels` is a map's size."""
         return -(-count // max(MIN_CALIBRATION_MAPS, CALIBRATION_MAP_PIXELS // pixels))

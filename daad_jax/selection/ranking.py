@@ -38,7 +38,7 @@ GAMMAS = (0.9, 0.5, 0.0)  # besides 1, which ignores L
 MAX_HELD_OUT = 300  # images
 MIN_CORRUPTED = 300  # images of each kind; fewer held-out images are corrupted several times
 IMAGES_PER_DEVICE = 32
-FURTHER_LINES = 10  # so many further ways to score are printed
+FURTHER_LINES = 10  # this many further ways to score are printed
 
 Setting = tuple[str, float, int]  # distance, smoothing and pooling
 SETTINGS: list[Setting] = [*itertools.product(RANKED_DISTANCES, SMOOTHINGS, POOLINGS)]

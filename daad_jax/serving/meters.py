@@ -19,7 +19,7 @@ from daad_jax.scoring.drift import OUTLIER_SHARE, find_drift
 
 # The upper bounds of the histogram of scores, as shares of the threshold: 1 is the threshold itself.
 SHARES_OF_THRESHOLD = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
-DRIFT_IMAGES = 500  # so many of the newest scores are compared with the calibration's scores
+DRIFT_IMAGES = 500  # this many of the newest scores are compared with the calibration's scores
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 

@@ -1,8 +1,8 @@
 """The files of later calibrations: `WORKDIR/calibrations/ID.json`, and `in_use.json` beside them.
 
-A calibration is a file of its own, which is written whole and never changed. `in_use.json` names the one that
-counts; without this file, the calibration of the training counts, which is in the checkpoint. docs/scoring.md
-describes both files.
+Each calibration has its own file, which is written whole and never changes. `in_use.json` names the
+calibration in use. Without this file, the calibration of the training is in use, which is in the checkpoint.
+docs/scoring.md describes both files.
 """
 
 import json
@@ -36,9 +36,12 @@ KEYS = {
 class CalibrationLabel:
     """Names the calibration that a verdict belongs to.
 
-    `id` are 8 hexadecimal digits. `created` is the time in UTC, "2026-11-28T09:15:00Z"; "" for the
-    calibration of the training. `images` is the number of images, `groups` that of their groups (0 if each
-    image is for itself), and `step` that of the checkpoint.
+    Attributes:
+        id: 8 hexadecimal digits.
+        created: the time in UTC, "2026-11-28T09:15:00Z"; "" for the calibration of the training.
+        images: the number of images.
+        groups: the number of groups of images; 0 if each image is for itself.
+        step: the step of the checkpoint.
     """
 
     id: str
@@ -208,7 +211,7 @@ def read_in_use(workdir: Path) -> str | None:
 
 
 def read(workdir: Path, id_: str) -> StoredCalibration:
-    """Reads a stored calibration. Raises UserError if it is missing or not what was written."""
+    """Reads a stored calibration. Raises UserError if the file is missing or has changed."""
     file = workdir / FOLDER / f"{id_}.json"
     about = _read_file(file, KEYS)
     try:
@@ -238,7 +241,7 @@ def read(workdir: Path, id_: str) -> StoredCalibration:
 
 
 def _read_file(file: Path, keys: set[str]) -> dict[str, Any]:
-    """Reads a JSON file with a checksum. Raises UserError if it is missing or not what was written."""
+    """Reads a JSON file with a checksum. Raises UserError if the file is missing or has changed."""
     try:
         if size_of(file) > MAX_FILE_BYTES:
             raise _damaged(file, "it is too large")
@@ -252,7 +255,7 @@ def _read_file(file: Path, keys: set[str]) -> dict[str, Any]:
     if not isinstance(about, dict) or set(about) != keys or about["format"] != FORMAT:
         raise _damaged(file, "it is no calibration")
     if digest({key: value for key, value in about.items() if key != "sha256"}) != about["sha256"]:
-        raise _damaged(file, "it is not what was written")
+        raise _damaged(file, "it has changed since it was written")
     return about
 
 

@@ -140,7 +140,7 @@ class Checkpoints:
         """Loads a checkpoint, and compares its checksums.
 
         Raises:
-            Damaged: it is not what was saved.
+            Damaged: the leaf has changed since it was saved.
             UserError: it was made by another version, or its calibration cannot give scores.
             Exception: of Orbax or TensorStore, for damaged files.
         """
@@ -177,7 +177,7 @@ class Checkpoints:
         leaves = {name: read[name] for name in expected}
         _require_step(leaves, step)
         if name := find_difference(describe_leaves(leaves, check_values=False)[0], described):
-            raise Damaged(f"{name} is not what was saved")
+            raise Damaged(f"{name} has changed since it was saved")
         return abstract, leaves
 
     def _read_numbered(self, step: int, config: Config) -> tuple[TrainState, Leaves]:
@@ -234,18 +234,18 @@ def _verify_about(about: Any, step: int) -> bool:
         Whether the checkpoint has checksums.
 
     Raises:
-        Damaged: it is not what was saved, or not of this step.
+        Damaged: the metadata have changed since they were saved, or belong to another step.
         UserError: it was made by another version.
     """
     made_by = about.get("format") if isinstance(about, dict) else None
     if made_by not in KEYS:
         raise UserError(f"made by another version of daad_jax (format {made_by!r})")
     if set(about) != KEYS[made_by]:
-        raise Damaged("its configuration and calibration are not what was saved")
+        raise Damaged("its configuration and calibration have changed since they were saved")
     if made_by == FORMAT_WITHOUT_CHECKSUMS:
         return False
     if digest({key: value for key, value in about.items() if key != "sha256"}) != about["sha256"]:
-        raise Damaged("its configuration and calibration are not what was saved")
+        raise Damaged("its configuration and calibration have changed since they were saved")
     if about["step"] != step:
         raise Damaged(f"it is the checkpoint of step {about['step']}")
     return True

@@ -28,10 +28,10 @@ class Fitted(NamedTuple):
 
     Attributes:
         state: NumPy arrays, at step 1.
-        config: the configuration with what was found: how many items the memories have (there may be fewer
-            blocks than `model.memory_items` asks for), how many are read, and `model.place_weight`.
+        config: the configuration with the values that the fit found: the number of items (there may be fewer
+            blocks than `model.memory_items`), how many items are read, and `model.place_weight`.
         distances: R of every training image, `[N]`, as if the image had not trained: it is not compared with
-            items of its own. R of an image in tiles is the R of its least normal tile.
+            its own items. R of an image in tiles is the R of its least normal tile.
     """
 
     state: TrainState

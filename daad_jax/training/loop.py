@@ -76,7 +76,8 @@ def train(
             same data again.
         fresh_hold_out: whether a run goes on although there are other images than in its last training. No
             image that has trained is held out; of the new ones, a share is.
-        check: read all files again, and decode them anew if one has changed without a new time or size.
+        check: whether all files are read again, and decoded again if one has changed without a new time or
+            size.
 
     Returns:
         The step and the numbers of images. Everything else is in the workdir, see `Detector.load`.

@@ -184,7 +184,7 @@ def _describe_new_images(history: History, splits: Splits) -> str:
     known = ContentIndex([*history.trained, *history.held_out])
     roles = [image.role for image in splits.normal if image not in known]
     return (
-        f"The images are not those of the last training: {len(roles)} are new to this run. "
+        f"The images differ from the images of the last training: {len(roles)} are new to this run. "
         f"{roles.count(TRAINED)} of them train, and {roles.count(CALIBRATED)} are held out. No image that "
         "has trained is held out."
     )

@@ -29,7 +29,7 @@ def explain_save_errors(workdir: Path) -> Iterator[None]:
         reason, number = _find_reason(error)
         remedy = REMEDIES.get(number, "look at that disk")
         step = saved_step(workdir)
-        place = f"resumes from step {step}" if step else "begins anew"
+        place = f"resumes from step {step}" if step else "begins from the start"
         raise UserError(
             f"{workdir}: a checkpoint cannot be saved ({reason}); {remedy}, and the same command then {place}"
         ) from error

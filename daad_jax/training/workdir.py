@@ -121,7 +121,7 @@ def require_claim(workdir: Path, claim: tuple[int, int]) -> None:
             )
         raise UserError(
             f"{workdir}: this folder was removed or replaced while the run trained, so the run ends here and "
-            "saves nothing more; the same command begins anew"
+            "saves nothing more; the same command begins from the start"
         )
 
 

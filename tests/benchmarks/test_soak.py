@@ -1,4 +1,4 @@
-"""What a soak prints: the growth of the second half, not that of the start."""
+"""A soak prints the growth of the second half, without the growth at the start."""
 
 import os
 

@@ -131,7 +131,7 @@ def test_the_account_is_that_of_a_plain_walk(tmp_path, made):
     assert set(records) == walked
     assert len(records) == len(splits.account.files)
 
-    # What is used and what is left out are all of it.
+    # Used and left out images add up to all images.
     assert {name for name, file in records.items() if file.role in account.IMAGE_ROLES} == set(images)
     assert {name for name, file in records.items() if file.role == "mask"} == set(masks)
     assert {name for name, file in records.items() if file.role == "left out"} == walked - {*images, *masks}

@@ -1,4 +1,4 @@
-"""What is in the cache is what was written, and what is on the disk is what was decoded."""
+"""The cache returns the pixels that were decoded, or notices that they have changed on the disk."""
 
 import errno
 import hashlib
@@ -187,7 +187,9 @@ def test_rows_are_verified_in_any_portions(config, tmp_path, monkeypatch):
         integrity.verify_rows(file, array, checksums)
         for i in range(5):
             wrong = [c ^ (j == i) for j, c in enumerate(checksums)]
-            with pytest.raises(integrity.Damaged, match=rf"row {i} of images\.npy is not what was written"):
+            with pytest.raises(
+                integrity.Damaged, match=rf"row {i} of images\.npy has changed since it was written"
+            ):
                 integrity.verify_rows(file, array, wrong)
 
 
@@ -360,7 +362,7 @@ def test_digests_of_files_are_in_the_index(config, tmp_path):
 
 
 def test_a_replaced_file_of_a_prepared_set_is_seen(tmp_path):
-    """Also if its name, size and time are those of the old one."""
+    """Also if name, size and time stay the same."""
     file = tmp_path / "part.array_record"
     file.write_bytes(b"old")
     os.utime(file, (5, 5))

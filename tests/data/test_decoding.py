@@ -153,7 +153,7 @@ def test_no_kind_meets_the_limit_of_pillow(monkeypatch):
     shown = to_pixels(decoding.decode(black_and_white), 1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     for kind, (content, *_) in everything.items():
-        if kind == "WebP":  # at most 268 million pixels, of which Pillow reads 179
+        if kind == "WebP":  # the format allows 268 million pixels, and Pillow reads 179 million
             with pytest.raises(UserError, match="WEBP files of so many pixels are not read; save it as PNG"):
                 decoding.decode(content)
         else:
@@ -384,7 +384,7 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_deep_images_are_turned_upright(orientation):
-    """As Pillow turns images of 8 bits. Pillow itself turns those of 16 bits into garbage."""
+    """As Pillow turns images of 8 bits. Pillow itself damages images of 16 bits."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     shallow = io.BytesIO()

@@ -53,8 +53,8 @@ def marked_images(splits):
     return {name for name, mask in zip(splits.test.names, splits.test.masks) if mask.any()}
 
 
-# Names of the layout, files, images that train or are held out, tested images with their kinds, and those of
-# them whose masks mark something.
+# Name of the layout, files, images that train or are held out, tested images with their kinds, and tested
+# images with a mask that is not empty.
 LAYOUTS = {
     "good, crack, mask": (
         ["good/0.png", "good/1.png", "good/2.png", "good/3.png", "crack/0.png", "crack/1.png",
@@ -165,7 +165,7 @@ def test_layouts(config, tmp_path, layout):
     assert kinds == tested
     assert marked_images(splits) == set(marked)
     np.testing.assert_array_equal(splits.test.labels, [kind != "good" for kind in splits.test.kinds])
-    # Every file once: each mask is used, and what is left out has a reason.
+    # Every file is listed once: each mask is used, and each file that is left out has a reason.
     files = {file.name: file for file in splits.account.files}
     assert set(files) == {name.partition(":")[0] for name in names}
     used = {name for name, file in files.items() if file.role not in ("mask", "left out")}

@@ -1,4 +1,4 @@
-"""Paths: what is found from where, and that a URL stays as it is."""
+"""Paths are found from the right folder, and a URL stays as it is."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Large images in tiles: every pixel is in one, and what was cut is put together again."""
+"""Large images in tiles: every pixel is in a tile, and joined tiles give the whole image again."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""A score depends on the image alone, whatever it comes with and in whatever form."""
+"""A score depends on the image alone, not on other images of the call, nor on the form of the input."""
 
 import jax
 import numpy as np
@@ -136,7 +136,7 @@ def test_streams_keep_the_order_and_go_past_bad_files(detector, tmp_path):
     assert [entry.file.path for entry in entries] == paths
     assert [i for i, entry in enumerate(entries) if entry.error] == list(range(3, len(paths), 5))
     assert "003.png: the image cannot be read" in str(entries[3][1])
-    assert entries[3][1].__traceback__ is None  # whose frames hold what was decoded
+    assert entries[3][1].__traceback__ is None  # a traceback would keep the decoded image
     np.testing.assert_array_equal(scores, detector.score(np.stack(good)).scores)
     broken = list(detector.stream([ImageFile(paths[3]), ImageFile(tmp_path / "none.png")]))
     assert [len(broken), broken[0][1]] == [1, None]

@@ -1,4 +1,4 @@
-"""predict-on-ray on two machines (nodes) of a real Ray cluster, one of which is lost."""
+"""predict-on-ray on a real Ray cluster of two machines (nodes). One machine is lost."""
 
 import os
 import subprocess

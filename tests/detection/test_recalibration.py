@@ -1,4 +1,4 @@
-"""A finished run calibrated anew: the same score path, what is left out, history, and the command itself."""
+"""Calibrating a finished run: the same scores, images that are left out, history, and the command itself."""
 
 import json
 import os
@@ -242,7 +242,7 @@ def test_damage_and_another_checkpoint(run, root, capsys):
     Detector.load(run)
     calibrations.use(run, stored.label.id)
 
-    # The run trains on: the calibration is not that of the new checkpoint.
+    # The run trains on, so the calibration does not belong to the new checkpoint.
     networks, config, calibration = checkpoint.load(run)
     with closing(Checkpoints(run)) as checkpoints:
         checkpoints.save(networks.replace(step=np.int32(2)), config, calibration)

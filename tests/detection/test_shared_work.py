@@ -1,4 +1,4 @@
-"""predict and evaluate in several processes on this machine: the files are those of one process."""
+"""predict and evaluate in several processes on this machine write the same files as one process."""
 
 import csv
 import itertools

@@ -82,7 +82,7 @@ def rows(folder):
 
 
 def test_run_and_images_moved(place, tmp_path, monkeypatch):
-    """The run's own images from another directory, and those of a moved run, get the same scores."""
+    """The run's own images get the same scores from another directory, and after the run was moved."""
     run = tmp_path / "run"
     shutil.copytree(place / "run", run)
     shutil.copytree(place / "set", tmp_path / "moved")

@@ -84,7 +84,7 @@ def test_positions_are_resized_as_jax_does(side):
 
 
 def test_it_has_the_parameters_of_dinov2():
-    """22,056,576 with the final norm and the mask token, neither of which a map needs."""
+    """22,056,576 with the final norm and the mask token. A map needs neither."""
     shapes = jax.tree.leaves(NETWORK.abstract_params(range(12)))
     assert sum(np.prod(like.shape) for like in shapes) + 2 * 384 + 384 == 22_056_576
 

@@ -79,7 +79,7 @@ def damaged(file: Path, content: bytes | None) -> Iterator[None]:
 
 
 class Run:
-    """A workdir with checkpoints of steps that differ in every number, and a judge of what is loaded."""
+    """A workdir with checkpoints that differ in every number, and a function that judges a loaded state."""
 
     def __init__(self, workdir: Path, config: Config, steps: tuple[int, ...] = (1, 2), seed: int = 0) -> None:
         self.workdir, self.folder = workdir, (workdir / "checkpoints").resolve()
@@ -206,7 +206,7 @@ def test_leaves_that_are_not_finite(tmp_path: Path, make: Callable[[], Config]) 
 
 
 class Cached:
-    """A filled entry of the cache, and a judge of what is loaded from it."""
+    """A filled entry of the cache, and a function that judges the images loaded from it."""
 
     def __init__(self, folder: Path) -> None:
         self.config = Config()
@@ -228,7 +228,7 @@ class Cached:
         try:
             with contextlib.redirect_stderr(said):
                 found = self._load()
-        except Exception as error:  # whatever it is, the user gets no images
+        except Exception as error:  # after any error, the user gets no images
             tally.lost(f"{fault}: {type(error).__name__} {error}"[:200])
             return
         if found == self.expected and said.getvalue().count("\n") <= 1:

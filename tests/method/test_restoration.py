@@ -50,7 +50,7 @@ def small(restore: str) -> Config:
 
 @pytest.mark.slow
 def test_the_score_is_the_mean_over_turns():
-    """R(x) is the mean of the distances from x to what is restored of each turn of x."""
+    """R(x) is the mean distance between x and the image restored from each turn of x."""
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     plain, turned = small(""), small("turns")
     variables = variables_of(state.create_state(plain))

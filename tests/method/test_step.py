@@ -236,7 +236,7 @@ def test_bfloat16_is_of_the_convolutions_alone():
     rounded, metrics = run(config, 1)
     assert all(leaf.dtype != "bfloat16" for leaf in jax.tree.leaves(rounded))
     assert all(np.isfinite(value).all() for value in metrics.values())
-    # An Adam step is as long whatever the gradient, so it is the running statistics that stay close.
+    # The length of an Adam step does not depend on the gradient, so compare the running statistics.
     for name in ("generator", "discriminator"):
         a, b = getattr(exact, name).batch_stats, getattr(rounded, name).batch_stats
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0.1, atol=0.05), a, b)

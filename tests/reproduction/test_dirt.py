@@ -25,7 +25,7 @@ def make_split(first, count, labels=None, groups=None):
 
 @pytest.fixture
 def clean():
-    """90 normal images, of which 9 are held out, and a test set of 10 normal and 20 anomalous images."""
+    """90 normal images (9 of them held out), and a test set of 10 normal and 20 anomalous images."""
     return Splits(make_split(0, 81), make_split(81, 9), make_split(100, 30, np.repeat([0, 1], [10, 20])))
 
 

@@ -221,7 +221,7 @@ def test_one_seed_has_no_spread_and_missing_cells_are_counted():
 
 
 def test_the_recipes_table(mvtec):
-    """The columns, and beside them whatever is not the default."""
+    """The columns, and beside them all values that are not the default."""
     plain, other = Config(), Config()
     plain.loss.adversarial = plain.loss.alignment = 0.0
     other.model.temperature, other.model.skips = 0.05, (True, False, True)

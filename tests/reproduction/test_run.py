@@ -142,7 +142,7 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
     run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
     assert len(stored_in(small).results) == 3
 
-    # Another recipe is another cell, and what is stored of the old one goes.
+    # Another recipe is another cell, and the stored result of the old cell goes.
     shrink = variants.finish
 
     def other(config, *rest):
@@ -156,7 +156,7 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
     assert "dropped 3 results from " in capsys.readouterr().out
     assert [r.key for r in stored_in(small).results] == [("wood", row, -1) for row in rows]
 
-    # Elsewhere, where no cell has run: what is stored can count as done.
+    # On a machine where no cell has run, stored results can count as done.
     elsewhere = run.Places(small.out / "empty", small.docs)
     run.reproduce(TABLE, chosen(["wood"], rows), elsewhere, only_missing=True)
     assert "0 cells of mvtec_ad" in capsys.readouterr().out

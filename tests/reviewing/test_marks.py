@@ -1,4 +1,4 @@
-"""`labels.csv`: every mark survives a kill, the last one counts, and whatever was cut is repaired."""
+"""`labels.csv`: every mark survives a kill, the last mark counts, and a cut line is repaired."""
 
 import csv
 import os
@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_line_and_the_mark_does_not_count(tmp_path, monkeypat
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_kill_loses_no_mark_that_was_confirmed(file):
-    """A child marks as fast as it can and prints each mark when it is told that it is saved."""
+    """A child marks as fast as it can, and prints each mark after it was saved."""
     code = (
         "import sys; from pathlib import Path\n"
         "from daad_jax.reviewing.marks import About, Marks\n"

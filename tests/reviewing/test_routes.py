@@ -307,11 +307,11 @@ def test_fifty_thousand_images_are_listed_whole(root, tmp_path):
     assert set(columns["mark"]) == {"none"}
 
 
-def test_a_damaged_store_is_made_anew(root, tmp_path, capsys):
+def test_a_damaged_store_is_emptied(root, tmp_path, capsys):
     (tmp_path / "scores.sqlite").write_bytes(b"SQLite format 3\0" + b"\1" * 3000)
     review = open_review(root / "bolts", root / "parts", tmp_path)
     assert len(review._scoring._images) == 49
-    assert "the images are scored anew" in capsys.readouterr().err
+    assert "the images are scored again" in capsys.readouterr().err
     review.close()
 
 
@@ -403,7 +403,7 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         assert calibrations.load(workdir).stored.confidence is None
         assert not any("--" in line for line in result["lines"])
         after, now = client.get("/api/review").json(), rows_of(client)
-        # The new calibration is that of the same images by the command.
+        # The command makes the same calibration from the same images.
         stored = calibrations.load(workdir)
         assert stored.label.id == after["calibration"] != before["calibration"]
         assert len(stored.calibration.scores) == 20

@@ -1,4 +1,4 @@
-"""What the compiler is told, and that it is told only what it knows."""
+"""The compiler gets our options, and only options that it knows."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a checkpoint gives back is what was saved, to the bit, or the checkpoint is not used and named."""
+"""A checkpoint gives back the saved values to the bit, or the command names it and does not use it."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def save_numbered(workdir, state, config, calibration):
 
 
 def assert_is_step(loaded, config, step):
-    """Whether what was loaded is what `save` saved at a step, to the bit."""
+    """Whether the loaded values equal the values that `save` saved at a step, to the bit."""
     state, found_config, calibration = loaded
     expected = state_of(config, step)
     assert jax.tree.structure(state) == jax.tree.structure(expected)
@@ -228,7 +228,7 @@ def test_the_calibration_of_another_run_is_not_used(tmp_path, config, capsys):
     shutil.rmtree(tmp_path / "one" / about)
     shutil.copytree(tmp_path / "two" / about, tmp_path / "one" / about)
     assert_is_step(checkpoint.load(tmp_path / "one"), config, 1)
-    assert "damaged: features/memories/1/items is not what was saved" in capsys.readouterr().err
+    assert "damaged: features/memories/1/items has changed since it was saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [tiny_config, tiny_feature_config])

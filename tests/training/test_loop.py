@@ -113,7 +113,7 @@ def test_other_images_do_not_go_on_with_a_run(config, tmp_path, capsys):
         ):
             train(config, run)
         assert "resumed" not in capsys.readouterr().out
-    # The images as they were, whatever their times.
+    # The images have their old content; their times do not matter.
     first.write_bytes(original)
     os.utime(first, (1, 1))
     assert all(path.read_bytes() == before for path, before in files.items() if path.name == "data.json")

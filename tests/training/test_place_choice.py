@@ -36,7 +36,7 @@ def separations_of(config: Config, images: np.ndarray) -> dict[float, float]:
 
 def test_both_ways_are_measured_and_the_sentence_says_which_is_better():
     rng = np.random.default_rng(0)
-    # The left half is always dark and the right half bright: the place tells what is normal.
+    # The left half is always dark and the right half bright: the place decides whether a block is normal.
     images = np.full((12, 64, 64, 3), 40, np.uint8)
     images[:, :, 32:] = 200
     images = images + rng.integers(0, 10, images.shape).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The least normal training images: named after every training, whatever a name looks like."""
+"""Every training names its least normal images, also if a name is unusual."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ export const count = () => images.id.length;
 export const find = (id) => numberOf.get(id);
 export const isFlagged = (n) => images.score[n] !== null && images.score[n] > images.threshold;
 
-// Takes columns from the server: new images at the end, or all of them anew.
+// Takes columns from the server: new images at the end, or all images again.
 export function take(rows) {
   if (rows.first === 0) {
     for (const column of COLUMNS) images[column].length = 0;

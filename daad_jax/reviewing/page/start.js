@@ -34,7 +34,7 @@ function moved() {
   summarise();
 }
 
-// Filters and sorts anew. The selected image stays selected if `keep` says so.
+// Filters and sorts again. The selected image stays selected if `keep` says so.
 function rearrange(keep = false) {
   grid.show(arrange(filters(), element("order").value), keep);
   summarise();

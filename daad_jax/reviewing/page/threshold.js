@@ -35,7 +35,7 @@ export class Threshold {
     this.refresh();
   }
 
-  // Draws everything anew, because the scores or the calibration have changed.
+  // Draws everything again, because the scores or the calibration have changed.
   refresh() {
     this.findRange();
     this.drawBars();
