@@ -1,11 +1,10 @@
 """Further commands about finished runs, for `commands.COMMANDS`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from daad_jax.buckets import open_place
+from daad_jax.buckets import is_in_bucket, open_place
 from daad_jax.cli import Command, Invocation, define_batch_size, define_folder, define_workdir
 from daad_jax.errors import UserError
 from daad_jax.terminal import say
@@ -83,7 +82,7 @@ def _compare(call: Invocation) -> None:
     from daad_jax.evaluation.comparison_page import compare
 
     out = call.options.out
-    compare([Path(word) for word in call.words], Path(out) if out else None)
+    compare([open_place(word) for word in call.words], open_place(out) if out else None)
 
 
 def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -115,7 +114,12 @@ def _serve(call: Invocation) -> None:
     if options.export is not None:
         from daad_jax.export.exported_detector import ExportedDetector
 
-        detector = ExportedDetector(Path(options.export), options.batch_size)
+        if is_in_bucket(options.export):
+            raise UserError(
+                f"{options.export}: an exported file is served from this machine only; copy it, its .sha256 "
+                "and its model.json to a folder: gcloud storage cp"
+            )
+        detector = ExportedDetector(open_place(options.export), options.batch_size)
         name = detector.config.name
     else:
         from daad_jax.detection.detector import Detector
@@ -194,7 +198,7 @@ def _review(call: Invocation) -> None:
         raise UserError("give the folder of the images to review; one folder")
     from daad_jax.reviewing.review_server import review
 
-    review(workdir, call.words[0], Path(options.out) if options.out else None, options.port)
+    review(workdir, call.words[0], options.out, options.port)
 
 
 RUN_COMMANDS = {

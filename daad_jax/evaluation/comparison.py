@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from daad_jax.buckets import read_bytes, size_of
 from daad_jax.errors import UserError
 from daad_jax.evaluation.bootstrap import Interval, interval_of, sample_aurocs
 
@@ -161,9 +162,9 @@ def read_run(folder: Path) -> EvaluatedRun:
     texts = []
     for file in (figures_file, scores_file):
         try:
-            if file.stat().st_size > MAX_FILE_BYTES:
+            if size_of(file) > MAX_FILE_BYTES:
                 raise UserError(f"{file}: has more than {MAX_FILE_BYTES} bytes; {remedy}")
-            texts.append(file.read_text(encoding="utf-8"))
+            texts.append(read_bytes(file).decode("utf-8"))
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: this run is not evaluated ({file.name} is missing); {remedy}"

@@ -71,7 +71,8 @@ class Review:
                 self._outcomes[image.id] = image, score, ""
             else:
                 todo.append(image)
-        self._drift = "", ""  # the id of a calibration, and the sentence about its drift
+        # The id of a calibration and a count of changes, and the sentence about the drift at that moment.
+        self._drift = ("", 0), ""
         self._remarked: set[str] = set()  # ids of images whose file has changed since they were marked
         self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
 
@@ -120,8 +121,9 @@ class Review:
         is_running = self._scoring.is_running
         with self._lock:
             done, calibration = len(self._outcomes), self._run.label.id
-        if not is_running and self._drift[0] != calibration:
-            self._drift = calibration, self._describe_drift()
+        state = calibration, self._marks.change_count
+        if not is_running and self._drift[0] != state:
+            self._drift = state, self._describe_drift()
         changes = self._marks.changes_since(marks)
         notes = [self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
         if count := len(self._remarked):

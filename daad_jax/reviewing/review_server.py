@@ -16,7 +16,7 @@ MAX_CONNECTIONS = 256
 DRAIN_SECONDS = 5  # after a signal, open requests have this time to end
 
 
-def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
+def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
     """Serves the page of a review until SIGTERM or Ctrl-C.
 
     Args:
@@ -43,12 +43,12 @@ def review(workdir: Path, folder: str, out: Path | None, port: int) -> None:
     from daad_jax.reviewing.score_store import ScoreStore
 
     # Prepare the folder for marks and scores.
-    images_folder = open_place(folder)
-    place = out or workdir / "review" / (Path(os.path.abspath(folder)).name or "images")
-    if is_in_bucket(place):
+    place = Path(out) if out else workdir / "review" / (Path(os.path.abspath(folder)).name or "images")
+    if is_in_bucket(out or place):
         raise UserError(
-            f"{place}: marks cannot be appended in a bucket; give a folder of this machine as --out"
+            f"{out or place}: marks cannot be appended in a bucket; give a folder of this machine as --out"
         )
+    images_folder = open_place(folder)
     run = calibrations.load(workdir)
     with explain_write_errors(place, REMEDY):
         place.mkdir(parents=True, exist_ok=True)

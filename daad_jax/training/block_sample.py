@@ -14,6 +14,9 @@ from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 # Blocks of each grid that are kept, over all images. So the memory that a fit needs does not grow with the
 # number of images.
 MAX_SAMPLED_BLOCKS = 40_000
+# All blocks of the sampled images are kept, too, if they take no more than this: they are needed twice.
+MAX_KEPT_BYTES = 2**29
+Blocks = tuple[slice, list[np.ndarray]]  # which images a batch holds, and their blocks of every grid
 
 
 class BlockSample(NamedTuple):
@@ -64,8 +67,14 @@ class ImageReader:
         at_once = images_at_once(self._size[0] * self._size[1], jax.default_backend())
         self._function = BatchedFunction(features.make_block_reader(config), at_once)
         self._params = self._function.place(params)
+        self._kept: list[Blocks] = []
+        self._kept_images: Any = None  # whose blocks are kept
 
-    def read(self, images: Any, title: str) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    def read_again(self, images: Any, title: str) -> Iterator[Blocks]:
+        """What `read` yields. The images of the last `sample` are not read again if their blocks are kept."""
+        return iter(self._kept) if images is self._kept_images else self.read(images, title)
+
+    def read(self, images: Any, title: str) -> Iterator[Blocks]:
         """Yields for every batch which images it holds, and their blocks `[b, h, w, D]` of every grid.
 
         Args:
@@ -92,7 +101,7 @@ class ImageReader:
         per_image = [min(h * w, -(-MAX_SAMPLED_BLOCKS // len(sampled))) for h, w in grids]
         kept: list[list[np.ndarray]] = [[] for _ in grids]
         places: list[list[np.ndarray]] = [[] for _ in grids]
-        for rows, batch in self.read(images, title):
+        for rows, batch in self._keep(images, self.read(images, title)):
             for index, blocks in enumerate(batch):
                 for number, of_image in enumerate(
                     blocks.reshape(len(blocks), -1, blocks.shape[-1]), rows.start
@@ -107,3 +116,18 @@ class ImageReader:
             BlockSample(np.concatenate(kept[i]), np.repeat(sampled, per_image[i]), np.concatenate(places[i]))
             for i in range(len(grids))
         ]
+
+    def _keep(self, images: Any, batches: Iterator[Blocks]) -> Iterator[Blocks]:
+        """Yields the batches of all images, and keeps them if they are small enough together."""
+        kept: list[Blocks] = []
+        left = MAX_KEPT_BYTES
+        self._kept, self._kept_images = [], None
+        for rows, blocks in batches:
+            yield rows, blocks
+            left -= sum(each.nbytes for each in blocks)
+            if left >= 0:
+                kept.append((rows, blocks))
+            else:
+                kept.clear()
+        if left >= 0:
+            self._kept, self._kept_images = kept, images

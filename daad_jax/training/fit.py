@@ -130,7 +130,7 @@ def _leave_one_out(
     weights = config.score.weights or (1.0,) * len(memories)
     owners = train.owners
     distances = np.zeros(len(train.images))
-    for rows, batch in reader.read(train.images, "comparing"):
+    for rows, batch in reader.read_again(train.images, "comparing"):
         for weight, blocks, memory, from_rows in zip(weights, batch, memories, item_rows):
             if weight:
                 of_rows = image_distances(

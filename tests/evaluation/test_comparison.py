@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from daad_jax.buckets import open_place, read_bytes
 from daad_jax.errors import UserError
 from daad_jax.escaping import table_row
 from daad_jax.evaluation import comparison_page
@@ -15,6 +16,7 @@ from daad_jax.evaluation.bootstrap import RESAMPLES, SEED, sample_aurocs
 from daad_jax.evaluation.comparison import compare_runs, read_run
 from daad_jax.evaluation.comparison_page import compare
 from daad_jax.evaluation.outputs import SCORE_COLUMNS
+from tests.emulator import BUCKET, needs_emulator, upload_folder
 
 RNG = np.random.default_rng(0)
 NORMAL, ANOMALOUS = 30, 20
@@ -77,6 +79,23 @@ def test_differences_by_counting_and_resampling(runs):
     # The better run is better beyond chance, the equal one is not.
     assert found.differences[0].interval[0] > 0
     assert found.differences[1].interval[0] < 0 < found.differences[1].interval[1]
+
+
+@needs_emulator
+@pytest.mark.slow
+@pytest.mark.usefixtures("emulator")
+def test_runs_in_a_bucket_compare_alike(runs, tmp_path):
+    folders, _ = runs
+    places = [open_place(f"gs://{BUCKET}/compared/{number}") for number in range(len(folders))]
+    for number, folder in enumerate(folders):
+        upload_folder(folder, f"compared/{number}")
+    page = compare(places, open_place(f"gs://{BUCKET}/compared/page.html"))
+    expected = compare(folders, tmp_path / "page.html").read_text()
+    for folder, place in zip(folders, places):
+        expected = expected.replace(str(folder), str(place))
+    assert len(read_bytes(page)) == pytest.approx(len(expected), rel=0.01)
+    with pytest.raises(UserError, match=f"gs://{BUCKET}/none: this run is not evaluated"):
+        compare([open_place(f"gs://{BUCKET}/none"), places[0]], tmp_path / "page.html")
 
 
 def test_images_that_disagree_come_by_their_ranks(runs):

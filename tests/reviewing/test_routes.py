@@ -14,6 +14,7 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 pytest.importorskip("httpx2", reason="needs httpx2")
 from starlette.testclient import TestClient
 
+from daad_jax.buckets import open_place
 from daad_jax.detection import detector as detector_module
 from daad_jax.detection import recalibration
 from daad_jax.detection.detector import Detector
@@ -22,6 +23,7 @@ from daad_jax.errors import UserError
 from daad_jax.reviewing.folder_images import list_images, make_id
 from daad_jax.reviewing.gate import HEADERS, Gate
 from daad_jax.training import calibrations
+from tests.emulator import BUCKET, needs_emulator, upload_folder
 from tests.reviewing.small_review import (
     COOKIE,
     ORIGIN,
@@ -464,6 +466,27 @@ def test_a_missing_table_of_groups_is_said(root, tmp_path):
     again = type(review)(review._workdir, *arguments, review._store, review._marks)
     assert "parts.csv: this file does not exist" in again.progress()["notes"]
     review.close()
+
+
+@pytest.mark.slow
+@needs_emulator
+@pytest.mark.usefixtures("emulator")
+def test_run_and_images_may_be_in_a_bucket(client, root, tmp_path):
+    upload_folder(root / "parts", "reviewed/parts")
+    upload_folder(root / "bolts", "reviewed/bolts")
+    workdir, folder = (open_place(f"gs://{BUCKET}/reviewed/{name}") for name in ("bolts", "parts"))
+    expected = rows_of(client)
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as remote:
+        found = rows_of(remote)
+        assert {name: row["score"] for name, row in found.items()} == {
+            name: row["score"] for name, row in expected.items()
+        }
+        for kind in ("image", "thumbnail", "heat", "reconstruction"):
+            assert remote.get(f"/{kind}/{make_id('blot/003.png')}").status_code == 200
+        for number in range(20):
+            mark(remote, f"good/{number:03d}.png", "good")
+        assert remote.post("/api/recalibrate", json={"confidence": ""}).status_code == 200
+        assert calibrations.load(workdir).label.id == remote.get("/api/review").json()["calibration"]
 
 
 # What the folder is.

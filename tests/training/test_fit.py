@@ -9,8 +9,9 @@ from sklearn.covariance import LedoitWolf
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
 from daad_jax.extractors.extractor import Extractor
-from daad_jax.method.features import abstract_features
-from daad_jax.training import checkpoint
+from daad_jax.method.features import abstract_features, needed_layers
+from daad_jax.training import block_sample, checkpoint
+from daad_jax.training.block_sample import ImageReader
 from daad_jax.training.fit import measure_scaling
 from daad_jax.training.loop import train
 from daad_jax.training.suspects import read_suspects
@@ -122,6 +123,24 @@ def test_a_run_finds_what_is_not_normal(detector):
         row, column = np.unravel_index(heat.argmax(), (64, 64))
         assert 12 <= row < 44
         assert 12 <= column < 44
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_images_are_read_once_if_their_blocks_are_kept(images, monkeypatch, is_kept):
+    config = tiny_feature_config()
+    reader = ImageReader(config, random_params(*needed_layers(config.model)), False)
+    size = sum(each.nbytes for _, blocks in reader.read(images, "") for each in blocks)
+    monkeypatch.setattr(block_sample, "MAX_KEPT_BYTES", size if is_kept else size - 1)
+    reader.sample(images, "")
+    expected = list(reader.read(images, ""))
+    if is_kept:
+        monkeypatch.setattr(reader, "read", None)
+    again = list(reader.read_again(images, ""))
+    assert [rows for rows, _ in again] == [rows for rows, _ in expected]
+    for (_, found), (_, known) in zip(again, expected):
+        jax.tree.map(np.testing.assert_array_equal, found, known)
+    if not is_kept:
+        assert reader._kept == []
 
 
 def test_a_second_training_does_nothing(workdir, images, capsys):
