@@ -68,10 +68,10 @@ class ImageReader:
         self._function = BatchedFunction(features.make_block_reader(config), at_once)
         self._params = self._function.place(params)
         self._kept: list[Blocks] = []
-        self._kept_images: Any = None  # whose blocks are kept
+        self._kept_images: Any = None  # the images of the kept blocks
 
     def read_again(self, images: Any, title: str) -> Iterator[Blocks]:
-        """What `read` yields. The images of the last `sample` are not read again if their blocks are kept."""
+        """Yields the same as `read`. The images of the last `sample` are not read again if their blocks are kept."""
         return iter(self._kept) if images is self._kept_images else self.read(images, title)
 
     def read(self, images: Any, title: str) -> Iterator[Blocks]:
