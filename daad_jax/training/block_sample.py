@@ -71,7 +71,7 @@ class ImageReader:
         self._kept_images: Any = None  # the images of the kept blocks
 
     def read_again(self, images: Any, title: str) -> Iterator[Blocks]:
-        """Yields the same as `read`. If blocks of the last `sample` are kept, its images are not read again."""
+        """Yields the same as `read`. Images whose blocks the last `sample` kept are not read again."""
         return iter(self._kept) if images is self._kept_images else self.read(images, title)
 
     def read(self, images: Any, title: str) -> Iterator[Blocks]:
