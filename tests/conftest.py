@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from tests.chromium import browser  # noqa: E402, F401
 from tests.emulator import emulator  # noqa: E402, F401
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,15 +6,12 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from daad_jax import config as config_lib
-from daad_jax.config import DataConfig
 from daad_jax.data.samples import Split
 from daad_jax.detection import detector as detector_module
 from daad_jax.detection import recalibration
@@ -23,23 +20,13 @@ from daad_jax.detection.recalibration import calibrate_run, say_calibrations
 from daad_jax.errors import UserError
 from daad_jax.evaluation import outputs
 from daad_jax.export.metadata import metadata
-from daad_jax.method import state
-from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import calibrations, checkpoint, run_data
 from daad_jax.training.checkpoint import Checkpoints
-from daad_jax.training.workdir import claim_workdir
 from tests.tiny import filled_state, tiny_config, tiny_feature_config
+from tests.untrained_run import make_run, reused_scorer
 
 ROOT = Path(__file__).parents[2]
-SCORERS, LOADED = {}, {}
-
-
-def reused_scorer(config, batch_size=None):
-    """A scorer whose program another test has compiled, if the configurations differ in no array."""
-    data = config.data
-    shape = (data.height, data.width, data.channels, data.bits, data.tiles)
-    key = config_lib.to_json(replace(config, name="", data=DataConfig())), shape
-    return SCORERS.setdefault(key, None) or SCORERS.update({key: Scorer(config, batch_size)}) or SCORERS[key]
+LOADED = {}
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +49,6 @@ def draw(folder, count, seed, low=90, high=110, size=(16, 16)):
     for i in range(count):
         Image.fromarray(rng.integers(low, high, (*size, 3), np.uint8)).save(folder / f"{i:03d}.png")
     return folder
-
-
-def make_run(run, config, networks=None):
-    """A run of networks that never trained, calibrated as the training does."""
-    with claim_workdir(run, config):
-        splits = run_data.load_splits(run, config, typed_now=True)
-        run_data.claim_data(run, config, splits, False)
-    config = replace(config, data=splits.data)
-    networks = (networks or state.create_state(config)).replace(step=np.int32(1))
-    held_out = splits.calibration
-    calibration = reused_scorer(config).calibrate(
-        variables_of(networks), held_out.images, held_out.groups, held_out.grids
-    )
-    with closing(Checkpoints(run, create=True)) as checkpoints:
-        checkpoints.save(networks, config, calibration)
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,11 @@ from daad_jax.errors import UserError
 from daad_jax.evaluation import outputs
 from daad_jax.evaluation.outputs import evaluate
 from daad_jax.files import new_folder
-from daad_jax.method import state
-from daad_jax.scoring.scorer import Scorer, variables_of
 from daad_jax.training import run_data
-from daad_jax.training.checkpoint import Checkpoints
 from daad_jax.training.workdir import claim_workdir
 from tests.data.test_tfds_source import config_of, prepare
 from tests.tiny import tiny_config
+from tests.untrained_run import make_run
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -63,18 +60,6 @@ def place(tmp_path_factory):
     os.chdir(here)
     yield root
     del os.environ["DAAD_CACHE_DIR"]
-
-
-def make_run(run, config):
-    """A run of networks that never trained."""
-    with claim_workdir(run, config):
-        splits = run_data.load_splits(run, config, typed_now=True)
-        run_data.claim_data(run, config, splits, False)
-    networks = state.create_state(config)
-    networks = networks.replace(step=np.int32(1))
-    calibration = Scorer(config).calibrate(variables_of(networks), splits.calibration.images)
-    with closing(Checkpoints(run, create=True)) as checkpoints:
-        checkpoints.save(networks, config, calibration)
 
 
 def rows(folder):

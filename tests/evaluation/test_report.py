@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -27,7 +26,6 @@ RNG = np.random.default_rng(0)
 EVIL = "<img src=x onerror=alert(1)>.png"
 EVIL_KIND = '"><script>alert(2)</script>'
 NORMAL, EACH = 12, 8
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def pictures(count):
@@ -234,17 +232,6 @@ def test_many_kinds_are_bounded(evaluation):
     assert len(many.gallery_indices) == 60
     assert f"The gallery leaves out {count - 30} kinds; the table above lists all kinds." in text_of(page)
     assert all(kind in page for kind in kinds)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

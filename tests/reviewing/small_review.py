@@ -2,40 +2,25 @@
 
 import io
 from collections import Counter
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
-from daad_jax import config as config_lib
-from daad_jax.config import Config
 from daad_jax.data.image_files import ImageFile
-from daad_jax.method import state
 from daad_jax.reviewing.folder_images import FolderImages, ReviewImage, list_images, make_id
 from daad_jax.reviewing.marks import Marks
 from daad_jax.reviewing.review import Review, store_key
 from daad_jax.reviewing.routes import make_app
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
-from daad_jax.scoring.scorer import Scorer, variables_of
-from daad_jax.training import calibrations, run_data
-from daad_jax.training.checkpoint import Checkpoints
-from daad_jax.training.workdir import claim_workdir
+from daad_jax.training import calibrations
 from tests.tiny import tiny_config
+from tests.untrained_run import make_run
 
-SCORERS: dict[str, Scorer] = {}
 TOKEN, COOKIE = "a-token", "daad_review_1"
 ORIGIN = {"Origin": "http://127.0.0.1"}
-
-
-def reused_scorer(config: Config, batch_size: int | None = None) -> Scorer:
-    """A scorer whose program another test has compiled."""
-    key = config_lib.to_json(config)
-    if key not in SCORERS:
-        SCORERS[key] = Scorer(config, batch_size)
-    return SCORERS[key]
 
 
 def draw(folder: Path, count: int, seed: int, blot: bool = False, first: int = 0) -> Path:
@@ -50,7 +35,7 @@ def draw(folder: Path, count: int, seed: int, blot: bool = False, first: int = 0
     return folder
 
 
-def make_run(folder: Path, **changes: object) -> Path:
+def make_reviewed_run(folder: Path, **changes: object) -> Path:
     """A run of networks that never trained, calibrated as the training does, on images of its own.
 
     `changes`: see `tiny_config`.
@@ -61,19 +46,7 @@ def make_run(folder: Path, **changes: object) -> Path:
         data__protocol="inspection", data__fit="resize", score__batch_size=4,
         **changes,
     )  # fmt: skip
-    workdir = folder / "bolts"
-    with claim_workdir(workdir, config):
-        splits = run_data.load_splits(workdir, config, typed_now=True)
-        run_data.claim_data(workdir, config, splits, False)
-    config = replace(config, data=splits.data)
-    networks = state.create_state(config).replace(step=np.int32(1))
-    held_out = splits.calibration
-    calibration = reused_scorer(config).calibrate(
-        variables_of(networks), held_out.images, held_out.groups, held_out.grids
-    )
-    with closing(Checkpoints(workdir, create=True)) as checkpoints:
-        checkpoints.save(networks, config, calibration)
-    return workdir
+    return make_run(folder / "bolts", config)
 
 
 def draw_folder(folder: Path) -> Path:

@@ -22,26 +22,14 @@ from tests.reviewing.small_review import (  # noqa: E402
     COOKIE,
     TOKEN,
     draw_folder,
-    make_run,
+    make_reviewed_run,
     open_large_review,
     open_review,
 )
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("chromium")
         patch.setenv("DAAD_CACHE_DIR", str(folder / "cache"))
-        make_run(folder)
+        make_reviewed_run(folder)
         draw_folder(folder / "parts")
         yield folder
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 from daad_jax.errors import UserError
 from daad_jax.reviewing.review_server import review
-from tests.reviewing.small_review import draw, make_run
+from tests.reviewing.small_review import draw, make_reviewed_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def start(*arguments):
 
 @pytest.mark.slow
 def test_it_serves_one_review_until_a_signal(tmp_path):
-    workdir, folder = make_run(tmp_path), draw(tmp_path / "parts", 3, 1)
+    workdir, folder = make_reviewed_run(tmp_path), draw(tmp_path / "parts", 3, 1)
     child = start("--workdir", workdir, folder)
     try:
         lines = [child.stdout.readline().strip() for _ in range(3)]

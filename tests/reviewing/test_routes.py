@@ -31,11 +31,11 @@ from tests.reviewing.small_review import (
     client_of,
     draw,
     draw_folder,
-    make_run,
+    make_reviewed_run,
     open_large_review,
     open_review,
-    reused_scorer,
 )
+from tests.untrained_run import reused_scorer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +51,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("review")
         patch.setenv("DAAD_CACHE_DIR", str(folder / "cache"))
-        make_run(folder)
+        make_reviewed_run(folder)
         draw_folder(folder / "parts")
         yield folder
 
@@ -252,7 +252,7 @@ def test_pictures_show_the_image_and_the_detectors_heat(client, root):
 @pytest.mark.slow
 def test_images_that_are_cut_into_tiles_are_shown_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
-    workdir = make_run(tmp_path, data__tiles=16, data__channels=1)
+    workdir = make_reviewed_run(tmp_path, data__tiles=16, data__channels=1)
     folder = draw(tmp_path / "parts", 3, 1, blot=True)
     detector = Detector.load(workdir)
     expected = detector.score([folder / "001.png"])
@@ -442,7 +442,7 @@ def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
 
 def test_images_of_one_part_count_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DAAD_CACHE_DIR", str(tmp_path / "cache"))
-    workdir = make_run(tmp_path, data__group=r"(\d+)\d\.png")  # ten images of each part
+    workdir = make_reviewed_run(tmp_path, data__group=r"(\d+)\d\.png")  # ten images of each part
     folder = draw(tmp_path / "parts", 40, 1)
     with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
         before = client.get("/api/review").json()
