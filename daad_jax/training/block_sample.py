@@ -11,7 +11,7 @@ from daad_jax.config import Config
 from daad_jax.method import features
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 
-# Blocks of each grid that are kept, over all images. So the memory that a fit needs does not grow with the
+# This many blocks of each grid are kept, over all images. So the memory of a fit does not grow with the
 # number of images.
 MAX_SAMPLED_BLOCKS = 40_000
 # All blocks of the sampled images are kept, too, if they take no more than this: they are needed twice.
@@ -22,8 +22,10 @@ Blocks = tuple[slice, list[np.ndarray]]  # which images a batch holds, and their
 class BlockSample(NamedTuple):
     """Blocks of one grid, from many images.
 
-    `blocks` `[n, D]` as the extractor gives them, `owners` `[n]` the number of each block's image, and
-    `places` `[n, 2]` the row and the column of its centre, from -0.5 to 0.5.
+    Attributes:
+        blocks: `[n, D]`, as the extractor gives them.
+        owners: the number of each block's image, `[n]`.
+        places: the row and the column of each block's centre, from -0.5 to 0.5, `[n, 2]`.
     """
 
     blocks: np.ndarray
@@ -91,8 +93,8 @@ class ImageReader:
     def sample(self, images: Any, title: str) -> list[BlockSample]:
         """Reads all images, and keeps `MAX_SAMPLED_BLOCKS` of each grid, equally many of each image.
 
-        Which blocks of an image are kept depends on the seed and on the image's number alone. Of more images
-        than `MAX_SAMPLED_BLOCKS`, some are chosen by the seed.
+        The seed and the image's number alone decide which blocks of an image are kept. If there are more
+        images than `MAX_SAMPLED_BLOCKS`, the seed chooses some images.
         """
         sampled = np.random.default_rng([self._config.seed, 14]).permutation(len(images))
         sampled = np.sort(sampled[:MAX_SAMPLED_BLOCKS]).astype(np.int32)

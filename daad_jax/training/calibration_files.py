@@ -106,12 +106,12 @@ def make(
     left_out: Mapping[str, int] | None = None,
     drift: str = "",
 ) -> StoredCalibration:
-    """A new calibration of a run, not stored yet; see `StoredCalibration`.
+    """Makes a new calibration of a run, without storing it; see `StoredCalibration`.
 
     Args:
-        of_training: the calibration that is in the checkpoint.
+        of_training: the calibration in the checkpoint.
         step: the step of the checkpoint.
-        calibration: the new one.
+        calibration: the new calibration.
         rate, confidence, folders, with_held_out, images, outliers, left_out, drift: see `StoredCalibration`.
     """
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -127,8 +127,8 @@ def make(
 def store(workdir: Path, stored: StoredCalibration) -> Path:
     """Writes a calibration into the folder of its run, and puts it into use.
 
-    It is in use as soon as `in_use.json` names it, which is one step: a command that is killed before leaves
-    the calibration that was in use, and perhaps the new one beside it.
+    Writing `in_use.json` puts it into use in one step. A command that is killed earlier leaves the old
+    calibration in use, perhaps with the new one beside it.
 
     Raises:
         UserError: the folder cannot be written, or another process calibrates this run.
@@ -158,7 +158,7 @@ def store(workdir: Path, stored: StoredCalibration) -> Path:
 
 
 def put_into_use(workdir: Path, id_: str | None) -> None:
-    """Makes `in_use.json` name a stored calibration; None: the one of the training.
+    """Makes `in_use.json` name a stored calibration; None: the calibration of the training.
 
     Raises:
         UserError: see `store`.
@@ -272,7 +272,7 @@ def _write(file: Path, about: dict[str, Any]) -> None:
 
 @contextmanager
 def _writing(workdir: Path) -> Iterator[None]:
-    """For a block that writes calibrations: one process at a time."""
+    """Lets only one process at a time run a block that writes calibrations."""
     folder = workdir / FOLDER
     busy_message = f"{folder}: another process calibrates this run; try again later"
     if is_in_bucket(folder):

@@ -1,4 +1,4 @@
-"""The calibrations of a finished run: which one is in use, and how to list them and to go back."""
+"""Loads, lists and changes the calibration of a finished run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +33,10 @@ class Listed(NamedTuple):
 
 
 def load(workdir: Path) -> CalibratedRun:
-    """The newest readable checkpoint of a run, with the calibration that is in use.
+    """Loads the newest readable checkpoint of a run, with the calibration that is in use.
 
-    A calibration of another checkpoint is not used, and a line says so: the run has trained since.
+    If the run has trained since its calibration, the calibration belongs to another checkpoint. Then it is
+    not used, and a line says so.
 
     Raises:
         UserError: see `checkpoint.load`; or the calibration in use is damaged or missing.

@@ -1,4 +1,4 @@
-"""The leaves of a state under the names of their paths, their checksums, and whether all are numbers."""
+"""Names the leaves of a state by their paths, computes checksums, and finds values that are not finite."""
 
 import functools
 import hashlib
@@ -17,13 +17,13 @@ Leaves = dict[str, Any]  # arrays, or their shapes and types
 
 
 def name_leaves(tree: Any) -> Leaves:
-    """The leaves of a tree, in its order, by their paths, such as "generator/params/stem/kernel"."""
+    """Names the leaves of a tree, in its order, by their paths, such as "generator/params/stem/kernel"."""
     pairs, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
 def nest(leaves: Leaves) -> dict[str, Any]:
-    """Nested dictionaries, from which `name_leaves` makes the same names (in another order)."""
+    """Makes nested dictionaries from named leaves: the inverse of `name_leaves`, up to the order."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
@@ -39,8 +39,7 @@ def describe_leaves(leaves: Leaves, check_values: bool = True) -> tuple[dict[str
 
     Args:
         leaves: the arrays.
-        check_values: whether their values may not be finite. It is known that they are if they were checked
-            when they were saved.
+        check_values: whether the values are checked. Saved values were checked before they were saved.
 
     Returns:
         The type, the shape and the checksums of every array, for JSON: the CRC-32 of the bytes of each
@@ -79,12 +78,12 @@ def _inspect(piece: np.ndarray, check_values: bool) -> tuple[int, bool]:
     if not check_values:
         return checksum, True
     with np.errstate(all="ignore"):
-        # A sum is finite only if all values are, and takes half the time; a sum of large ones may overflow.
+        # A finite sum proves that all values are finite, and takes half the time. Large values may overflow.
         return checksum, bool(np.isfinite(piece.sum()) or np.isfinite(piece).all())
 
 
 def find_difference(found: Mapping[str, Any], described: Mapping[str, Any]) -> str:
-    """The name of the first leaf whose descriptions by `describe_leaves` differ; "" if all are the same."""
+    """Returns the first leaf with different descriptions by `describe_leaves`; "" if all are equal."""
     return next((name for name in [*found, *described] if found.get(name) != described.get(name)), "")
 
 

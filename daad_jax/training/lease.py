@@ -27,7 +27,7 @@ Holder = dict[str, Any]
 
 
 def _this_machine() -> str:
-    """This boot of this machine and its set of process numbers; "" if the system does not tell."""
+    """Names this boot of this machine and its set of process numbers; "" if the system does not say it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -73,7 +73,7 @@ def holding(place: Path, busy_message: str, lease_s: float = LEASE_S) -> Iterato
 
 
 def find_holder(place: Path) -> int:
-    """A number that the holder of a lease has drawn; 0 if nobody holds the lease. Raises OSError."""
+    """Returns the random number of a lease's holder; 0 if nobody holds the lease. Raises OSError."""
     with buckets.os_errors(place):
         _, holder, _ = _read(place)
     try:
@@ -83,9 +83,9 @@ def find_holder(place: Path) -> int:
 
 
 def _read(place: Path) -> tuple[int, Holder, float]:
-    """The generation of a lease (0: no object), its holder, and its age in seconds.
+    """Reads the generation of a lease (0: no object), its holder, and its age in seconds.
 
-    If another process replaces the object meanwhile, its holder does not matter, since no write will succeed.
+    If another process replaces the object meanwhile, the holder does not matter: our next write fails.
     """
     if (found := buckets.read_small(place)) is None:
         return 0, {}, 0.0
@@ -124,7 +124,7 @@ class _Lease:
             ):
                 if self._write(generation):
                     return
-                continue  # another process was faster; look at what it wrote
+                continue  # another process was faster; read its lease
             if self._is_here(holder) or watched not in (-1, generation):
                 raise UserError(busy_message)
             if watched == -1:
@@ -158,7 +158,7 @@ class _Lease:
                 if self._write(self._generation):
                     continue
                 generation, holder, _ = _read(self._place)
-            except Exception:  # the network; the lease holds some time yet
+            except Exception:  # an error of the network; the lease is still valid for some time
                 continue
             if holder.get("token") != self._holder["token"]:
                 return  # the training sees it before it saves

@@ -59,8 +59,11 @@ class SilentLog:
 
 
 class FileLog:
-    """The log of the first process, from `first_step` on. Lines of later steps, which an interrupted run has
-    left, are dropped. In a bucket, the files are brought up to date at every checkpoint and in between."""
+    """The log of the first process, from `first_step` on.
+
+    Lines of later steps, which an interrupted run has left, are removed. In a bucket, the files are updated
+    at every checkpoint and in between.
+    """
 
     def __init__(self, workdir: Path, first_step: int, steps: int, batch_size: int) -> None:
         self._mirror = Mirror(workdir)
@@ -147,7 +150,7 @@ class FileLog:
 def _keep_lines(path: Path, first_step: int) -> None:
     """Removes the lines of later steps from a log, and lines that are damaged; a line says how many.
 
-    A kill may cut the last line short, which is no damage.
+    A last line that a kill has cut is removed without a message.
     """
     if not path.is_file():
         return

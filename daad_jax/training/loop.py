@@ -34,7 +34,7 @@ from daad_jax.validation import validate
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same during a training."""
+    """The objects that stay the same during a training."""
 
     config: Config
     workdir: Path
@@ -74,8 +74,8 @@ def train(
             images), has good images only, and a share of them is held out. A generator is consumed, and only
             the prepared images stay in memory. `config.data.source` becomes "memory". To resume, give the
             same data again.
-        fresh_hold_out: whether a run goes on although there are other images than in its last training. No
-            image that has trained is held out; of the new ones, a share is.
+        fresh_hold_out: whether a run goes on although its images have changed since the last training. A
+            share of the new images is held out, but no image that has trained.
         check: whether all files are read again, and decoded again if one has changed without a new time or
             size.
 
@@ -105,7 +105,7 @@ def train(
             claim = find_claim(workdir)
             if processes.is_first():
                 about_new_images = run_data.claim_data(workdir, config, splits, fresh_hold_out)
-        # The size and the range that were found belong to the run; `config.json` has what the user wrote.
+        # The size and the range that were found belong to the run; `config.json` has the user's values.
         config = replace(config, data=splits.data)
         with processes.errors_end_all():
             validate(config)
@@ -278,7 +278,7 @@ def _refuse_non_finite(each_step: list[Any], before: int, checkpoints: Checkpoin
 
 
 def _warn_of_collapse(metrics: dict[str, float], config: Config, log: RunLog) -> None:
-    """Warns if one item is on top for all queries of all recent batches: the memory then reads one thing."""
+    """Warns if all queries of all recent batches read the same item: the memory has then collapsed."""
     for scale, items in enumerate(config.model.memory_items, 1):
         share_in_use = metrics.get(f"memory{scale}/items_in_use")
         if share_in_use is not None and items > 1 and share_in_use * items < 1 + 1e-6:
@@ -304,7 +304,7 @@ def describe_products(config: Config, platform: str) -> str:
 
     Args:
         config: the configuration of the run.
-        platform: of the devices: "cpu", "gpu" or "tpu".
+        platform: the platform of the devices: "cpu", "gpu" or "tpu".
     """
     of_device = devices.ROUNDING.get(platform, "float32")
     set_by_user = jax.config.values["jax_default_matmul_precision"]

@@ -12,7 +12,7 @@ from daad_jax.scoring.separation import separation
 from daad_jax.training.block_sample import BlockSample, ImageReader
 
 PLACE_WEIGHTS = (0.0, 1.0)
-MAX_IMAGES = 24  # that are corrupted, in every way
+MAX_IMAGES = 24  # this many images are corrupted, in every way
 MIN_IMAGES = 4  # one half is corrupted, and the other half is compared with it
 MAX_ITEMS = 1000  # of each memory during the choice
 
@@ -20,10 +20,10 @@ MAX_ITEMS = 1000  # of each memory during the choice
 def choose_place_weight(
     config: Config, reader: ImageReader, samples: list[BlockSample], scalings: list[Any], images: Any
 ) -> dict[float, float]:
-    """The separation that each of `PLACE_WEIGHTS` reaches.
+    """Measures the separation that each of `PLACE_WEIGHTS` reaches.
 
-    A few training images leave the memories. The separation says how well their distances differ from those
-    of corrupted copies of them.
+    A few training images leave the memories. The separation says how well the distances of these images
+    differ from the distances of their corrupted copies.
 
     Args:
         config: the configuration of the run.

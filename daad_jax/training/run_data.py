@@ -92,7 +92,7 @@ def require_same_size(workdir: Path, stored: Config, config: Config) -> None:
 
 
 def load_held_out(workdir: Path, config: Config) -> Split:
-    """The held-out images of the run in a workdir.
+    """Loads the held-out images of the run in a workdir.
 
     Raises:
         UserError: see `load_splits`; or the images differ from the training images, and it is not known
@@ -172,7 +172,7 @@ def _refuse_trained(workdir: Path, history: History, splits: Splits) -> None:
     """Raises UserError if an image is held out that has trained before."""
     trained, held_out = ContentIndex(history.trained), ContentIndex(history.held_out)
     for image in splits.normal:
-        # Of two images with the same content, one may have trained and the other have been held out.
+        # Two images can have the same content: one has trained, and the other was held out.
         if image.role == CALIBRATED and image in trained and image not in held_out:
             raise UserError(
                 f"{workdir}: {image.name} has trained this run, so it cannot be held out for the threshold; "
@@ -191,7 +191,7 @@ def _describe_new_images(history: History, splits: Splits) -> str:
 
 
 def _write(file: Path, config: Config, history: History, account: Account) -> None:
-    """Writes our part of the file, and keeps what others have written into it."""
+    """Writes our keys into the file, and keeps all other keys."""
     before = ""
     stored: dict[str, Any] = {}
     if file.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 from daad_jax.errors import REMEDIES, UserError
 from daad_jax.training.workdir import saved_step
 
-MAX_REASON = 200  # characters of an error that a library words
+MAX_REASON = 200  # characters of a library's error message
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def explain_save_errors(workdir: Path) -> Iterator[None]:
 
 
 def _find_reason(error: Exception) -> tuple[str, int]:
-    """What the system says about an error or its cause, and the number of that; 0 if it says nothing."""
+    """Returns the system's text and number for an error or its cause; the number is 0 without a text."""
     text = str(error)
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     if match := re.search(r"os_error_code='(\d+)'", text):  # tensorstore's words

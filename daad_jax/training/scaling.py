@@ -1,4 +1,4 @@
-"""The units of features: their mean, spread and correlations over the training images."""
+"""Measures the units of features: mean, spread and correlations over the training images."""
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -10,12 +10,12 @@ SMALLEST_SPREAD = 1e-3  # of a channel, in units of the average channel's
 
 
 def measure_scaling(blocks: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-    """The `mean` and the `transform` of `features.scale` for blocks `[n, D]`.
+    """Measures the `mean` and the `transform` of `features.scale` for blocks `[n, D]`.
 
     Args:
         blocks: the blocks of the training images.
-        kind: `config.model.feature_scaling`. "whitened" shrinks the correlations by the amount of Ledoit and
-            Wolf (2004), which needs no choice and suits few blocks as well as many.
+        kind: `config.model.feature_scaling`. For "whitened", the formula of Ledoit and Wolf (2004) shrinks
+            the correlations. It suits few blocks as well as many.
 
     Raises:
         UserError: a feature is not finite.
