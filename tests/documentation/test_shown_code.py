@@ -24,7 +24,7 @@ NOT_RUN = {
     r"^(pip|gcloud|curl|sha256sum) ": "programs of others",
     r"^make ": "the developer's own commands; make test runs this test",
     r"^daad-jax (COMMAND|serve|review)|--help": "a placeholder, or a server, which tests/serving starts",
-    r"^daad-jax \w+$": "a name in a sentence, without options",
+    r"^daad-jax [\w-]+$": "a name in a sentence, without options",
     r"gs://": "needs a bucket; tests/test_bucket_job.py runs such commands with an emulator",
     r"tfds:|cifar10|mnist:|DIRECTORY|data_dir": "downloads a data set",
     r"--distributed|--coordinator": "needs several processes; tests/runtime starts them",
