@@ -5,12 +5,11 @@ too.
 """
 
 import csv
-import io
 import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -187,25 +186,22 @@ class Marks:
         """Reads the lines of earlier sessions, and repairs a last line that a kill has cut."""
         content = _repair(self._file)
         self._size = len(content)
-        text = content.decode("utf-8-sig", "replace")
-        delimiter = ";" if ";" in text.partition("\n")[0] else ","  # a spreadsheet may have saved it
-        problems: Counter[str] = Counter()
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
-            if number == 1:
-                if tuple(row) != COLUMNS:
-                    raise UserError(
-                        f"{self._file}: is no list of marks (its columns are others); move this file away"
-                    )
-                continue
-            line = _parse(row)
-            if line is None:
-                problems[f"line {number}"] += 1
-                continue
-            self._replay(line)
+        if not content:
+            return
+        header, *lines = content.decode("utf-8-sig", "replace").rstrip("\n").split("\n")
+        if all(tuple(cells) != COLUMNS for cells in _split(header)):
+            raise UserError(
+                f"{self._file}: is no list of marks (its columns are others); move this file away"
+            )
+        problems = []
+        for number, text in enumerate(lines, 2):
+            if line := _parse(text):
+                self._replay(line)
+            elif text.strip():
+                problems.append(f"line {number}")
         if problems:
             warn(
-                f"{self._file}: {len(problems)} line(s) are no marks and do not count, such as "
-                f"{next(iter(problems))}"
+                f"{self._file}: {len(problems)} line(s) are no marks and do not count, such as {problems[0]}"
             )
 
     def _replay(self, line: Line) -> None:
@@ -218,14 +214,23 @@ class Marks:
         self._marks[line.id], self._sha256[line.id] = line.mark, line.sha256
 
 
-def _parse(row: list[str]) -> Line | None:
-    """The line of some cells; None if they are not what `Marks` writes."""
-    if len(row) != len(COLUMNS):
-        return None
-    cells: Mapping[str, str] = dict(zip(COLUMNS, row))
-    line = Line(cells["action"], cells["mark"], cells["id"], cells["sha256"])
-    is_known = line.action in (MARK, UNDO) and line.mark in MARKS
-    return line if is_known and _ID.fullmatch(line.id) and _SHA256.fullmatch(line.sha256) else None
+def _split(text: str) -> Iterator[list[str]]:
+    """The cells of a line, by either delimiter, because a spreadsheet may have saved the file."""
+    for delimiter in ",;":
+        with suppress(csv.Error):
+            yield next(csv.reader([text.rstrip("\r")], delimiter=delimiter), [])
+
+
+def _parse(text: str) -> Line | None:
+    """The mark of a line; None if it is not what `Marks` writes."""
+    for row in _split(text):
+        if len(row) == len(COLUMNS):
+            cells: Mapping[str, str] = dict(zip(COLUMNS, row))
+            line = Line(cells["action"], cells["mark"], cells["id"], cells["sha256"])
+            is_known = line.action in (MARK, UNDO) and line.mark in MARKS
+            if is_known and _ID.fullmatch(line.id) and _SHA256.fullmatch(line.sha256):
+                return line
+    return None
 
 
 def _repair(file: Path) -> bytes:
@@ -241,8 +246,7 @@ def _repair(file: Path) -> bytes:
             return content
         start = content.rfind(b"\n") + 1
         torn = content[start:].decode("utf-8", "replace")
-        cells = next(csv.reader([torn], delimiter=";" if torn.count(";") >= len(COLUMNS) - 1 else ","), [])
-        if start and _parse(cells):
+        if start and _parse(torn):
             content += b"\n"
             opened.seek(0, os.SEEK_END)
             opened.write(b"\n")
