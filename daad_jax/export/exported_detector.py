@@ -1,6 +1,7 @@
 """Scores images with an exported StableHLO program, without the run that it is of."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ class ExportedDetector:
             validate(self.config)
             self.calibration = _calibration_of(about, self.config)
             self.step, self.threshold = int(about["step"]), float(about["threshold"])
+            if not math.isfinite(self.threshold):
+                raise ValueError(f"the threshold is {self.threshold}")
+            if fault := self.calibration.find_fault():
+                raise ValueError(fault)
             label = about["calibration"]
             groups = self.calibration.group_count if self.calibration.group_sizes else 0
             self.calibration_label = CalibrationLabel(

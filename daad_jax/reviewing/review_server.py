@@ -73,8 +73,8 @@ def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
 
 
 def find_place(workdir: Path, folder: str) -> Path:
-    """The folder for the marks: `review/NAME` in the workdir, or the first of `review/NAME-2`, ... in which no
-    other folder of this name was reviewed.
+    """The folder for the marks: `review/NAME` in the workdir, or the first of `review/NAME-2` and so on in
+    which no other folder of this name was reviewed.
     """
     name = Path(_absolute(folder)).name or "images"
     for number in itertools.count(1):
