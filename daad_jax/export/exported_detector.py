@@ -52,8 +52,6 @@ class ExportedDetector:
             self.step, self.threshold = int(about["step"]), float(about["threshold"])
             if not math.isfinite(self.threshold):
                 raise ValueError(f"the threshold is {self.threshold}")
-            if fault := self.calibration.find_fault():
-                raise ValueError(fault)
             label = about["calibration"]
             groups = self.calibration.group_count if self.calibration.group_sizes else 0
             self.calibration_label = CalibrationLabel(
