@@ -34,6 +34,7 @@ class Results:
         self._detector, self._account, self._mirror = detector, account, mirror
         self._tally = {"anomalous": 0, "normal": 0, "unreadable": 0}
         self._clipped: list[str] = []
+        self._has_overlays = False
         self._watch = DriftWatch(detector.calibration, detector.config.data)
         self._stack = ExitStack()
 
@@ -51,6 +52,7 @@ class Results:
             for image in images:
                 self._tally[image.row["verdict"]] += 1
                 self._clipped += [image.image.name] if image.is_clipped else []
+                self._has_overlays |= "overlay" in image.row
                 if "score" in image.row:
                     scored.append(image)
                 self._table.write(image.row)
@@ -81,7 +83,7 @@ class Results:
         say(f"scores and p-values are of calibration {self._detector.calibration_label.describe()}")
         if tally["unreadable"]:
             say(f"{tally['unreadable']} image(s) could not be read; scores.csv has their errors")
-        say(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json, overlays/")
+        say(f"wrote {out / 'scores.csv'}, scores.jsonl, data.json{', overlays/' * self._has_overlays}")
         if drift := self._watch.describe():
             say(drift)
         if self._clipped:

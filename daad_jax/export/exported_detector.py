@@ -1,6 +1,7 @@
 """Scores images with an exported StableHLO program; the folder of the run is not needed."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -50,6 +51,8 @@ class ExportedDetector:
             validate(self.config)
             self.calibration = _calibration_of(about, self.config)
             self.step, self.threshold = int(about["step"]), float(about["threshold"])
+            if not math.isfinite(self.threshold):
+                raise ValueError(f"the threshold is {self.threshold}")
             label = about["calibration"]
             groups = self.calibration.group_count if self.calibration.group_sizes else 0
             self.calibration_label = CalibrationLabel(

@@ -5,12 +5,11 @@ undone mark adds a line, too. The marks are in no other place.
 """
 
 import csv
-import io
 import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -194,26 +193,22 @@ class Marks:
         """Reads the lines of earlier reviews, and repairs a last line that a kill has cut."""
         content = _repair(self._file)
         self._size = len(content)
-        text = content.decode("utf-8-sig", "replace")
-        # A spreadsheet that saves the file may write ";" between the cells.
-        delimiter = ";" if ";" in text.partition("\n")[0] else ","
-        problems: Counter[str] = Counter()
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
-            if number == 1:
-                if tuple(row) != COLUMNS:
-                    raise UserError(
-                        f"{self._file}: is no list of marks (its columns are others); move this file away"
-                    )
-                continue
-            line = _parse(row)
-            if line is None:
-                problems[f"line {number}"] += 1
-                continue
-            self._replay(line)
+        if not content:
+            return
+        header, *lines = content.decode("utf-8-sig", "replace").rstrip("\n").split("\n")
+        if all(tuple(cells) != COLUMNS for cells in _split(header)):
+            raise UserError(
+                f"{self._file}: is no list of marks (its columns are others); move this file away"
+            )
+        problems = []
+        for number, text in enumerate(lines, 2):
+            if line := _parse(text):
+                self._replay(line)
+            elif text.strip():
+                problems.append(f"line {number}")
         if problems:
             warn(
-                f"{self._file}: {len(problems)} line(s) are no marks and do not count, such as "
-                f"{next(iter(problems))}"
+                f"{self._file}: {len(problems)} line(s) are no marks and do not count, such as {problems[0]}"
             )
 
     def _replay(self, line: Line) -> None:
@@ -226,14 +221,23 @@ class Marks:
         self._marks[line.id], self._sha256[line.id] = line.mark, line.sha256
 
 
-def _parse(row: list[str]) -> Line | None:
-    """Makes a `Line` from cells; returns None if `Marks` cannot have written them."""
-    if len(row) != len(COLUMNS):
-        return None
-    cells: Mapping[str, str] = dict(zip(COLUMNS, row))
-    line = Line(cells["action"], cells["mark"], cells["id"], cells["sha256"])
-    is_known = line.action in (MARK, UNDO) and line.mark in MARKS
-    return line if is_known and _ID.fullmatch(line.id) and _SHA256.fullmatch(line.sha256) else None
+def _split(text: str) -> Iterator[list[str]]:
+    """Yields the cells of a line by both delimiters, because a spreadsheet may have saved the file."""
+    for delimiter in ",;":
+        with suppress(csv.Error):
+            yield next(csv.reader([text.rstrip("\r")], delimiter=delimiter), [])
+
+
+def _parse(text: str) -> Line | None:
+    """Makes a `Line` from a text; returns None if `Marks` cannot have written it."""
+    for row in _split(text):
+        if len(row) == len(COLUMNS):
+            cells: Mapping[str, str] = dict(zip(COLUMNS, row))
+            line = Line(cells["action"], cells["mark"], cells["id"], cells["sha256"])
+            is_known = line.action in (MARK, UNDO) and line.mark in MARKS
+            if is_known and _ID.fullmatch(line.id) and _SHA256.fullmatch(line.sha256):
+                return line
+    return None
 
 
 def _repair(file: Path) -> bytes:
@@ -250,8 +254,7 @@ def _repair(file: Path) -> bytes:
             return content
         start = content.rfind(b"\n") + 1
         torn = content[start:].decode("utf-8", "replace")
-        cells = next(csv.reader([torn], delimiter=";" if torn.count(";") >= len(COLUMNS) - 1 else ","), [])
-        if start and _parse(cells):
+        if start and _parse(torn):
             content += b"\n"
             opened.seek(0, os.SEEK_END)
             opened.write(b"\n")

@@ -1,5 +1,6 @@
 """Shows the review of a folder in the browser, until a signal ends the process."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from daad_jax.training import calibrations
 
 HOST = "127.0.0.1"
 LABELS_FILE, STORE_FILE, LOCK_FILE = "labels.csv", "scores.sqlite", ".lock"
+FOLDER_FILE = "folder.txt"  # which folder was reviewed last
+MAX_PATH_BYTES = 2**16
 REMEDY = "give another --out"
 MAX_CONNECTIONS = 256
 DRAIN_SECONDS = 5  # after a signal, open requests have this time to end
@@ -22,7 +25,7 @@ def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
     Args:
         workdir: the folder of the run.
         folder: the folder of the images.
-        out: the folder for marks and scores; None: `review/NAME` in the workdir.
+        out: the folder for marks and scores; None: see `find_place`.
         port: the port to listen at; 0 takes any free port.
 
     Raises:
@@ -43,19 +46,22 @@ def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
     from daad_jax.reviewing.score_store import ScoreStore
 
     # Prepare the folder for marks and scores.
-    place = Path(out) if out else workdir / "review" / (Path(os.path.abspath(folder)).name or "images")
-    if is_in_bucket(out or place):
+    if is_in_bucket(out or workdir):
         raise UserError(
-            f"{out or place}: marks cannot be appended in a bucket; give a folder of this machine as --out"
+            f"{out or workdir / 'review'}: marks cannot be appended in a bucket; give a folder of this "
+            "machine as --out"
         )
     images_folder = open_place(folder)
     run = calibrations.load(workdir)
+    place = Path(out) if out else find_place(workdir, folder)
+    found = list_images(images_folder, run.config.data, place)
     with explain_write_errors(place, REMEDY):
         place.mkdir(parents=True, exist_ok=True)
     # Open the review, and serve its page.
     busy = f"{place}: another review writes here; use its page, or end it first"
     with exclusive(place / LOCK_FILE, busy), listen(HOST, port) as listener:
-        found = list_images(images_folder, run.config.data, place)
+        with explain_write_errors(place, REMEDY):
+            (place / FOLDER_FILE).write_bytes(os.fsencode(_absolute(folder)))
         marks = Marks(place / LABELS_FILE)
         store = ScoreStore(place / STORE_FILE, store_key(run))
         session = Review(workdir, images_folder, run, found, store, marks)
@@ -66,3 +72,27 @@ def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
         say("only who has the next address gets in; Ctrl-C ends the review")
         say(f"review at http://{HOST}:{taken}/?token={token}")
         answer_until_signal(app, listener, DRAIN_SECONDS, MAX_CONNECTIONS)
+
+
+def find_place(workdir: Path, folder: str) -> Path:
+    """Returns the folder for the marks.
+
+    It is `review/NAME` in the workdir. If another folder of this name was reviewed there, it is the first of
+    `review/NAME-2` and so on without such a review.
+    """
+    name = Path(_absolute(folder)).name or "images"
+    for number in itertools.count(1):
+        place = workdir / "review" / (name if number == 1 else f"{name}-{number}")
+        try:
+            with (place / FOLDER_FILE).open("rb") as file:
+                reviewed = os.fsdecode(file.read(MAX_PATH_BYTES))
+        except OSError:  # new, or of an older version
+            break
+        if reviewed == _absolute(folder):
+            break
+        say(f"{place} has the marks of {reviewed}; if you have only moved that folder, give --out={place}")
+    return place
+
+
+def _absolute(folder: str) -> str:
+    return folder.rstrip("/") if is_in_bucket(folder) else os.path.abspath(folder)

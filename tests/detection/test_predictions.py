@@ -66,6 +66,7 @@ def table(out):
 def test_a_folder_of_everything(run, images, tmp_path):
     out = tmp_path / "out"
     code, printed, err = predict(run, images, images / "a.png", "--overlays=all", f"--out={out}")
+    assert "/scores.csv, scores.jsonl, data.json, overlays/\n" in printed
     assert code == 0, err
     rows = table(out)
     names = ["a.png", "broken.png", "deep/<i>c.webp", "deep/b.jpg", "a.png"]
@@ -183,6 +184,7 @@ def test_thresholds_and_folders_of_ones_own(run, images):
     assert "2 anomalous (score above the threshold -1.0000), 0 normal" in printed
     first = table(run / "predictions")
     code, printed, err = predict(run, images / "a.png", "--threshold=1e9", "--overlays=none")
+    assert "/scores.csv, scores.jsonl, data.json\n" in printed
     assert code == 0, err
     assert "0 anomalous (score above the threshold 1000000000.0000), 1 normal" in printed
     assert table(run / "predictions") == first

@@ -123,17 +123,21 @@ def test_a_file_that_a_spreadsheet_has_saved_is_read(file):
     rows = list(csv.reader(file.read_text().splitlines()))
     with file.open("w", encoding="utf-8-sig", newline="") as saved:
         csv.writer(saved, delimiter=";", lineterminator="\r\n").writerows(rows)
-    assert Marks(file).get(IDS[0], SHA) == GOOD
+    marks = Marks(file)
+    assert marks.get(IDS[0], SHA) == GOOD
+    # What is marked from now on is read, too.
+    marks.mark(IDS[1], DEFECT, about("a,b;c.png"))
+    assert [Marks(file).get(id_, SHA) for id_ in IDS[:2]] == [GOOD, DEFECT]
 
 
 def test_lines_that_are_no_marks_are_counted(file, capsys):
     marks = Marks(file)
     marks.mark(IDS[0], GOOD, about())
     header, line = file.read_text().splitlines()
-    bad = [line.replace("mark,good", "mark,perfect"), line.replace(SHA, SHA[:-1]), "x"]
+    bad = [line.replace("mark,good", "mark,perfect"), line.replace(SHA, SHA[:-1]), "x", "x" * 200_000]
     file.write_text("\n".join([header, *bad, line, ""]))
     assert Marks(file).get(IDS[0], SHA) == GOOD
-    assert "3 line(s) are no marks and do not count, such as line 2" in capsys.readouterr().err
+    assert "4 line(s) are no marks and do not count, such as line 2" in capsys.readouterr().err
 
 
 def test_another_file_is_refused(file):

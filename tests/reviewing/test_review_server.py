@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 from daad_jax.errors import UserError
-from daad_jax.reviewing.review_server import review
+from daad_jax.reviewing.review_server import FOLDER_FILE, find_place, review
 from tests.reviewing.small_review import draw, make_reviewed_run
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,7 @@ def test_it_serves_one_review_until_a_signal(tmp_path):
     child = start("--workdir", workdir, folder)
     try:
         lines = [child.stdout.readline().strip() for _ in range(3)]
+        assert (workdir / "review/parts" / FOLDER_FILE).read_text() == str(folder)
         assert lines[0] == f"3 images; marks are written to {workdir}/review/parts/labels.csv"
         address = lines[2].removeprefix("review at ")
         assert address.startswith("http://127.0.0.1:")
@@ -51,6 +52,33 @@ def test_it_serves_one_review_until_a_signal(tmp_path):
     finally:
         child.kill()
         child.communicate()
+
+
+def test_folders_of_one_name_have_marks_of_their_own(tmp_path):
+    run, folders = tmp_path / "run", [str(tmp_path / name / "parts") for name in ("a", "b")]
+    places = []
+    for folder in folders:
+        places.append(find_place(run, folder))
+        places[-1].mkdir(parents=True)
+        (places[-1] / FOLDER_FILE).write_text(folder)
+    assert places == [run / "review" / "parts", run / "review" / "parts-2"]
+    assert [find_place(run, f"{folder}/") for folder in folders] == places
+    assert find_place(run, "gs://b/c/parts/") == run / "review" / "parts-3"
+    # A review of an older version goes on.
+    (places[0] / FOLDER_FILE).unlink()
+    assert find_place(run, "/elsewhere/parts") == places[0]
+
+
+def test_a_folder_without_images_leaves_nothing(tmp_path):
+    workdir = make_reviewed_run(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for folder, says in (("none", "this folder does not exist"), ("empty", "this folder has no images")):
+        with pytest.raises(UserError, match=says):
+            review(workdir, str(tmp_path / folder), None, 0)
+        with pytest.raises(UserError, match=says):
+            review(workdir, str(tmp_path / folder), str(tmp_path / "out"), 0)
+    assert not (workdir / "review").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_forgotten_folder_is_one_line(tmp_path):

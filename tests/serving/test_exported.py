@@ -84,6 +84,7 @@ def test_files_that_cannot_be_served(workdir, tmp_path):
     refused(lambda: edit(format=2), "of an older version")
     refused(lambda: edit(units=[]), "damaged")
     refused(lambda: edit(held_out_scores=[float("nan")]), "damaged")
+    refused(lambda: edit(threshold=float("nan")), "damaged \\(the threshold is nan\\)")
     refused(lambda: edit(height=20), "without --height and --width")
     refused(lambda: (edit(), path.write_bytes(b"x")), "cannot load this program")
     refused(lambda: (edit(), (folder / "model.json").write_text("[" * 100_000)), "cannot be read")

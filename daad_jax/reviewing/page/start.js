@@ -209,7 +209,7 @@ function showCalibration(result) {
   const lines = [
     ...result.lines,
     result.changed.length
-      ? `${result.changed.length} verdicts change: ${result.flagged_now} images are flagged now, ${result.passed_now} no longer.`
+      ? `${result.changed.length} verdict(s) change: ${result.flagged_now} image(s) are flagged now, ${result.passed_now} no longer.`
       : "No verdict changes.",
   ];
   element("calibrate-result").replaceChildren(...lines.map((line) => {
