@@ -1,7 +1,7 @@
-"""Chooses items among the blocks of the data: a coreset, so that no normal block is far from an item.
+"""Chooses the items of a memory among the blocks of the data, so that no normal block is far from an item.
 
-Greedy k-centre (Gonzalez 1985), as in PatchCore (Roth et al., CVPR 2022): the next item is the block that is
-farthest from all items so far.
+The choice is called a coreset. The method is greedy k-centre (Gonzalez 1985), as in PatchCore (Roth et al.,
+CVPR 2022): the next item is the block that is farthest from all items so far.
 """
 
 import functools
@@ -19,12 +19,13 @@ def choose_coreset(points: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Chooses items among points by greedy k-centre.
 
     Args:
-        points: `[N, D]`.
-        count: how many items, at most N.
-        seed: chooses the first item and the projection.
+        points: the points to choose from, `[N, D]`.
+        count: the number of items, at most N.
+        seed: draws the first item and the projection.
 
     Returns:
-        Indices `[count]` in the order of the choice, so the first M are the coreset of M items.
+        The indices of the items, `[count]`, in the order of the choice. The first M indices are therefore the
+        coreset of M items.
     """
     rng = np.random.default_rng([seed, 11])
     if points.shape[1] > PROJECTED_DIMENSIONS:

@@ -22,28 +22,28 @@ Blocks = tuple[jax.Array, ...]  # [B, h, w, D] for each entry of `config.model.b
 
 
 def extractor_of(model: ModelConfig) -> tuple[Extractor, tuple[tuple[int, ...], ...]]:
-    """The frozen network of a configuration, and its layers that each memory reads.
+    """Returns the frozen network of a configuration, and the layers that each memory reads.
 
     Raises:
-        UserError: there is no such network.
+        UserError: the configuration names an unknown network.
     """
     extractor = find_extractor(model.features)
     return extractor, model.feature_layers or (extractor.default_layers,) * len(model.blocks)
 
 
 def needed_layers(model: ModelConfig) -> tuple[Extractor, tuple[int, ...]]:
-    """The frozen network, and all layers that some memory reads, in ascending order."""
+    """Returns the frozen network, and all layers that any memory reads, in ascending order."""
     extractor, layers = extractor_of(model)
     return extractor, tuple(sorted({layer for each in layers for layer in each}))
 
 
 def grid_of(block: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of blocks of `block` pixels in an image of this size; 0: the whole image."""
+    """Returns the rows and columns of blocks of `block` pixels in an image; 0 makes the image one block."""
     return (-(-height // block), -(-width // block)) if block else (1, 1)
 
 
 def channels_of(model: ModelConfig, index: int) -> int:
-    """D, the length of the description of a block of memory `index`."""
+    """Returns D, the number of features of a block that memory `index` reads."""
     extractor, layers = extractor_of(model)
     has_spread = model.spread and not model.blocks[index]
     return sum(extractor.channels(layer) for layer in layers[index]) * (2 if has_spread else 1)
@@ -52,7 +52,7 @@ def channels_of(model: ModelConfig, index: int) -> int:
 def make_block_reader(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Any, jax.Array], Blocks]:
-    """Makes the function from an extractor's parameters and images `[B, H, W, C]` to `Blocks`."""
+    """Makes a function that computes `Blocks` from an extractor's parameters and images `[B, H, W, C]`."""
     model, size = config.model, (config.data.height, config.data.width)
     extractor, layers = needed_layers(model)
     _, layers_of = extractor_of(model)
@@ -72,28 +72,28 @@ def make_block_reader(
 
 
 def describe(maps: Sequence[jax.Array], grid: tuple[int, int], neighbourhood: int) -> jax.Array:
-    """The features of all blocks of a grid.
+    """Computes the features of all blocks of a grid.
 
     Args:
-        maps: `[B, h, w, C]` each, of any sizes.
-        grid: rows and columns of blocks.
-        neighbourhood: the side of the square of places that are averaged at each place first, odd.
+        maps: the maps of the extractor, `[B, h, w, C]` each; their sizes may differ.
+        grid: the rows and columns of blocks.
+        neighbourhood: the side of a square, odd. First, each place gets the average of the square around it.
 
     Returns:
-        `[B, rows, columns, D]`, D is the sum of all C.
+        The features, `[B, rows, columns, D]`. D is the sum of all C.
     """
     return jnp.concatenate([_average(features, grid, neighbourhood) for features in maps], axis=-1)
 
 
 def describe_image(maps: Sequence[jax.Array], with_spread: bool) -> jax.Array:
-    """The features of the whole image: the mean of each channel over all places.
+    """Computes the features of the whole image: the mean of each channel over all places.
 
     Args:
-        maps: `[B, h, w, C]` each, of any sizes.
-        with_spread: whether the standard deviations of all channels follow, after the means of all maps.
+        maps: the maps of the extractor, `[B, h, w, C]` each; their sizes may differ.
+        with_spread: whether the standard deviations of all channels follow the means of all maps.
 
     Returns:
-        `[B, 1, 1, D]`, D is the sum of all C, or twice as much.
+        The features, `[B, 1, 1, D]`. D is the sum of all C, or twice this sum with `with_spread`.
     """
     means = [jnp.mean(features, (1, 2), keepdims=True) for features in maps]
     if not with_spread:
@@ -112,17 +112,17 @@ def _average(features: jax.Array, grid: tuple[int, int], neighbourhood: int) -> 
 
 
 def box_matrix(size: int, side: int) -> np.ndarray:
-    """The average of `side` neighbours along an axis, fewer at its ends, as a matrix `[size, size]`."""
+    """Makes the matrix `[size, size]` that averages `side` neighbours along an axis, fewer at its ends."""
     offsets = np.abs(np.arange(size)[:, None] - np.arange(size)[None])
     inside = (offsets <= side // 2).astype(np.float64)
     return inside / inside.sum(1, keepdims=True)
 
 
 def block_matrix(size: int, count: int) -> np.ndarray:
-    """The values of `count` blocks along an axis of `size` places, as a matrix `[count, size]`.
+    """Makes the matrix `[count, size]` that turns `size` places along an axis into `count` blocks.
 
-    A block that covers several places has their average, weighted by how much of each it covers. Blocks
-    smaller than a place are interpolated linearly between the centres of the places.
+    A block that covers several places gets the average of these places. The covered share of a place is its
+    weight. Blocks smaller than a place are interpolated linearly between the centres of the places.
     """
     edges = np.arange(count + 1) * size / count
     if count <= size:
@@ -134,12 +134,16 @@ def block_matrix(size: int, count: int) -> np.ndarray:
 
 
 def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
-    """Scales features by the training images: `[..., D]` -> `[..., D]`, or D + 2 if the place counts.
+    """Scales features to the units of the training images, and appends the place of each block if it counts.
 
     Args:
         blocks: the blocks of one grid, `[B, h, w, D]`.
-        scaling: `mean` `[D]` and `transform`, `[D]` (a factor for each channel) or `[D, D]` (a matrix); and,
-            if the place counts, `place`, the distance of the upper and the lower edge of an image.
+        scaling: a table of arrays. `mean` is `[D]`. `transform` is `[D]` (a factor for each channel) or
+            `[D, D]` (a matrix). `place` exists only if the place counts: it is the distance between the upper
+            and the lower edge of an image.
+
+    Returns:
+        `[B, h, w, D]`, or `[B, h, w, D + 2]` if the place counts.
     """
     centred, transform = blocks - scaling["mean"].reshape(1, 1, 1, -1), scaling["transform"]
     if transform.ndim == 1:
@@ -153,7 +157,7 @@ def scale(blocks: jax.Array, scaling: dict[str, jax.Array]) -> jax.Array:
 
 
 def place_grid(rows: int, columns: int) -> np.ndarray:
-    """The row and the column of every block's centre, from -0.5 to 0.5: `[rows, columns, 2]`."""
+    """Returns the row and the column of every block's centre, from -0.5 to 0.5: `[rows, columns, 2]`."""
     axes = [(np.arange(n) + 0.5) / n - 0.5 for n in (rows, columns)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
 
@@ -161,10 +165,11 @@ def place_grid(rows: int, columns: int) -> np.ndarray:
 def make_encoder(
     config: Config, implementation: Implementation = "auto"
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Makes the function from a state's frozen features and images to the networks' input `[B, H, W, C]`.
+    """Makes a function that turns images into the networks' input.
 
-    Images are uint8 or uint16. The result is pixels in [0, 1] or, if the configuration has `model.features`,
-    the scaled features of the blocks.
+    The function takes a state's frozen features and images, uint8 or uint16 `[B, H, W, C]`. It returns pixels
+    in [0, 1]. If the configuration has `model.features`, it returns the scaled features of the blocks
+    instead.
     """
     if not config.model.features:
         return lambda _, images: to_unit(images)
@@ -178,11 +183,11 @@ def make_encoder(
 
 
 def abstract_features(config: Config) -> Any:
-    """The shapes and types of the frozen part of a state: the extractor, and one entry per memory.
+    """Returns the shapes and types of the frozen part of a state: the extractor, and one entry per memory.
 
-    An entry has the `mean` and the `transform` of `scale`. If the items come from the data, it also has the
-    `items` `[N, D]`, the `unit` of the memory's distances (their mean over held-out images) and, if the place
-    counts, `place`.
+    Each entry has the `mean` and the `transform` that `scale` reads. If the items come from the data, the
+    entry also has the `items` `[N, D]` and the `unit` of the memory's distances: their mean over held-out
+    images. If the place counts, the entry has `place`, too.
     """
     extractor, layers = needed_layers(config.model)
 

@@ -10,13 +10,13 @@ EPSILON = 1e-12
 
 
 def norm(difference: jax.Array) -> jax.Array:
-    """Euclidean length of every example's difference: `[B, ...]` -> `[B]`, gradient 0 at 0."""
+    """Returns the Euclidean length of every difference: `[B, ...]` -> `[B]`. The gradient at 0 is 0."""
     squares = jnp.sum(jnp.square(difference).reshape(difference.shape[0], -1), axis=-1)
     return jnp.sqrt(jnp.maximum(squares, EPSILON))
 
 
-# `config.loss.distance`: the plain norm of the paper, its mean over examples, or the mean square over
-# examples and entries.
+# The values of `config.loss.distance`. "squared" is the mean square over examples and entries. "l2" is the
+# plain norm of the paper, averaged over examples.
 DISTANCES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "squared": lambda difference: jnp.mean(jnp.square(difference)),
     "l2": lambda difference: jnp.mean(norm(difference)),
@@ -24,27 +24,27 @@ DISTANCES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def distance(a: jax.Array, b: jax.Array, kind: str) -> jax.Array:
-    """E||a - b|| over a batch.
+    """Computes the distance E||a - b|| over a batch.
 
     Args:
-        a: `[B, ...]`.
-        b: has the shape of `a`.
+        a: the first examples, `[B, ...]`.
+        b: the other examples, of the same shape as `a`.
         kind: a name of `DISTANCES`.
 
     Returns:
-        Scalar.
+        The distance, a scalar.
     """
     chex.assert_equal_shape([a, b])
     return DISTANCES[kind](a - b)
 
 
 def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """The discriminator's loss, -(E log D(x) + E log(1 - D(x^))). Logits `[B]` -> scalar."""
+    """Computes the discriminator's loss, -(E log D(x) + E log(1 - D(x^))). Logits `[B]` -> scalar."""
     return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(fake_logits))
 
 
-# `config.loss.generator`: the paper's E log(1 - D(x^)), and -E log D(x^), which has the same fixed point and
-# a gradient where the discriminator is sure. The second is the default.
+# The values of `config.loss.generator`. "minimax" is the paper's E log(1 - D(x^)). "non_saturating" is
+# -E log D(x^), the default: it has the same fixed point, and a gradient also where the discriminator is sure.
 GENERATOR_LOSSES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "non_saturating": lambda fake_logits: jnp.mean(jax.nn.softplus(-fake_logits)),
     "minimax": lambda fake_logits: -jnp.mean(jax.nn.softplus(fake_logits)),
@@ -52,5 +52,5 @@ GENERATOR_LOSSES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def adversarial_loss(fake_logits: jax.Array, kind: str) -> jax.Array:
-    """The generator's adversarial loss, `kind` of `GENERATOR_LOSSES`. Logits `[B]` -> scalar."""
+    """Computes the generator's adversarial loss, `kind` of `GENERATOR_LOSSES`. Logits `[B]` -> scalar."""
     return GENERATOR_LOSSES[kind](fake_logits)

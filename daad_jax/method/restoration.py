@@ -1,7 +1,7 @@
-"""Restoration tasks (ARNet, Fei et al. 2020), beyond DAAD: the generator must restore a degraded input.
+"""Degrades images, so that the generator must restore them (ARNet, Fei et al. 2020). DAAD has no such task.
 
-A network that only copies its input need not know normal images. A network that must give back a colour or a
-direction has to recognise what the image shows, and fails on images that it does not know.
+A network that only copies its input need not know normal images. A network that must restore a colour or a
+direction has to recognise the object in the image, and it fails on objects that it does not know.
 """
 
 import math
@@ -17,7 +17,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to grey
 
 
 def _without_colour(images: jax.Array) -> list[jax.Array]:
-    """One grey copy, with as many channels as before."""
+    """Returns one grey copy, with the same number of channels."""
     if images.shape[-1] == 1:
         return [images]
     grey = jnp.sum(images * jnp.asarray(LUMA).reshape(1, 1, 1, 3), axis=-1, keepdims=True)
@@ -25,7 +25,7 @@ def _without_colour(images: jax.Array) -> list[jax.Array]:
 
 
 def _quarter_turns(images: jax.Array) -> list[jax.Array]:
-    """Copies turned by 0 to 3 quarters, counter-clockwise."""
+    """Returns four copies, turned counter-clockwise by 0 to 3 quarters."""
     across = images.swapaxes(1, 2)
     return [images, across[:, ::-1], images[:, ::-1, ::-1], across[:, :, ::-1]]
 
@@ -34,8 +34,13 @@ def _quarter_turns(images: jax.Array) -> list[jax.Array]:
 class Task:
     """A restoration task.
 
-    `degrade` turns images `[B, H, W, C]` into `copies` degraded ones of the same shape. In training every
-    image is one of the copies, in turn; in scoring all copies are restored. `needs_square`: H must equal W.
+    In training, the network restores one copy of each image, and the copies take turns. In scoring, the
+    network restores all copies.
+
+    Attributes:
+        degrade: turns images `[B, H, W, C]` into a list of `copies` degraded batches of the same shape.
+        copies: the number of degraded copies.
+        needs_square: whether H must equal W.
     """
 
     degrade: Callable[[jax.Array], list[jax.Array]]
@@ -43,8 +48,8 @@ class Task:
     needs_square: bool = False
 
 
-# `config.train.restore` joins names of this table by "_", for instance "grey_turns". Another task is another
-# entry here; a name has no "_".
+# `config.train.restore` joins names of this table with "_", for instance "grey_turns". So a name has no "_".
+# To add a task, add an entry here.
 TASKS = {
     "grey": Task(_without_colour),
     "turns": Task(_quarter_turns, copies=4, needs_square=True),
@@ -52,10 +57,10 @@ TASKS = {
 
 
 def tasks_of(restore: str) -> list[Task]:
-    """The tasks that `config.train.restore` names, in the order of `TASKS`; none for "".
+    """Returns the tasks that `config.train.restore` names, in the order of `TASKS`; none for "".
 
     Raises:
-        UserError: an unknown name, a name twice, or names in another order.
+        UserError: a name is unknown, a name comes twice, or the names have another order.
     """
     names = restore.split("_") if restore else []
     for name in names:
@@ -71,12 +76,12 @@ def tasks_of(restore: str) -> list[Task]:
 
 
 def copy_count(restore: str) -> int:
-    """How many degraded copies of an image are restored when the image is scored."""
+    """Returns the number of degraded copies of an image that the network restores in scoring."""
     return math.prod(task.copies for task in tasks_of(restore))
 
 
 def degraded_copies(images: jax.Array, restore: str) -> list[jax.Array]:
-    """All degraded copies of images `[B, H, W, C]` in [0, 1]; the images themselves without a task."""
+    """Returns all degraded copies of images `[B, H, W, C]` in [0, 1]; without a task, only the images."""
     copies = [images]
     for task in tasks_of(restore):
         copies = [degraded for copy in copies for degraded in task.degrade(copy)]
@@ -84,15 +89,15 @@ def degraded_copies(images: jax.Array, restore: str) -> list[jax.Array]:
 
 
 def for_training(images: jax.Array, restore: str, places: jax.Array) -> jax.Array:
-    """The generator's input in training.
+    """Returns the generator's input in training.
 
     Args:
-        images: `[B, H, W, C]` in [0, 1].
-        restore: `config.train.restore`.
-        places: int `[B]`; image i is the copy of number `places[i]`, modulo the number of copies.
+        images: the images, `[B, H, W, C]` in [0, 1].
+        restore: the value of `config.train.restore`.
+        places: the number of the copy for each image, modulo the number of copies; int `[B]`.
 
     Returns:
-        `[B, H, W, C]`.
+        One degraded copy of each image, `[B, H, W, C]`.
     """
     copies = degraded_copies(images, restore)
     if len(copies) == 1:
@@ -102,10 +107,10 @@ def for_training(images: jax.Array, restore: str, places: jax.Array) -> jax.Arra
 
 
 def for_scoring(images: jax.Array, restore: str) -> jax.Array:
-    """The generator's inputs in scoring, all T copies of every image: `[B, H, W, C]` -> `[T, B, H, W, C]`."""
+    """Returns the T copies of each image that are restored in scoring: `[B, H, W, C]` -> `[T, B, H, W, C]`."""
     return jnp.stack(degraded_copies(images, restore))
 
 
 def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 or uint16 `[B, H, W, C]` -> float32 in [0, 1]."""
+    """Converts uint8 or uint16 `[B, H, W, C]` to float32 in [0, 1]."""
     return images.astype(jnp.float32) / float(jnp.iinfo(images.dtype).max)

@@ -19,7 +19,7 @@ from daad_jax.models.layers import Implementation
 
 @flax.struct.dataclass
 class NetworkState:
-    """One network."""
+    """The state of one network: parameters, batch statistics and the state of the optimiser."""
 
     params: Any
     batch_stats: Any
@@ -27,17 +27,20 @@ class NetworkState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """As `module.apply` takes them."""
+        """The parameters and the batch statistics, as `module.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """A run after `step` steps.
+    """The state of a run after `step` steps.
 
-    `generator` is None if the items of the memories come from the data, and `discriminator` if the losses
-    need none. `features` is the part that no step changes, see `features.abstract_features`; None if the
-    networks read pixels.
+    Attributes:
+        step: the number of finished steps, int32.
+        generator: the generator; None if the items of the memories come from the data.
+        discriminator: the discriminator; None if no loss needs it.
+        features: the part that no step changes, see `features.abstract_features`; None if the networks read
+            pixels.
     """
 
     step: jax.Array
@@ -64,7 +67,7 @@ def build_discriminator(
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Makes the function from step to learning rate: a linear warm-up, then constant or cosine to 0."""
+    """Makes the function from step to learning rate: a linear warm-up, then a constant or a cosine to 0."""
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, config.steps - config.warmup_steps)
     else:
@@ -78,16 +81,16 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 def build_optimizer(
     config: TrainConfig, beta1: float | jax.Array | None = None
 ) -> optax.GradientTransformation:
-    """Adam with the configured learning rate. `beta1` replaces `config.beta1` in a step that computes it."""
+    """Builds Adam with the configured learning rate. If `beta1` is given, it replaces `config.beta1`."""
     chosen: Any = config.beta1 if beta1 is None else beta1  # optax takes arrays, but its type says float
     return optax.adam(learning_rate(config), b1=chosen, b2=config.beta2)
 
 
 def create_state(config: Config) -> TrainState:
-    """The state before the first step, numpy arrays, a function of `config.seed` alone.
+    """Returns the state before the first step, as numpy arrays that depend only on `config`.
 
     Raises:
-        UserError: division rates that do not divide a feature map.
+        UserError: the division rates do not divide a feature map.
     """
     return init_state(abstract_state(config), config.seed)
 
@@ -101,10 +104,10 @@ def input_shape(config: Config) -> tuple[int, int, int]:
 
 
 def abstract_state(config: Config) -> TrainState:
-    """The shapes and types of the state before the first step; nothing is computed.
+    """Returns the shapes and types of the state before the first step, and computes no values.
 
     Raises:
-        UserError: division rates that do not divide a feature map.
+        UserError: the division rates do not divide a feature map.
     """
     step, features = jax.ShapeDtypeStruct((), jnp.int32), None
     if config.model.features:
@@ -130,13 +133,14 @@ def abstract_state(config: Config) -> TrainState:
 
 
 def init_state(abstract: TrainState, seed: int) -> TrainState:
-    """The state before the first step, as numpy arrays, a function of `seed` and the shapes alone.
+    """Returns the state before the first step, as numpy arrays that depend only on `seed` and the shapes.
 
-    Its `features` are None: they depend on the training images, see `training.fit.prepare_features`.
+    The state has no `features` yet (None): they depend on the training images, see
+    `training.fit.prepare_features`.
 
     Args:
-        abstract: what `abstract_state` returned.
-        seed: not negative.
+        abstract: the result of `abstract_state`.
+        seed: the seed of the initial weights, 0 or more.
     """
     networks = {"generator": abstract.generator, "discriminator": abstract.discriminator}
     variables = init_variables(
@@ -146,7 +150,7 @@ def init_state(abstract: TrainState, seed: int) -> TrainState:
     def network(name: str) -> NetworkState | None:
         if (shapes := networks[name]) is None:
             return None
-        # optax begins with moments of zero. A broadcast zero takes no memory.
+        # The moments of optax begin at zero. A broadcast zero takes no memory.
         moments = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes.opt_state)
         return NetworkState(variables[name]["params"], variables[name]["batch_stats"], moments)
 

@@ -25,7 +25,7 @@ Metrics = dict[str, jax.Array]
 def make_train_step(
     config: Config, axis_name: str | None = None
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
-    """The step for this configuration.
+    """Makes the training step of a configuration.
 
     Args:
         config: a validated configuration.
@@ -33,9 +33,9 @@ def make_train_step(
             None on one device.
 
     Returns:
-        `train_step(state, images)`, images uint8 or uint16 `[B, H, W, C]`, giving the next state and float32
-        metrics. Both networks are updated from one forward pass of the generator, each against the
-        other's parameters of before the step.
+        A function `train_step(state, images)`. The images are uint8 or uint16 `[B, H, W, C]`. The function
+        returns the next state and the metrics, float32 scalars. One forward pass of the generator updates
+        both networks. Each network is updated against the parameters that the other one had before the step.
     """
     generator = build_generator(config, axis_name, dtype=config.train.precision)
     discriminator = build_discriminator(config, axis_name, config.train.precision)
@@ -45,7 +45,7 @@ def make_train_step(
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
 
     def places(step: jax.Array, count: int) -> jax.Array:
-        """The positions of this device's images in the global batch, plus the step."""
+        """Returns the positions of this device's images in the global batch, plus the step."""
         first = jax.lax.axis_index(axis_name) * count if axis_name else 0
         return step + first + jnp.arange(count)
 
@@ -90,8 +90,8 @@ def make_train_step(
             (fake_logits, fake_features), pull_fake, after_fake = jax.vjp(
                 lambda params, x: judge(params, after_real, x), before.params, fake, has_aux=True
             )
-            # The fake pass is pulled back twice: into the discriminator's parameters by the discriminator's
-            # loss, and into the reconstruction by the generator's losses.
+            # The pass of the reconstructions is differentiated twice: the discriminator's loss by the
+            # discriminator's parameters, and the generator's losses by the reconstruction.
             d_loss, (d_real, d_fake) = jax.value_and_grad(discriminator_loss, (0, 1))(
                 real_logits, fake_logits
             )
@@ -115,10 +115,10 @@ def make_train_step(
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics = average(metrics | _usage_metrics(average(usage)))
 
-        # The updates of both networks. XLA:CPU copies a parameter before an update in place, unless the
-        # update provably comes after every read. So the update depends on all gradients, by a sum that is
-        # never negative. beta1 is not a constant, because XLA would fold 1/2 with 1 - 1/2 and read the
-        # moments twice.
+        # The updates of both networks. XLA:CPU copies a parameter before it updates the parameter in place,
+        # unless XLA can prove that every read comes before the update. So each update depends on all
+        # gradients, through the sum of their norms, which is never negative. beta1 is not a constant, because
+        # XLA would then fold 1/2 with 1 - 1/2 and read the moments twice.
         norms = metrics["grad_norm"] + metrics.get("discriminator_grad_norm", 0.0)
         beta1 = jnp.where(norms < 0, 0.0, config.train.beta1)
         generator_state = update(state.generator, grads, generator_stats, beta1)
@@ -133,7 +133,7 @@ def make_train_step(
 def scan_steps(
     step: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
-    """A function of (state, images `[K, B, H, W, C]`) that takes K steps and returns metrics `[K]`.
+    """Makes a function of (state, images `[K, B, H, W, C]`) that takes K steps and returns metrics `[K]`.
 
     The device is called once instead of K times, so a small model does not wait for Python.
     """
@@ -141,7 +141,7 @@ def scan_steps(
 
 
 def _usage_metrics(usage: Any) -> Metrics:
-    """Per memory: entropy, mean top weight, and the share of items on top for some query."""
+    """Computes for each memory: entropy, mean top weight, and the share of items that lead for some query."""
     return {
         f"{name}/{key}": value
         for name, statistics in usage.items()
