@@ -107,7 +107,7 @@ def for_training(images: jax.Array, restore: str, places: jax.Array) -> jax.Arra
 
 
 def for_scoring(images: jax.Array, restore: str) -> jax.Array:
-    """Returns the T copies of each image that are restored in scoring: `[B, H, W, C]` -> `[T, B, H, W, C]`."""
+    """Returns the T copies of each image to restore in scoring: `[B, H, W, C]` -> `[T, B, H, W, C]`."""
     return jnp.stack(degraded_copies(images, restore))
 
 

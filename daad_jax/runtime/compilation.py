@@ -6,8 +6,9 @@ import jax
 
 Options = dict[str, str | bool]
 
-# XLA:CPU has two libraries for convolutions, products and sums. YNNPACK, which it prefers, is the slower one
-# for convolutions, by up to a half; Eigen takes those that are not listed here.
+# XLA:CPU has two libraries for convolutions, products and sums, and prefers YNNPACK. For convolutions,
+# YNNPACK is slower than Eigen by up to a half. This option lists products and sums only, so Eigen does the
+# convolutions.
 CPU_OPTIONS: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
@@ -21,5 +22,5 @@ def options(platform: str) -> Options | None:
     try:
         jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return None  # an XLA without that option
+        return None  # this XLA does not know the option
     return CPU_OPTIONS

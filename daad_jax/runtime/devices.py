@@ -15,13 +15,14 @@ from daad_jax.errors import UserError
 from daad_jax.runtime.compilation import options
 
 AXIS = "devices"
-# By platform: the type to which a product rounds its float32 operands, unless the program asks for more.
+# For each platform: the type to which a product rounds its float32 operands, unless the program asks for
+# more.
 ROUNDING = {"tpu": "bfloat16", "gpu": "tensorfloat32"}
 
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """The devices of this process. They train together with the devices of the run's other processes."""
+    """The devices of this process. They train together with the devices of the other processes of the run."""
 
     devices: Sequence[jax.Device]
 
@@ -36,7 +37,7 @@ class DeviceGroup:
         return len(self.devices) * jax.process_count() > 1
 
     def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> jax.stages.Wrapped:
-        """Compiles `step(state, batch) -> (state, metrics)` on its first call. The state is donated."""
+        """Wraps `step(state, batch) -> (state, metrics)`: compiled by its first call, with a donated state."""
         if not self.is_parallel:
             return jax.jit(step, donate_argnums=0, compiler_options=options(self.devices[0].platform))
         devices = None if jax.process_count() > 1 else self.devices
@@ -49,11 +50,11 @@ class DeviceGroup:
 
         Args:
             step: see `compile_step`.
-            state: the shapes and types of its state, on no device.
+            state: the shapes and types of the state, on no device.
             batch: a batch as `put` returns it.
         """
         compiled = self.compile_step(step)
-        if jax.process_count() > 1:  # processes may have to compile in the same order
+        if jax.process_count() > 1:  # several processes may have to compile in the same order
             return compiled
         if self.is_parallel:
             count = len(self.devices)
@@ -64,48 +65,50 @@ class DeviceGroup:
         return lambda *arguments: program.result()(*arguments)
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of `tree` on every device, owned by the caller (it may be donated)."""
+        """Copies `tree` to every device. The copy belongs to the caller, who may donate it."""
         if self.is_parallel:
             return _replicate(tree, self.devices)
         (device,) = self.devices
 
         def owned(x: Any) -> jax.Array:
-            # A processor reads a numpy array where it lies, may_alias or not, if that is a multiple of 64
-            # bytes. It is not its own then, and the first step would copy it. A device's array is copied.
+            # On a CPU, JAX uses the memory of a numpy array without a copy if its address is a multiple of 64
+            # bytes, even with may_alias=False. The array is then not ours, and the first step would copy it.
+            # A second device_put copies, because its input is already an array of the device.
             y = jax.device_put(x, device, may_alias=False)
             theirs = isinstance(x, np.ndarray) and device.platform == "cpu"
             if theirs and y.unsafe_buffer_pointer() == x.ctypes.data:
                 y = jax.device_put(y, device, may_alias=False)
-            return y.block_until_ready()  # or `x` might be changed before it is read
+            return y.block_until_ready()  # otherwise `x` might change before the device reads it
 
         return jax.tree.map(owned, tree)
 
     def fetch(self, tree: Any) -> Any:
-        """One device's copy of a replicated tree, as numpy arrays."""
+        """Returns one device's copy of a replicated tree, as numpy arrays."""
         if not self.is_parallel:
             return jax.device_get(tree)
-        # Other processes' copies cannot be read from here; ours can, without a gather.
+        # A process can read only its own copies, and it needs no gather for them.
         return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
     def put(self, batch: np.ndarray, batch_axis: int = 0) -> jax.Array:
-        """Puts this process's part of a global batch on its n devices, each an equal share.
+        """Puts this process's part of a global batch on its n devices. Each device gets an equal share.
 
         Args:
-            batch: `[b, ...]`, or `[K, b, ...]` with `batch_axis` 1.
+            batch: the part, `[b, ...]`, or `[K, b, ...]` with `batch_axis` 1.
             batch_axis: the axis of the examples.
 
         Returns:
-            `[n, b/n, ...]` or `[n, K, b/n, ...]`; on one device `batch` as it is.
+            `[n, b/n, ...]` or `[n, K, b/n, ...]`. On one device, `batch` in its own shape.
         """
         if not self.is_parallel:
             return jax.device_put(batch, self.devices[0])
         return jax.device_put(_cut(batch, len(self.devices), batch_axis), _sharding(self.devices))
 
     def fits_resident(self, size: int) -> bool:
-        """True if `size` bytes should be copied to every device once.
+        """Returns whether `size` bytes should be copied to every device once.
 
-        On an accelerator, if they fit in an eighth of its memory. Not on a CPU, whose memory is the host's,
-        nor with several processes, since each of them has only its part.
+        True on an accelerator if the bytes fit in an eighth of its memory. False on a CPU, because a CPU uses
+        the memory of the host. False with several processes, because each process has only a part of the
+        images.
         """
         limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in self.devices]
         return self.devices[0].platform != "cpu" and jax.process_count() == 1 and 8 * size <= min(limits)
@@ -116,9 +119,9 @@ class DeviceGroup:
         """Puts all images on every device, and returns a function that replaces `put`.
 
         Args:
-            images: `[N, ...]`.
-            gather: a function of the images and a plan, a tree of arrays `[b, ...]` (or `[K, b, ...]`), that
-                returns the batch.
+            images: all images, `[N, ...]`.
+            gather: a function of the images and a plan that returns the batch. A plan is a tree of arrays
+                `[b, ...]` (or `[K, b, ...]`).
             batch_axis: see `put`.
         """
         if not self.is_parallel:
@@ -133,11 +136,11 @@ def choose(requested: int, batch_size: int) -> DeviceGroup:
     """Chooses the devices of this process for a global batch.
 
     Args:
-        requested: local devices to use; 0: all.
-        batch_size: over all devices and processes.
+        requested: the number of local devices to use; 0: all.
+        batch_size: the number of images in a batch, over all devices and processes.
 
     Raises:
-        UserError: more devices than there are, or a batch that they cannot share evenly.
+        UserError: the process has fewer devices than requested, or the devices cannot share the batch evenly.
     """
     local = jax.local_devices()
     if requested > len(local):
@@ -171,7 +174,7 @@ class ParallelFunction:
 
     @property
     def device_count(self) -> int:
-        """Batches must be a multiple of this number."""
+        """The number of devices. The size of a batch must be a multiple of it."""
         return len(self._devices)
 
     def place(self, variables: Any) -> Any:
@@ -181,11 +184,11 @@ class ParallelFunction:
         return _replicate(variables, self._devices)
 
     def __call__(self, placed: Any, batch: np.ndarray) -> Any:
-        """Starts on a numpy batch `[b, ...]`, and returns before the results are there."""
+        """Starts the function on a numpy batch `[b, ...]`, and returns before the results are ready."""
         return self._compiled(placed, batch if self.device_count == 1 else _cut(batch, self.device_count))
 
     def fetch(self, outputs: Any) -> Any:
-        """The results of a call as numpy arrays `[b, ...]`."""
+        """Waits for the results of a call, and returns them as numpy arrays `[b, ...]`."""
         arrays = jax.device_get(outputs)
         if self.device_count == 1:
             return arrays

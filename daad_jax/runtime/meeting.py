@@ -1,7 +1,7 @@
-"""Brings the processes of a run together before JAX starts, and says for whom it waits.
+"""Connects the processes of a run before JAX starts, and prints which processes are missing.
 
-Process 0 listens at the coordinator's address until all others have come. The connections stay open: as long
-as a process lives, its connection does. This file imports no JAX.
+Process 0 listens at the address of --coordinator until all other processes have connected. The connections
+stay open, so that a closed connection shows that its process has ended. This file imports no JAX.
 """
 
 import contextlib
@@ -17,17 +17,24 @@ from daad_jax.terminal import say
 
 GREETING = "daad-jax"
 TIMEOUT_S = 300.0
-NEWS_S = 20.0  # between two lines about the waiting
+NEWS_S = 20.0  # time between two printed lines about the waiting
 RETRY_S = 0.3
-ANSWER_S = 2.0  # how long a program that connects may take to say who it is
-MAX_LINE = 256  # bytes; what comes from the network is not trusted
-COMPARED_PACKAGES = ("daad_jax", "jax", "jaxlib", "flax", "optax", "numpy")  # all processes need the same
+ANSWER_S = 2.0  # a program that connects must send its greeting within this time
+MAX_LINE = 256  # bytes; input from the network is not trusted
+COMPARED_PACKAGES = (
+    "daad_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+)  # all processes need the same versions
 SAME_REMEDY = "start all processes again with the same options and the same versions"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The address of process 0, how many processes there are, and the number of this one."""
+    """The address of process 0, the number of processes, and the index of this process."""
 
     host: str
     port: int
@@ -36,10 +43,10 @@ class Cluster:
 
     @classmethod
     def parse(cls, address: str, count: int, index: int) -> "Cluster":
-        """A cluster from the options of a command.
+        """Makes a cluster from the options of a command.
 
         Raises:
-            UserError: the address is not HOST:PORT, or there is no such process.
+            UserError: the address is not HOST:PORT, or `index` is not below `count`.
         """
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -54,19 +61,19 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """HOST:PORT."""
+        """The address of process 0, as HOST:PORT."""
         return f"{self.host}:{self.port}"
 
 
 class _Patience:
-    """Says every few seconds for whom this process waits, and when it stops to wait."""
+    """Prints every `NEWS_S` seconds which processes are missing, and raises an error after the timeout."""
 
     def __init__(self, cluster: Cluster, timeout_s: float) -> None:
         self._cluster, self._timeout_s = cluster, timeout_s
         self._start, self._due = time.monotonic(), NEWS_S
 
     def wait_for(self, missing: list[int]) -> None:
-        """Raises UserError if the processes `missing` have not come in time."""
+        """Raises UserError if the processes `missing` have not connected in time."""
         cluster, waited = self._cluster, time.monotonic() - self._start
         if waited > self._timeout_s:
             numbers = ", ".join(map(str, missing))
@@ -82,21 +89,25 @@ class _Patience:
 
 
 def meet(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> dict[int, socket.socket]:
-    """Waits until all processes are there.
+    """Waits until all processes are connected.
+
+    Args:
+        cluster: the processes of the run.
+        timeout_s: how long to wait, in seconds.
 
     Returns:
-        An open connection by the number of the process at its other end: of process 0 to all others, of each
-        other one to process 0.
+        The open connections, by the number of the process at the other end. Process 0 has connections to all
+        other processes; every other process has one connection, to process 0.
 
     Raises:
-        UserError: the port is taken, a process does not come, or the processes have different options or
-            versions.
+        UserError: another program uses the port, a process does not connect in time, or the processes have
+            different options or versions.
     """
     return _gather(cluster, timeout_s) if cluster.index == 0 else {0: _join(cluster, timeout_s)}
 
 
 def find_versions() -> list[str]:
-    """The installed packages that all processes of a run need in the same version, as "jax-0.8.0"."""
+    """Returns the versions that must be the same in all processes of a run, as "jax-0.8.0"."""
     versions = []
     for name in COMPARED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -107,14 +118,16 @@ def find_versions() -> list[str]:
 def _gather(cluster: Cluster, timeout_s: float) -> dict[int, socket.socket]:
     patience, links = _Patience(cluster, timeout_s), dict[int, socket.socket]()
     came = set[int]()
+    # Accept connections until all processes are there.
     with _listen(cluster) as listener:
         try:
             while missing := [i for i in range(1, cluster.count) if i not in links]:
-                # A process that came has lost its patience because of those that never came.
+                # A process that connected once and left has given up, because others never connected. So the
+                # error names the processes that never connected, if there are any.
                 patience.wait_for([i for i in missing if i not in came] or missing)
                 ready, _, _ = select.select([listener, *links.values()], [], [], RETRY_S)
                 for index in [i for i, link in links.items() if link in ready]:
-                    links.pop(index).close()  # it said more than its greeting, or has ended
+                    links.pop(index).close()  # the process has sent more than its greeting, or has ended
                 if listener in ready:
                     _admit(listener, cluster, links)
                     came |= set(links)
@@ -122,8 +135,9 @@ def _gather(cluster: Cluster, timeout_s: float) -> dict[int, socket.socket]:
             for link in links.values():
                 link.close()
             raise
+    # Let all processes start.
     for link in links.values():
-        with contextlib.suppress(OSError):  # who has ended since is noticed by its watcher
+        with contextlib.suppress(OSError):  # the watchers notice a process that has ended since
             link.sendall(b"go\n")
     return links
 
@@ -142,7 +156,7 @@ def _listen(cluster: Cluster) -> socket.socket:
 
 
 def _admit(listener: socket.socket, cluster: Cluster, links: dict[int, socket.socket]) -> None:
-    """Takes a connection if it is of a process of this run.
+    """Accepts a connection if it comes from a process of this run; closes it otherwise.
 
     Raises:
         UserError: the process was started with another number of processes, or has other versions.
@@ -176,6 +190,7 @@ def _join(cluster: Cluster, timeout_s: float) -> socket.socket:
     patience = _Patience(cluster, timeout_s)
     while True:
         patience.wait_for([0])
+        # Connect to process 0.
         try:
             link = socket.create_connection((cluster.host, cluster.port), ANSWER_S)
         except socket.gaierror as error:
@@ -183,15 +198,17 @@ def _join(cluster: Cluster, timeout_s: float) -> socket.socket:
                 f"--coordinator={cluster.address}: no such host ({error.strerror}); give the name or the "
                 "address of the machine of process 0"
             ) from error
-        except OSError:  # nobody listens there yet
+        except OSError:  # process 0 does not listen yet
             time.sleep(RETRY_S)
             continue
+        # Send the greeting, and wait for the answer.
         try:
             greeting = [GREETING, str(cluster.count), str(cluster.index), *find_versions()]
             link.sendall(f"{' '.join(greeting)}\n".encode())
             answer = _await_answer(link, patience)
         except OSError:  # process 0 has ended, and may be started again
             answer = ""
+        # Use the connection, stop with the reason, or try again.
         if answer == "go":
             return link
         link.close()
@@ -211,7 +228,7 @@ def _await_answer(link: socket.socket, patience: _Patience) -> str:
 
 
 def read_line(link: socket.socket) -> str:
-    """Reads up to the end of a line, or of the connection; at most MAX_LINE bytes."""
+    """Reads one line of at most MAX_LINE bytes, without its end. Returns "" if the connection is closed."""
     line = bytearray()
     while len(line) < MAX_LINE and not line.endswith(b"\n"):
         byte = link.recv(1)

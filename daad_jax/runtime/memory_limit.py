@@ -1,4 +1,4 @@
-"""Refuses batches that cannot fit the memory, before anything is computed."""
+"""Refuses batches that cannot fit the memory, before the computation starts."""
 
 import os
 from contextlib import suppress
@@ -9,7 +9,8 @@ import jax
 from daad_jax.config import Config
 from daad_jax.errors import UserError
 
-# The limit of a container's memory in bytes, or "max"; of control groups in version 2 and 1.
+# These files have the memory limit of a container in bytes, or "max". The first is for control groups of
+# version 2, the second for version 1.
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -17,15 +18,15 @@ CONTAINER_LIMITS = (
 
 
 def require_memory(key: str, images: int, config: Config) -> None:
-    """Checks that a batch can fit the memory of a device. It may still turn out to be too large.
+    """Checks that a batch can fit the memory of a device. The batch may still turn out to be too large.
 
     Args:
-        key: the value that chose the size, for the message.
+        key: the option or key that sets the size, for the message.
         images: the number of images on each device of this process, copies included.
         config: the configuration of the run.
 
     Raises:
-        UserError: the largest array that certainly exists does not fit alone.
+        UserError: one array, the first one that the networks make, is already larger than the memory.
     """
     device = jax.local_devices()[0]
     on_host = device.platform == "cpu"  # all devices then share the host's memory
@@ -43,7 +44,7 @@ def require_memory(key: str, images: int, config: Config) -> None:
 
 
 def host_memory() -> int:
-    """The memory that this machine or container has, in bytes; 0 if the system does not tell."""
+    """Returns the memory of this machine or container in bytes; 0 if the system does not tell."""
     limits = []
     with suppress(AttributeError, OSError, ValueError):  # Windows, or an unknown name
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,4 +1,4 @@
-"""Several processes of one run: how they start, agree and stop together. A single process never waits."""
+"""Lets several processes of one run start, agree and stop together. A single process never waits."""
 
 import signal
 import threading
@@ -13,16 +13,17 @@ from daad_jax.errors import Stopped, UserError
 from daad_jax.runtime.shares import Share
 
 MESSAGE_BYTES = 1024  # size of a message to the other processes
-SHUTDOWN_TIMEOUT_S = 60  # how long a process that ends waits for the others before it ends them
+SHUTDOWN_TIMEOUT_S = 60  # a process that ends waits so long for the others, and then ends them
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
     """Joins the other processes of the run. Call it before any computation.
 
     Args:
-        coordinator: host:port of process 0; None if a TPU pod, SLURM, Kubernetes or MPI tells it.
-        count: how many processes the run has, or None as above.
-        index: the number of this process, or None as above.
+        coordinator: the address HOST:PORT of process 0; None if a TPU pod, SLURM, Kubernetes or MPI provides
+            it.
+        count: the number of processes of the run; None as for `coordinator`.
+        index: the number of this process; None as for `coordinator`.
 
     Raises:
         UserError: no cluster was found, or it could not be joined.
@@ -31,8 +32,8 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, count, index, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_S)
-        # The first collective of a set of devices may have a deadline (30 s on CPUs). So run one now for each
-        # set that the run will use, while no process decodes or compiles.
+        # The first collective operation of a set of devices may have a deadline (30 s on CPUs). So run one
+        # now for each set that the run will use, while no process is busy decoding or compiling.
         jax.pmap(lambda x: jax.lax.psum(x, "all"), "all")(np.ones(jax.local_device_count()))
         _exchange("")
     except Exception as error:  # each kind of cluster raises other errors
@@ -44,7 +45,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
 
 def is_first() -> bool:
-    """True if this process prints, and writes the files of the run."""
+    """Returns whether this is the process that prints and writes the files of the run."""
     return jax.process_index() == 0
 
 
@@ -91,10 +92,10 @@ def require_same(value: str) -> None:
 
 
 def from_first(text: str) -> str:
-    """The text of process 0, which every process gets.
+    """Returns the text of process 0 in every process.
 
     Raises:
-        UserError: it is longer than a message.
+        UserError: the text is longer than a message.
     """
     if len(text.encode("utf-8", "replace")) > MESSAGE_BYTES:
         raise UserError(f"{text[:80]}...: longer than {MESSAGE_BYTES} bytes; give a shorter name")
@@ -102,12 +103,12 @@ def from_first(text: str) -> str:
 
 
 def own_share(block: int) -> Share:
-    """The share of this process, in blocks of `block` images."""
+    """Returns the share of this process, in blocks of `block` images."""
     return Share(jax.process_index(), jax.process_count(), block)
 
 
 def gather(content: bytes) -> list[bytes]:
-    """What every process calls with, in the order of their numbers. It is in the memory of all of them."""
+    """Returns the contents of all processes, in the order of their numbers. Each process holds them all."""
     if jax.process_count() == 1:
         return [content]
     size = np.array(divmod(len(content), 2**20), np.int32)  # JAX has no integers of 64 bits
@@ -122,8 +123,8 @@ def gather(content: bytes) -> list[bytes]:
 def deferred_signals() -> Iterator[list[int]]:
     """Collects SIGTERM (a preempted machine) and Ctrl-C in a list; a second Ctrl-C raises at once.
 
-    Python handles signals in the main thread only. In another thread the list stays empty, and signals do
-    what they did before.
+    Python handles signals in the main thread only. In another thread the list stays empty, and signals act as
+    before.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -146,8 +147,8 @@ def deferred_signals() -> Iterator[list[int]]:
 def agreed_signal(received: list[int], meeting: bool) -> int:
     """Returns the signal that ends the run after this step, the same in every process; 0 for none.
 
-    A single process may stop after any step. Several stop only after steps that all of them call with
-    `meeting`.
+    A single process may stop after any step. Several processes stop only after a step for which all of them
+    set `meeting`.
     """
     number = max(received, default=0)
     if jax.process_count() == 1:
@@ -156,7 +157,7 @@ def agreed_signal(received: list[int], meeting: bool) -> int:
 
 
 def _exchange(text: str) -> list[str]:
-    """The texts of all processes, in the order of their numbers."""
+    """Returns the texts of all processes, in the order of their numbers."""
     if jax.process_count() == 1:
         return [text]
     message = np.zeros(MESSAGE_BYTES, np.uint8)

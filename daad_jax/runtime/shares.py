@@ -1,4 +1,4 @@
-"""How several processes share out a series of images."""
+"""Divides a series of images among several processes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Share:
-    """The images of one process: of blocks of `block` images, each `count`-th, from number `index` on."""
+    """The images of one process. The series is cut into blocks, and the processes take the blocks in turn.
+
+    Attributes:
+        index: the number of the process, from 0.
+        count: the number of processes.
+        block: the number of images in a block.
+    """
 
     index: int
     count: int
@@ -22,7 +28,7 @@ class Share:
                 yield number, item
 
     def size(self, total: int) -> int:
-        """How many of `total` items are in this share."""
+        """Returns how many of `total` items are in this share."""
         blocks, rest = divmod(total, self.block)
         own = len(range(self.index, blocks, self.count)) * self.block
         return own + (rest if blocks % self.count == self.index else 0)

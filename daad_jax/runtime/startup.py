@@ -1,6 +1,6 @@
-"""Sets what our commands need before JAX starts: memory pages, compiler options, the cache of programs.
+"""Prepares the process before JAX starts: memory pages, compiler options, the cache of compiled programs.
 
-This file imports no JAX, since JAX reads these settings when it starts.
+This file imports no JAX, because JAX reads these settings when it is imported.
 """
 
 import ctypes
@@ -23,13 +23,14 @@ from daad_jax.config import DataConfig
 # XLA:CPU allocates a step's memory again in every step. With pages of 4 KiB, this takes a fifth of the step.
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 LARGE_PAGES_OF_THE_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-# XLA:CPU's loops are vectors already, so LLVM need not unroll them. The option holds for all programs of a
-# process: XLA has no option for one program.
+# XLA:CPU's loops already work on vectors, so LLVM need not unroll them. The option holds for all programs of
+# a process, because XLA has no such option for one program.
 FAST_COMPILATION = "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
-# Training also leaves out LLVM's loop strength reduction: a step is as fast without. Scoring small images
-# would be a tenth slower, so the other commands keep it.
+# Training also leaves out LLVM's loop strength reduction, because a step is equally fast without this pass.
+# Scoring small images would be a tenth slower, so the other commands keep the pass.
 FAST_COMPILATION_OF_STEP = f"{FAST_COMPILATION},-disable-lsr"
-# LLVM aborts the process on an option that it does not know, so later versions do not get these options.
+# LLVM aborts the process if it does not know an option. So this version and later ones do not get the
+# options.
 FIRST_UNTESTED_JAXLIB = (0, 13)
 NOISY_LOGGERS = (
     "absl",
@@ -48,31 +49,31 @@ OPTIONS_WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 
 
 def restart_with_large_pages(module: str = "daad_jax") -> None:
-    """Replaces this process by itself, with the same number and arguments, so that malloc uses large pages.
+    """Restarts this program in the same process, with the same arguments, so that malloc uses large pages.
 
-    glibc reads this setting only when a process starts. Nothing happens if the setting is there already, if
-    the system has no large pages, or if this process does not belong to our command: a notebook, a debugger
-    or another program that runs our script goes on as it is. Call it before slow imports.
+    glibc reads the setting only when a program starts. Nothing happens if the setting exists already, if the
+    system has no large pages, or if the process does not belong to our command. For instance, a notebook or a
+    debugger that runs our script is never restarted. Call this function before slow imports.
 
     Args:
-        module: the module of our command, where `python -m` started it.
+        module: the module of our command, if `python -m` started the command.
     """
     settings = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.hugetlb" in settings or not belongs_to_our_command(module) or not _has_large_pages():
         return
     environment = os.environ | {"GLIBC_TUNABLES": f"{settings}:{LARGE_PAGES}".strip(":")}
     for stream in (sys.stdout, sys.stderr):
-        if stream:  # a closed one is None
+        if stream:  # a closed stream is None
             stream.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def belongs_to_our_command(module: str) -> bool:
-    """True if the interpreter was started for the script that runs as `__main__`, or by `-m` for `module`.
+    """Returns whether Python was started with the script that runs as `__main__`, or with `-m` and `module`.
 
-    False in a notebook (`%run train.py`), under `runpy`, `pdb` or a profiler, and in a worker thread: the
-    process then has state of somebody else. A script of the user that calls our commands itself counts as our
-    command, and begins again.
+    False in a notebook (`%run train.py`), under `runpy`, `pdb` or a profiler, and in a worker thread: another
+    program then has state in this process. If a script of the user calls our commands, it counts as our
+    command and is restarted.
     """
     if threading.current_thread() is not threading.main_thread():
         return False
@@ -102,7 +103,7 @@ def _started_program() -> tuple[bool, str]:
 
 
 def _has_large_pages() -> bool:
-    """True on Linux with glibc 2.35 or later if the kernel gives large pages to programs that ask."""
+    """Returns whether this is Linux with glibc 2.35 or later, and the kernel gives large pages on request."""
     try:
         name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         allowed = "[never]" not in LARGE_PAGES_OF_THE_KERNEL.read_text(encoding="ascii")
@@ -112,9 +113,10 @@ def _has_large_pages() -> bool:
 
 
 def compile_quickly(trains: bool = False) -> None:
-    """Leaves out compiler passes that cost time and make no program faster; if `trains`, one more pass.
+    """Disables compiler passes that take time and make no program faster; with `trains`, one more pass.
 
-    Only where the CPU is JAX's only device, because the options would reach another device's compiler too.
+    Nothing changes if JAX may have other devices than the CPU, because their compilers would read the
+    options, too.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     others = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
@@ -125,13 +127,14 @@ def compile_quickly(trains: bool = False) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences libraries that print about errors which our own lines report, or about their own future.
+    """Silences libraries that print errors which our own lines report, or warnings about future versions.
 
-    What reaches Python's hooks for unhandled errors comes from threads and callbacks of libraries: commands
-    end by `SystemExit`, and our threads hand their errors over. Messages of JAX about its devices stay. Call
-    it before JAX is imported.
+    Python's hooks for unhandled errors are silenced, too. Only threads and callbacks of libraries reach these
+    hooks: our commands end with `SystemExit`, and our threads pass their errors on. JAX still prints about
+        its
+    devices. Call this function before JAX is imported.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only what aborts the process
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only messages of errors that abort the process
     absl_logging.set_verbosity(absl_logging.FATAL)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -144,9 +147,9 @@ def quiet_libraries() -> None:
 
 
 def _quiet_libtiff() -> None:
-    """Silences the TIFF library inside Pillow, which writes past Python to the terminal.
+    """Silences the TIFF library inside Pillow, which writes to the terminal without Python.
 
-    It changes nothing on a system that does not find the library's functions beside Pillow's.
+    Nothing changes if the system does not find the functions of the TIFF library in Pillow's.
     """
     from PIL import _imaging
 
@@ -159,7 +162,7 @@ def _quiet_libtiff() -> None:
 def quiet_compiled_code() -> None:
     """Discards the output of compiled libraries. Python's own output stays.
 
-    It is for one of several processes: when another one ends, these libraries print their stacks.
+    One of several processes calls this function: when another process ends, compiled libraries print stacks.
     """
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
@@ -180,22 +183,22 @@ def trace_quickly() -> None:
 def enable_compilation_cache() -> None:
     """Turns on JAX's compilation cache in our cache folder, unless JAX_COMPILATION_CACHE_DIR is set.
 
-    Call it before JAX is imported. JAX names the entries by program, flags, devices and versions.
+    Call this function before JAX is imported. JAX names the entries by program, flags, devices and versions.
     """
     folder = DataConfig().cache_directory / f"programs-{_processor_digest()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
 def _processor_digest() -> str:
-    """A digest of the instruction sets: machines of several generations may share a home folder."""
+    """Returns a digest of the instruction sets, because different machines may share a home folder."""
     return hashlib.sha256(f"{platform.machine()} {instruction_sets()}".encode()).hexdigest()[:12]
 
 
 def instruction_sets() -> str:
-    """The instruction sets of this processor, as the system lists them."""
+    """Returns the instruction sets of this processor, as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    listed = [line for line in lines if line.startswith(("flags", "Features"))]  # on x86, and on ARM
+    listed = [line for line in lines if line.startswith(("flags", "Features"))]  # on x86 and on ARM
     return listed[0] if listed else platform.processor()

@@ -1,9 +1,9 @@
-"""Watches over one process of several: when one ends, all end soon, each with a line and an exit status.
+"""Watches over the processes of a run: when one ends, all end soon, each with a line and an exit status.
 
 JAX's own service aborts processes from C++ code, at once or after minutes. So the command that the user
-starts only watches, and a child process of it computes. The watchers hold connections to each other. The
-system closes them when a process dies, which the others notice at once; heartbeats show that a machine is
-lost. This file imports no JAX.
+starts only watches, and its child process computes. The watchers are connected with each other. When a
+watcher dies, the system closes its connections, and the other watchers notice this at once. Heartbeats show
+whether a machine is lost. This file imports no JAX.
 """
 
 import contextlib
@@ -22,37 +22,39 @@ from daad_jax import endings
 from daad_jax.errors import UserError
 from daad_jax.runtime.meeting import TIMEOUT_S, Cluster, meet, read_line
 
-CHILD = "DAAD_JAX_WATCHER"  # the environment variable of a child: the end of a pipe that its watcher holds
+CHILD = "DAAD_JAX_WATCHER"  # the environment variable with the child's end of a pipe to its watcher
 HEARTBEAT_S = 5.0
-SILENCE_S = 30.0  # a machine that says nothing for so long is lost
-AGREED_END_S = 30.0  # after one process has ended with an error or a signal, the others end in this time
-DOUBT_S = 0.5  # an error that is explained may have such a cause, too
-BLAME_S = 3.0  # another process may have caused an abort; in this time we learn of that process
-LAST_S = 1.0  # so much later than the others process 0 ends
+SILENCE_S = 30.0  # a machine that sends nothing for this time counts as lost
+AGREED_END_S = 30.0  # when one process has ended with an error or a signal, the others have this time to end
+# The end of another process may have caused an error. So after an error a process waits this time to hear of
+# such an end. The wait is shorter for a `UserError`, whose message nearly always says the cause.
+DOUBT_S = 0.5
+BLAME_S = 3.0
+LAST_S = 1.0  # process 0 ends this much later than the others
 POLL_S = 0.1
 REMEDY = "start all processes again with the same command; a training resumes from its last checkpoint"
 
 
 class PartnerLost(UserError):
-    """Another process of the run has ended, so this one does, too."""
+    """Another process of the run has ended, so this process must end, too."""
 
     status = 3
 
 
 def is_child() -> bool:
-    """True in the child of a watcher."""
+    """Returns whether this process is the child of a watcher."""
     return CHILD in os.environ
 
 
 def supervise(cluster: Cluster, command: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S) -> int:
     """Waits for the other processes, and runs a command in a child process.
 
-    SIGTERM and Ctrl-C go on to the child.
+    SIGTERM and Ctrl-C are passed on to the child.
 
     Args:
-        cluster: the processes.
-        command: None: the command of this process, once more.
-        timeout_s: how long to wait for the other processes.
+        cluster: the processes of the run.
+        command: the command to run; None: the command that started this process.
+        timeout_s: how long to wait for the other processes, in seconds.
 
     Returns:
         The exit status of the child.
@@ -67,7 +69,7 @@ def supervise(cluster: Cluster, command: Sequence[str] | None = None, timeout_s:
         command or [sys.executable, *sys.orig_argv[1:]],
         env=os.environ | {CHILD: str(ours)},
         pass_fds=[ours],
-        process_group=0,  # Ctrl-C of a terminal reaches us alone
+        process_group=0,  # Ctrl-C in a terminal reaches only the watcher
     )
     os.close(ours)
     try:
@@ -83,7 +85,9 @@ def supervise(cluster: Cluster, command: Sequence[str] | None = None, timeout_s:
 
 @contextlib.contextmanager
 def following_watcher(index: int) -> Iterator[None]:
-    """Wraps the work of a child process. It ends when its watcher ends; the watcher explains errors first.
+    """Wraps the work of a child process. The child ends when its watcher ends.
+
+    After an error the child waits a moment, so that its watcher can first report a lost process.
 
     Args:
         index: the number of the process.
@@ -95,16 +99,17 @@ def following_watcher(index: int) -> Iterator[None]:
     except SystemExit as error:
         _leave(index, int(error.code or 0))
     except Exception as error:
-        # The cause may be the end of another process. The watcher hears of it, and then ends this process.
+        # The cause may be the end of another process. If so, the watcher hears of that end, reports it, and
+        # ends this process.
         time.sleep(DOUBT_S if isinstance(error, UserError) else BLAME_S)
         raise
 
 
 def _leave(index: int, status: int) -> None:
-    """Ends this process after an error or a signal, without JAX's farewell.
+    """Ends this process after an error or a signal, without JAX's shutdown.
 
-    JAX would wait for the other processes, and abort if they do not come. Without process 0 it aborts the
-    others, so process 0 ends last.
+    In its shutdown, JAX would wait for the other processes, and abort if they do not come. When process 0 is
+    gone, JAX aborts the other processes. So process 0 ends last.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -142,13 +147,13 @@ class _Watch:
         now = time.monotonic()
         self._heard = dict.fromkeys(links, now)
         self._next_heartbeat = now
-        self._deadline = float("inf")  # until which this process may end by itself
-        self._why = ""  # why it must
+        self._deadline = float("inf")  # until this time the child may end by itself
+        self._why = ""  # why the child must end
         for link in links.values():
             link.settimeout(HEARTBEAT_S)
 
     def run(self) -> int:
-        """Returns the exit status of the child. Raises PartnerLost."""
+        """Waits until the child ends, and returns its exit status. Raises PartnerLost."""
         while True:
             self._listen(POLL_S)
             status = self._child.poll()
@@ -159,7 +164,7 @@ class _Watch:
                 raise PartnerLost(f"{self._why}; {REMEDY}")
 
     def _end(self, status: int) -> int:
-        """What to do after the child has ended with a status, or by a signal (a negative number)."""
+        """Tells the others that the child has ended, with a status or by a signal (a negative status)."""
         own = f"process {self._cluster.index} of {self._cluster.count}"
         if status == 0:
             self._tell("done")
@@ -178,7 +183,7 @@ class _Watch:
         return status
 
     def _listen(self, seconds: float) -> None:
-        """Hears what others say, and says that this process lives. Raises PartnerLost."""
+        """Reads the messages of the others, and tells them that this process lives. Raises PartnerLost."""
         now = time.monotonic()
         if now > self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_S
@@ -205,7 +210,7 @@ class _Watch:
         if word in ("ended", "passed_on"):
             self._deadline = min(self._deadline, time.monotonic() + AGREED_END_S)
             self._why = text
-            if word == "passed_on":  # about a third process; who passed it on goes on
+            if word == "passed_on":  # a third process has ended; the sender of this line has not
                 return
             if self._cluster.index == 0:
                 self._tell(f"passed_on {text}", but=index)
@@ -221,5 +226,5 @@ class _Watch:
     def _tell(self, line: str, but: int = -1) -> None:
         for index, link in self._links.items():
             if index != but:
-                with contextlib.suppress(OSError):  # `_listen` notices
+                with contextlib.suppress(OSError):  # `_listen` notices the closed connection
                     link.sendall(line.encode() + b"\n")
