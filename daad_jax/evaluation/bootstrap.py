@@ -1,8 +1,8 @@
-"""Computes intervals of AUROCs by resampling the test images: other test images would give other figures.
+"""Computes intervals of AUROCs by resampling the test images, because other test images give other figures.
 
 The interval is the percentile interval over bootstrap samples of the images (Efron and Tibshirani 1993). The
-images of each label are drawn separately, so each sample has as many of both as the test set. The same test
-set always gives the same interval.
+images of each label are drawn separately, so each sample has as many normal and as many anomalous images as
+the test set. The same test set always gives the same interval.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,29 +12,30 @@ import numpy as np
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 SEED = 0
-VALUES_AT_ONCE = 2**22  # weights of images in memory, so that many test images need no more
+VALUES_AT_ONCE = 2**22  # image weights in memory at once; this bounds the memory for large test sets
 PIXEL_BINS = 1024
 
 Interval = tuple[float, float]  # the lower and the upper end, in [0, 1]
 
 
 def auroc_interval(labels: np.ndarray, scores: np.ndarray) -> Interval:
-    """Computes the 95 % interval of an image AUROC; see `sample_aurocs` for the arguments."""
+    """Computes the 95 % interval of an image AUROC. `sample_aurocs` explains the arguments."""
     return interval_of(sample_aurocs(labels, scores))
 
 
 def sample_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The AUROC of each bootstrap sample of the images: `[RESAMPLES]`.
+    """Computes the AUROC of each bootstrap sample of the images: `[RESAMPLES]`.
 
     Two calls with the same labels draw the same images, so that two models are compared on the same samples.
 
     Args:
-        labels: 0 (normal) or 1 (anomalous), both present, `[N]`.
-        scores: `[N]`.
+        labels: the labels, 0 (normal) or 1 (anomalous), `[N]`. Both labels must be present.
+        scores: the anomaly scores, `[N]`.
     """
     normal, anomalous = scores[labels == 0], scores[labels == 1]
-    # The AUROC is the share of pairs of images in the right order; an equal pair counts half. A sample draws
-    # an image several times or not at all, which weighs the image's pairs.
+    # The AUROC is the share of (normal, anomalous) pairs in the right order; an equal pair counts half. A
+    # sample draws an image several times or not at all. This number is the weight of all pairs with the
+    # image.
     order = np.argsort(normal)
     below, up_to = (np.searchsorted(normal[order], anomalous, side=side) for side in ("left", "right"))
     aurocs = []
@@ -48,22 +49,25 @@ def sample_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def pixel_auroc_interval(
     masks: Sequence[np.ndarray] | np.ndarray, heat: Sequence[np.ndarray] | np.ndarray
 ) -> Interval:
-    """The interval of 95 % of the AUROC of pixels, over samples of whole images.
+    """Computes the 95 % interval of the pixel AUROC over bootstrap samples of whole images.
 
-    Heat is sorted into bins of about equally many pixels, and pixels of one bin count as equal. This changes
-    the AUROC by less than half a thousandth.
+    Images with and without defects are drawn separately. The pixels are sorted by their heat into bins of
+    about equal size, and the pixels of one bin count as equal. This changes the AUROC by less than half a
+    thousandth.
 
     Args:
-        masks: N masks `[H, W]` of 0 (sound) and 1 (defect); images with and without defects are drawn
-            separately.
-        heat: N heat maps of the sizes of the masks.
+        masks: N masks `[H, W]` of 0 (sound) and 1 (defect).
+        heat: N heat maps. Each one has the size of its mask.
     """
+    # Count the sound and the defective pixels of each image in each bin.
     edges = _find_edges(heat)
     counts = [np.zeros((len(masks), len(edges) + 1), np.float32) for _ in range(2)]
     for i, (mask, values) in enumerate(zip(masks, heat)):
         bins = np.searchsorted(edges, np.ravel(values), side="right")
         for label in (0, 1):
             counts[label][i] = np.bincount(bins[np.ravel(mask > 0) == label], minlength=len(edges) + 1)
+
+    # Compute the AUROC of each sample from the counts of its images.
     has_defect = counts[1].any(axis=1)
     sound, defective = np.flatnonzero(~has_defect), np.flatnonzero(has_defect)
     aurocs = []
@@ -80,12 +84,12 @@ def pixel_auroc_interval(
 
 
 def describe_interval(interval: Interval) -> str:
-    """For people: "[0.9012, 0.9834]"."""
+    """Returns the interval as text, for instance "[0.9012, 0.9834]"."""
     return f"[{interval[0]:.4f}, {interval[1]:.4f}]"
 
 
 def _find_edges(heat: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Heats between which about equally many pixels lie, ascending, without equal ones."""
+    """Returns the edges of bins of heat with about equally many pixels, ascending and without repeats."""
     total = sum(np.size(values) for values in heat)
     stride = max(1, total // 2**22)
     some = np.concatenate([np.ravel(values)[::stride] for values in heat])
@@ -93,11 +97,11 @@ def _find_edges(heat: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
 
 
 def _draw_weights(normal: int, anomalous: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draws how often each of S samples has each image: `[S, normal]` and `[S, anomalous]`."""
+    """Yields how often S samples draw each image: `[S, normal]` and `[S, anomalous]`, for all samples."""
     rng = np.random.default_rng(SEED)
     at_once = max(1, VALUES_AT_ONCE // (normal + anomalous))
     drawn = []
-    for count in (normal, anomalous):  # all of one label first, so that S changes no draw
+    for count in (normal, anomalous):  # all draws of one label come first, so that S changes no draw
         sizes = [min(at_once, RESAMPLES - first) for first in range(0, RESAMPLES, at_once)]
         shares = np.full(count, 1 / count)
         drawn.append([rng.multinomial(count, shares, size).astype(np.uint16) for size in sizes])
@@ -105,6 +109,6 @@ def _draw_weights(normal: int, anomalous: int) -> Iterator[tuple[np.ndarray, np.
 
 
 def interval_of(samples: np.ndarray) -> Interval:
-    """The interval of 95 % of a figure, from its values in bootstrap samples `[RESAMPLES]`."""
+    """Returns the 95 % interval of a figure, from the figure's values in bootstrap samples `[RESAMPLES]`."""
     low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

@@ -25,11 +25,11 @@ mpl.use("Agg")
 
 Size = tuple[float, float]
 Place = Literal["best", "lower left", "lower right"]
-# Sizes are in inches. A card is as wide as a phone, so that the page does not shrink the letters there.
+# Sizes are in inches. A card is as wide as a phone, so that the letters on a phone are not shrunk.
 CARD: Size = (4.4, 3.0)
 FLAT_CARD: Size = (4.4, 2.2)
 WIDE: Size = (7, 3.5)
-MIN_LOG_RATIO = 20  # a curve has a logarithmic axis if its largest value is more than this times its smallest
+MIN_LOG_RATIO = 20  # an axis is logarithmic if the largest value is more than this many times the smallest
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Ink:
 
 
 PAPER = Ink("#000000", "#dddddd", "#2a6fb0", "#d9601a")
-# matplotlib knows no CSS variables: page charts are drawn in placeholder colours, which `to_svg` replaces.
+# matplotlib knows no CSS variables. So charts of a page have placeholder colours, and `to_svg` replaces
+# these.
 PAGE = Ink("#010101", "#020202", "#030303", "#040404")
 CSS_VARIABLES = {
     PAGE.text: "text", PAGE.faint: "faint", PAGE.normal: "normal", PAGE.anomalous: "anomalous",
@@ -57,7 +58,7 @@ def draw_histogram(
 ) -> Figure:
     """Draws the distributions of scores `[N]` of normal (label 0) and anomalous images, and the threshold."""
     figure, axes = _make_chart(ink, size)
-    # The axis ends at a quantile: a single very high score would squeeze all others into one bar.
+    # The axis ends at a quantile, because a single very high score would squeeze all others into one bar.
     low, high = np.quantile(scores, [0, 0.99])
     count = int(np.clip(2 * np.sqrt(len(scores)), 12, 50))
     bins = np.linspace(min(low, threshold), max(high, threshold) + 1e-9, count).tolist()
@@ -86,12 +87,12 @@ def draw_roc(scores: np.ndarray, labels: np.ndarray, threshold: float, ink: Ink 
 
 
 def draw_roc_curves(scores: Sequence[np.ndarray], labels: np.ndarray, ink: Ink = PAGE) -> Figure:
-    """Draws the ROC curves of up to eight runs on the same images: "run 1", "run 2", ...
+    """Draws the ROC curves of up to eight runs on the same images, with the names "run 1", "run 2", ...
 
     Args:
         scores: the scores of each run, `[N]`.
-        labels: 0 (normal) or 1 (anomalous), `[N]`.
-        ink: the colours; four kinds of lines tell apart runs of one colour.
+        labels: the labels, 0 (normal) or 1 (anomalous), `[N]`.
+        ink: the colours. Runs of the same colour have different kinds of lines.
     """
     figure, axes = _make_chart(ink)
     axes.plot([0, 1], [0, 1], color=ink.faint, linestyle="--")
@@ -138,17 +139,20 @@ def draw_curve(steps: Sequence[float], values: Sequence[float], ink: Ink = PAGE)
 
 
 def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> Figure:
-    """Draws images with their heat maps and, if there are any, their reconstructions and masks.
+    """Draws images with their heat maps, and with reconstructions and masks if they exist.
 
     Args:
         split: the images.
         detections: the detections of the images, in the same order.
-        columns: indices of the images to draw, one column each.
+        columns: the indices of the images to draw, one column each.
     """
+    # Choose the rows.
     count = len(columns)
     reconstructions, has_masks = detections.reconstructions, split.masks is not None
     rows = ["input", *["reconstruction"] * (reconstructions is not None), "heat map"]
     rows += ["mask"] * has_masks
+
+    # Draw the pictures of each image.
     figure = Figure(figsize=(1.3 * count, 1.3 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column, i in enumerate(columns):
@@ -162,6 +166,8 @@ def draw_gallery(split: Split, detections: Detections, columns: np.ndarray) -> F
             axes[row, column].imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
         title = f"{for_terminal(split.kinds[i])}\nA = {detections.scores[i]:.1f}"
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
+
+    # Label the rows.
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for row, name in enumerate(rows):
@@ -179,11 +185,11 @@ def to_svg(figure: Figure, name: str) -> str:
     """Converts a figure to an SVG element in a page's own colours and font.
 
     Args:
-        figure: drawn in `PAGE` ink.
-        name: unique in the page; all ids of the element begin with it.
+        figure: a figure in the colours of `PAGE`.
+        name: a name that no other chart of the page has. All ids of the element begin with this name.
 
     Returns:
-        Markup that uses the CSS variables --text, --faint, --normal and --anomalous.
+        The markup of the element. It uses the CSS variables --text, --faint, --normal and --anomalous.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -193,7 +199,7 @@ def to_svg(figure: Figure, name: str) -> str:
     assert box is not None
     body = text[
         text.index("</defs>") + len("</defs>") :
-    ]  # drops matplotlib's style, which would hold for the whole page
+    ]  # without matplotlib's style, which would apply to the whole page
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
     for colour, variable in CSS_VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")

@@ -1,4 +1,4 @@
-"""Compares evaluated runs: their figures, the differences, and the images with different verdicts."""
+"""Compares evaluated runs: their figures and differences, and the images with different verdicts."""
 
 import csv
 import io
@@ -26,12 +26,12 @@ class EvaluatedRun:
 
     Attributes:
         folder: the folder of the run or of the evaluation.
-        keys: identify the images: the name, and how often the name has come so far.
+        keys: one key for each image: its name, and how often this name has occurred so far, from 1.
         names: the names of the images, as `scores.csv` shows them.
         kinds: the kinds of defects, as `scores.csv` shows them.
-        labels: 0 (normal) or 1 (anomalous), `[N]`.
-        scores: A(x), `[N]`.
-        p_values: `[N]`, in (0, 1].
+        labels: the labels, 0 (normal) or 1 (anomalous), `[N]`.
+        scores: the anomaly scores A(x), `[N]`.
+        p_values: the p-values, `[N]`, in (0, 1].
         is_flagged: the verdicts, bool `[N]`.
         figures: the content of `evaluation.json`.
     """
@@ -56,7 +56,7 @@ class EvaluatedRun:
         )  # fmt: skip
 
     def figure(self, name: str) -> float | None:
-        """A number of `evaluation.json`; None if it is not there."""
+        """Returns a number of `evaluation.json`; None if the file has no such number."""
         value = self.figures.get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
@@ -94,11 +94,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on their common test images.
+    """The comparison of runs on their common test images.
 
-    `intervals` has a 95 % interval for each of `aurocs`. `differences` compares every further run with the
-    first run. `disagreed` has the indices of images with different verdicts; images whose ranks differ most
-    come first.
+    Attributes:
+        runs: the runs, with only the common images.
+        aurocs: the image AUROC of each run.
+        intervals: the 95 % interval of each AUROC.
+        differences: the difference of every further run from the first run.
+        disagreed: the indices of the images with different verdicts. Images whose ranks differ most come
+            first.
+        left_out: the number of images that not every run has tested.
     """
 
     runs: list[EvaluatedRun]
@@ -106,15 +111,16 @@ class Comparison:
     intervals: list[Interval]
     differences: list[Difference]
     disagreed: np.ndarray
-    left_out: int  # images that not every run has tested
+    left_out: int
 
 
 def compare_runs(runs: Sequence[EvaluatedRun]) -> Comparison:
     """Compares runs on the images that all of them have tested.
 
     Raises:
-        UserError: there are no such images of both labels, or runs disagree on a label.
+        UserError: the common images do not have both labels, or the runs disagree on a label.
     """
+    # Find the common images, and refuse other labels.
     others = [set(run.keys) for run in runs[1:]]
     common = [key for key in runs[0].keys if all(key in keys for keys in others)]
     everything = set().union(*(run.keys for run in runs))
@@ -131,6 +137,8 @@ def compare_runs(runs: Sequence[EvaluatedRun]) -> Comparison:
                 f"{first.names[index]}: has the label {first.labels[index]} in {first.folder}, and "
                 f"{run.labels[index]} in {run.folder}; evaluate both on the same images"
             )
+
+    # Compare the figures and the verdicts.
     samples = [sample_aurocs(run.labels, run.scores) for run in runs]
     aurocs = [_auroc(run.labels, run.scores) for run in runs]
     differences = [
@@ -155,8 +163,9 @@ def read_run(folder: Path) -> EvaluatedRun:
     """Reads `evaluation.json` and `scores.csv` of a run.
 
     Raises:
-        UserError: they are missing or damaged.
+        UserError: a file is missing or damaged.
     """
+    # Read both files.
     remedy = f"run evaluate --workdir {folder} first"
     figures_file, scores_file = folder / "evaluation.json", folder / "scores.csv"
     texts = []
@@ -171,6 +180,8 @@ def read_run(folder: Path) -> EvaluatedRun:
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read ({error}); {remedy}") from error
+
+    # Parse both files, which may come from another program.
     try:
         figures = json.loads(texts[0])
         rows = list(csv.DictReader(io.StringIO(texts[1]), strict=True))

@@ -1,4 +1,4 @@
-"""The comparison of runs as one HTML page. The page loads nothing, runs nothing and escapes all names."""
+"""Renders the comparison of runs as one HTML page. The page loads and runs nothing, and escapes all names."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,18 +34,18 @@ FIGURES = {  # keys of evaluation.json
 def compare(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Compares the last evaluations of runs, prints the differences, and writes one page.
 
-    Nothing is scored: `evaluate` has left all that is needed.
+    No image is scored, because `evaluate` has stored all scores.
 
     Args:
-        folders: workdirs of runs, or folders of evaluations, two to eight.
+        folders: two to eight workdirs of runs, or folders of evaluations.
         out: the file of the page; None: `comparison.html` in the current folder.
 
     Returns:
         The file of the page.
 
     Raises:
-        UserError: too few or too many runs; a run is not evaluated or its files are damaged; the runs have no
-            common test images, or not of both labels; or the page cannot be written.
+        UserError: there are too few or too many runs; a run is not evaluated, or its files are damaged; the
+            common test images of the runs do not have both labels; or the page cannot be written.
     """
     if not 2 <= len(folders) <= MAX_RUNS:
         raise UserError(f"{len(folders)} run(s) were named; give two to {MAX_RUNS} folders of evaluated runs")
@@ -68,7 +68,8 @@ def render_comparison(comparison: Comparison, pictures: Mapping[int, np.ndarray]
 
     Args:
         comparison: the comparison of the runs.
-        pictures: uint8 `[h, w, C]` of images, by their index; images without one are shown without.
+        pictures: the pictures of images, uint8 `[h, w, C]`, by the index of the image. A picture may be
+            missing.
         shown: the indices of the images with different verdicts that the page shows, in their order.
     """
     runs, first = comparison.runs, comparison.runs[0]
@@ -88,7 +89,7 @@ def render_comparison(comparison: Comparison, pictures: Mapping[int, np.ndarray]
 
 
 def _run_row(comparison: Comparison, index: int) -> dict[str, Any]:
-    """The row of a run, with its difference from the first one."""
+    """Returns the row of a run, with its difference from the first run."""
     run = comparison.runs[index]
     row = {
         "number": index + 1,
@@ -115,7 +116,7 @@ def _run_row(comparison: Comparison, index: int) -> dict[str, Any]:
 
 
 def _kind_rows(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """A row for each anomalous kind: its AUROC against all normal images, for every run."""
+    """Returns a row for each anomalous kind: its AUROC against all normal images, for every run."""
     first = runs[0]
     kinds = np.array(first.kinds, dtype=object)
     rows = []
@@ -156,7 +157,7 @@ def _warn_if_outdated(run: EvaluatedRun) -> None:
     """Warns if a run was calibrated after its evaluation."""
     label = run.figures.get("calibration_label")
     if not isinstance(label, dict):
-        return  # an older version evaluated it, or the folder is no workdir
+        return  # an older version evaluated the run, or the folder is no workdir
     evaluated = label.get("id") if label.get("created") else None
     if (run.folder / "config.json").is_file():
         in_use = calibration_files.read_in_use(run.folder)
@@ -168,7 +169,7 @@ def _warn_if_outdated(run: EvaluatedRun) -> None:
 
 
 def _load_pictures(run: EvaluatedRun, indices: np.ndarray) -> dict[int, np.ndarray]:
-    """Loads the pixels `[h, w, C]` of some images, by index. Images that are not there are left out."""
+    """Loads the pixels `[h, w, C]` of some images, by index. Missing images are left out."""
     stored = run.folder / "config.json"
     if not len(indices) or not stored.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Scores a labelled test split with a detector and computes its figures. Nothing here writes or prints."""
+"""Scores a labelled test split with a detector, and computes its figures. Nothing is written or printed."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,20 +16,24 @@ from daad_jax.evaluation.bootstrap import Interval, auroc_interval, pixel_auroc_
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 from daad_jax.evaluation.scored_split import score_split
 
-# The gallery's images are in memory with their reconstructions and heat maps, so their number is limited:
+# All images of the gallery are in memory with their reconstructions and heat maps. So their number is
+# limited.
 MAX_GALLERY_IMAGES, MAX_GALLERY_IMAGES_PER_KIND = 60, 12
-MAX_GALLERY_PIXELS = 2**26  # over all images of the gallery
-MAX_GALLERY_SIDE = 512  # pixels of an image in tiles
-MAX_FIGURE_PIXELS = 2**25  # of all heat maps together, if images are in tiles
+MAX_GALLERY_PIXELS = 2**26  # all images of the gallery together
+MAX_GALLERY_SIDE = 512  # pixels; images in tiles are shrunk to this side
+MAX_FIGURE_PIXELS = 2**25  # all heat maps together, if images are in tiles
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The test images of one kind (a class, or a type of defect).
+    """The test images of one kind.
 
-    `label` is 0 (normal) or 1 (anomalous). `indices` are the images in ascending order of their scores.
-    `auroc` compares an anomalous kind with all normal images, and `interval` is its bootstrap interval of 95
-    %; both are None for a normal kind.
+    Attributes:
+        name: the name of the class, or of the type of defect.
+        label: the label of these images, 0 (normal) or 1 (anomalous).
+        indices: the indices of the images, in ascending order of their scores.
+        auroc: the AUROC of an anomalous kind against all normal images; None for a normal kind.
+        interval: the 95 % bootstrap interval of `auroc`; None for a normal kind.
     """
 
     name: str
@@ -43,15 +47,25 @@ class Kind:
 class Evaluation:
     """A labelled test split of N images, scored by a detector.
 
-    `scores` A(x), `p_values`, `reconstruction` R and `alignment` L are `[N]`, in the order of `test`.
-    `kinds` has the normal kinds first, then the anomalous ones from the hardest to the easiest.
-    `image_metrics` and `pixel_metrics` are the figures; `pixel_metrics` is None if no defect has a mask. They
-    use every `pixel_stride`-th row and column of the heat maps.
-    `intervals` are the bootstrap intervals of 95 % over images, by the name of the figure: "auroc", and
-    "pixel_auroc" if there are pixel figures.
-    `gallery_indices` are the images with the lowest and the highest scores of every kind (of the first
-    kinds, if there are many), and `gallery_detections` are their detections, in the same order. Heat maps and
-    pictures of images in tiles are shrunk there.
+    Attributes:
+        detector: the detector that scored the images.
+        test: the test split.
+        scores: the anomaly scores A(x), `[N]`, in the order of `test`.
+        p_values: the p-values of the scores, `[N]`.
+        reconstruction: R, `[N]`.
+        alignment: L, `[N]`.
+        kinds: the normal kinds first, then the anomalous kinds from the hardest to the easiest.
+        image_metrics: the figures of whole images, see `metrics.compute_image_metrics`.
+        pixel_metrics: the figures of pixels, see `metrics.compute_pixel_metrics`; None if no defect has a
+            mask.
+        images_per_s: the number of images that were scored in a second.
+        gallery_indices: the images with the lowest and the highest scores of every kind, or of the first
+            kinds if there are many.
+        gallery_detections: the detections of the gallery's images, in the same order. If images are in tiles,
+            their heat maps and pictures are shrunk.
+        intervals: the 95 % bootstrap intervals over images, by the name of the figure: "auroc", and
+            "pixel_auroc" if there are pixel figures.
+        pixel_stride: n if the pixel figures use every n-th row and column of the heat maps.
     """
 
     detector: Detector
@@ -73,7 +87,7 @@ class Evaluation:
     def promised_rate(self) -> float:
         """The largest share of normal images that the threshold flags.
 
-        It is the configured false-alarm rate, or a higher one if too few images are held out for that rate.
+        This is the configured false-alarm rate, or a higher rate if too few images are held out.
         """
         calibration = self.detector.calibration
         return calibration.promised_rate(calibration.false_alarm_rate)
@@ -85,6 +99,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     Raises:
         UserError: the split has no normal or no anomalous images, or a score is not finite.
     """
+    # Refuse a split without figures.
     normal, anomalous = int((test.labels == 0).sum()), int(test.labels.sum())
     if not normal or not anomalous:
         raise UserError(
@@ -92,13 +107,14 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
             "need both; put them into folders that docs/data.md names, for instance test/good and "
             "test/<defect type>, and train with the one above. To score images without labels, use predict"
         )
+
+    # Score the images.
     has_known_pixels = find_known_pixels(test)
     stride = _find_stride(test)
-
     found = score_split(detector, test, stride, with_heat=has_known_pixels is not None)
     scores, heat = found.scores, found.heat
 
-    # Figures of the images, of their pixels, and of every kind.
+    # Compute the figures of the images, of their pixels, and of every kind.
     pixel_metrics, intervals = None, {"auroc": auroc_interval(test.labels, scores)}
     if has_known_pixels is not None:
         known = np.flatnonzero(has_known_pixels).tolist()
@@ -135,7 +151,7 @@ def _find_stride(test: Split) -> int:
 
 
 def _shrink(detections: Detections) -> Detections:
-    """The detections of images in tiles, with smaller maps, and with smaller pictures of 8 bits."""
+    """Shrinks the maps and pictures of images in tiles, and makes these pictures 8 bits deep."""
     heat, images, reconstructions = detections.heat, detections.images, detections.reconstructions
     if not isinstance(heat, list):
         return detections
@@ -155,12 +171,12 @@ def _shrink(detections: Detections) -> Detections:
 
 
 def find_known_pixels(test: Split) -> np.ndarray | None:
-    """Finds the images for which every pixel is known to be sound or defective: bool `[N]`.
+    """Finds the images in which every pixel is known to be sound or defective.
 
-    These are the normal images, and the anomalous ones that have a mask. Pixel figures use only them.
+    These are the normal images and the anomalous images with a mask. Pixel figures use only these images.
 
     Returns:
-        The images, or None if no anomalous image has a mask.
+        Whether each image is such an image, bool `[N]`; None if no anomalous image has a mask.
     """
     if test.masks is None:
         return None
@@ -169,7 +185,7 @@ def find_known_pixels(test: Split) -> np.ndarray | None:
 
 
 def _group_by_kind(test: Split, scores: np.ndarray) -> list[Kind]:
-    """Groups the images by their kind, in the order of `Evaluation.kinds`."""
+    """Groups the images by kind, in the order of `Evaluation.kinds`."""
     order, names = np.argsort(scores, kind="stable"), np.array(test.kinds, dtype=object)
     normal = scores[test.labels == 0]
     kinds = []
@@ -186,14 +202,14 @@ def _group_by_kind(test: Split, scores: np.ndarray) -> list[Kind]:
 
 
 def _select_gallery(kinds: list[Kind], pixels: int) -> np.ndarray:
-    """Selects the lowest and highest scores of the first kinds.
+    """Selects the images with the lowest and the highest scores of the first kinds.
 
     Args:
         kinds: the kinds, in the order of `Evaluation.kinds`.
-        pixels: the pixels of one image.
+        pixels: the number of pixels of one image.
 
     Returns:
-        Indices of images, kind by kind, ascending in score within each.
+        The indices of the images, kind by kind; within a kind, in ascending order of the scores.
     """
     count = min(MAX_GALLERY_IMAGES, max(4, MAX_GALLERY_PIXELS // pixels))
     gallery_kinds = kinds[: count // 2]

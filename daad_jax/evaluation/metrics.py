@@ -1,4 +1,4 @@
-"""Computes the figures of a labelled test split: for whole images, and for their pixels."""
+"""Computes the figures of a labelled test split: for whole images and for pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,16 @@ import numpy as np
 from scipy import ndimage
 from sklearn import metrics
 
-FPR_LIMIT = 0.3  # AUPRO counts thresholds that flag up to this share of sound pixels
+FPR_LIMIT = 0.3  # AUPRO uses the thresholds that flag at most this share of sound pixels
 
 
 def compute_image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     """Computes AUROC and average precision of the scores, and F1 and the confusion of `score > threshold`.
 
     Args:
-        labels: `[N]` of 0 (normal) and 1 (anomalous), both present.
-        scores: `[N]`.
-        threshold: set from held-out normal images, never from these images.
+        labels: the labels, 0 (normal) or 1 (anomalous), `[N]`. Both labels must be present.
+        scores: the anomaly scores, `[N]`.
+        threshold: the threshold, which comes from held-out normal images and never from these images.
     """
     is_flagged = scores > threshold
     (normal, false_alarms), (missed, found) = metrics.confusion_matrix(labels, is_flagged, labels=[0, 1])
@@ -40,14 +40,14 @@ def compute_pixel_metrics(
     overlap is the share of a defect region that is flagged, averaged over all connected regions. AUPRO is the
     area below this curve up to FPR_LIMIT, divided by FPR_LIMIT, so it lies in [0, 1].
 
-    Every region counts the same if a defect pixel weighs one over the size of its region. The curve is
-    then an ROC curve with weights.
+    All regions count the same, because the weight of a defect pixel is one over the size of its region. The
+    curve is then an ROC curve with weights.
 
     Args:
-        masks: N masks `[H, W]` of 0 (sound) and 1 (defect), both present.
-        heat: N heat maps of the sizes of the masks.
+        masks: N masks `[H, W]` of 0 (sound) and 1 (defect). Both values must be present.
+        heat: N heat maps. Each one has the size of its mask.
     """
-    # Weigh the pixels: 1 if sound, 1 / size of its region if defective.
+    # Weigh the pixels: 1 for a sound pixel, 1 / (size of the region) for a pixel of a defect.
     weights = []
     for mask in masks:
         regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -56,7 +56,7 @@ def compute_pixel_metrics(
         weight[mask > 0] = 1 / sizes[regions[mask > 0]]
         weights.append(weight)
 
-    # Cut the curve at the limit, between two of its points.
+    # Compute the curve, and cut it at the limit, between two of its points.
     labels, scores, of_pixels = (
         np.concatenate([np.ravel(v) for v in each]) for each in (masks, heat, weights)
     )

@@ -1,4 +1,4 @@
-"""Evaluates a run on its labelled test split, prints the figures and writes the files of the evaluation."""
+"""Evaluates a run on a labelled test split, prints the figures and writes the files of the evaluation."""
 
 import hashlib
 import json
@@ -40,24 +40,23 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the newest checkpoint of a run, and prints its figures.
 
-    Several processes share the images; the first process prints and writes.
-
-    Writes `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` into the workdir.
-    With `data` or `data_dir`, they go to a new folder `evaluations/NAME` of the workdir instead, together
-    with `data.json`, which lists the images.
+    The files are `scores.csv`, `evaluation.json`, `scores.png`, `gallery.png` and `report.html` in the
+    workdir. With `data` or `data_dir`, the files go into a new folder `evaluations/NAME` of the workdir
+    instead, together with `data.json`, which lists the images. Several processes share the images, and the
+    first process prints and writes.
 
     Args:
         workdir: the folder of the run.
-        batch_size: images a device scores at once, instead of `config.score.batch_size`.
-        data: a folder of labelled images to test instead of the run's own, see `test_sets.load_test`.
+        batch_size: the number of images that a device scores at once, instead of `config.score.batch_size`.
+        data: a folder of labelled images to test instead of the run's own images, see `test_sets.load_test`.
         data_dir: the TFDS directory in which the run's data set is now.
         out: another folder for the files, new or empty.
-        check: whether all files are read again, and decoded again if one has changed without a new time or
-            size.
+        check: whether to read all files again, and to decode a file again if it has changed without a new
+            time or size.
 
     Raises:
-        UserError: there is no readable checkpoint, the test split has no normal or no anomalous images, the
-            images are not where they were, or the folder for the files cannot be used.
+        UserError: the run has no readable checkpoint; the test split has no normal or no anomalous images;
+            the images have moved; or the folder for the files cannot be used.
     """
     with processes.errors_end_all():
         detector = Detector.load(workdir, batch_size)
@@ -83,7 +82,7 @@ def _require_same(detector: Detector, test: Split) -> None:
 
 
 def _report(evaluation: Evaluation, workdir: Path, out: Path | None, tested: "_Tested") -> None:
-    """Prints the figures and writes the files."""
+    """Prints the figures, and writes the files."""
     detector = evaluation.detector
     say(*_summarise(evaluation))
     calibrating = _count_calibrating(workdir, detector, tested.test)
@@ -101,9 +100,15 @@ def _report(evaluation: Evaluation, workdir: Path, out: Path | None, tested: "_T
 
 @dataclass(frozen=True)
 class _Tested:
-    """The images that are tested. `name` and `place` say where they are from; "" for the run's own.
+    """The images to test.
 
-    `train` are the training images of the run; None if other images are tested.
+    Attributes:
+        test: the labelled images.
+        account: the roles of all files of the data.
+        notes: lines to print about the images.
+        name: a short name of the test set; "" for the run's own images.
+        place: the folder of the images; "" for the run's own images.
+        train: the training images of the run; None if the test images are not the run's own.
     """
 
     test: Split
@@ -120,8 +125,8 @@ def _load_test(
     """Loads the labelled images to test.
 
     Raises:
-        UserError: see `test_sets.load_test` and `run_data.load_splits`; or `data` and `data_dir` are both
-            given, or the run has no TFDS data set.
+        UserError: see `test_sets.load_test` and `run_data.load_splits`; or both `data` and `data_dir` are
+            given; or `data_dir` is given, and the run has no TFDS data set.
     """
     if data and data_dir:
         raise UserError("--data and --data_dir exclude each other; give one of them")
@@ -144,6 +149,7 @@ def _load_test(
 def _write_files(
     evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested, calibrating: int
 ) -> None:
+    # Collect the figures.
     detector, test = evaluation.detector, evaluation.test
     labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
@@ -158,6 +164,8 @@ def _write_files(
         "calibration_label": asdict(detector.calibration_label),
         "calibration": asdict(detector.calibration),
     }  # fmt: skip
+
+    # Write all files, or none of them.
     with (
         explain_write_errors(folder, "make room there, or give --workdir a copy that can be written"),
         files.replacing_together(folder, "evaluation") as new,
@@ -197,7 +205,7 @@ def _count_calibrating(workdir: Path, detector: Detector, test: Split) -> int:
 
 
 def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np.ndarray]]:
-    """The least normal training images with their pixels `[h, w, C]`, as far as the report shows them."""
+    """Loads the least normal training images that the report shows, with their pixels `[h, w, C]`."""
     if train is None:
         return []
     rows = {for_table(name): row for row, name in enumerate(train.names)}
@@ -206,7 +214,7 @@ def _load_suspects(workdir: Path, train: Split | None) -> list[tuple[Suspect, np
 
 
 def _summarise(evaluation: Evaluation) -> list[str]:
-    """Returns the lines to print."""
+    """Returns the lines about the figures and the threshold."""
     detector, metrics, labels = evaluation.detector, evaluation.image_metrics, evaluation.test.labels
     calibration, rate = detector.calibration, detector.calibration.false_alarm_rate
     normal, anomalous = int((labels == 0).sum()), int(labels.sum())
@@ -257,7 +265,7 @@ def _format_scores(evaluation: Evaluation) -> str:
 
 
 def _select_extremes(labels: np.ndarray, scores: np.ndarray, count: int = 3) -> np.ndarray:
-    """Selects the `count` lowest and highest scores of each label: indices, normal images first."""
+    """Returns the indices of the `count` lowest and highest scores of each label, normal images first."""
     extremes = []
     for label in (0, 1):
         order = np.flatnonzero(labels == label)

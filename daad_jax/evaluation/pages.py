@@ -1,4 +1,4 @@
-"""The common parts of all pages: templates that escape, one style, and pictures inside of the page."""
+"""Renders pages: with templates that escape every text, one style, and all pictures inside the page."""
 
 import base64
 import io
@@ -22,8 +22,8 @@ def render_page(template: str, **values: Any) -> str:
     """Renders a template of this folder. Every text is escaped.
 
     Args:
-        template: the name of the file.
-        values: the values, by the names that the template uses.
+        template: the file name of the template.
+        values: the values of the template, by name.
     """
     folder = resources.files("daad_jax.evaluation")
     environment = jinja2.Environment(
@@ -33,13 +33,13 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup(folder.joinpath("page.css").read_text("utf-8"))  # our own words
+    style = Markup(folder.joinpath("page.css").read_text("utf-8"))  # our own text, which needs no escaping
     text = folder.joinpath(template).read_text("utf-8")
     return environment.from_string(text).render(style=style, **values)
 
 
 def draw_svg(figure: Figure, name: str) -> Markup:
-    """A chart as markup, which is safe: charts show numbers and our own words, no names of files or kinds."""
+    """Returns a chart as markup. It needs no escaping, because charts show only numbers and our own words."""
     return Markup(charts.to_svg(figure, name))
 
 

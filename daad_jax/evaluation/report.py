@@ -25,7 +25,7 @@ from daad_jax.scoring.anomaly_score import held_out_needed
 from daad_jax.training.suspects import Suspect
 
 SHOWN_SUSPECTS = 8
-# The page notes false alarms that would be as rare as this if test and held-out images were alike.
+# The page warns if so many false alarms have at most this probability for test images like the held-out ones.
 SURPRISING_PROBABILITY = 0.01
 CURVES = {  # keys of metrics.jsonl
     "reconstruction": "Reconstruction loss",
@@ -54,12 +54,12 @@ def render(
 
     Args:
         evaluation: the evaluation of the test split.
-        workdir: the folder of the run. The page shows `metrics.jsonl` and `environment.json` in it if they
-            can be read.
-        place: the folder of the test images, if they are not the run's own.
-        suspects: the least normal training images with their pixels, the least normal first.
+        workdir: the folder of the run. The page shows its `metrics.jsonl` and `environment.json`, if these
+            files can be read.
+        place: the folder of the test images; "" for the run's own images.
         account_rows: the roles of the files of the data; without rows, the page has no such table.
-        calibrating: how many of the test images have set the threshold.
+        suspects: the least normal training images with their pixels, the least normal image first.
+        calibrating: the number of test images that have set the threshold.
     """
     config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
     threshold = evaluation.detector.threshold
@@ -99,7 +99,7 @@ def render(
 
 
 def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
-    """A row of the table of kinds."""
+    """Returns a row of the table of kinds."""
     scores = evaluation.scores[kind.indices]
     flagged = int((scores > evaluation.detector.threshold).sum())
     return {
@@ -115,11 +115,12 @@ def _kind_row(kind: Kind, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
-    """Whether this number of false alarms would be rare if normal test images were like held-out ones.
+    """Returns whether so many false alarms would be rare if normal test images were like held-out images.
 
     The threshold is an order statistic of the held-out scores. The share of new normal images above the
-    threshold therefore has a Beta distribution, and their number among the test images a beta-binomial one.
-    If the images come in groups, groups are counted instead, because the images of a group are alike.
+    threshold therefore has a Beta distribution, and the number of false alarms has a beta-binomial
+    distribution. If the images come in groups, groups are counted instead, because the images of a group are
+    alike.
     """
     calibration, test = evaluation.detector.calibration, evaluation.test
     above = 1 + float(calibration.count_from(np.nextafter(evaluation.detector.threshold, np.inf)))
@@ -132,7 +133,7 @@ def _has_too_many_false_alarms(evaluation: Evaluation) -> bool:
 
 
 def _gallery_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """A section for every kind in the gallery: two groups of cards, the likely mistakes first."""
+    """Returns a section for every kind in the gallery: two groups of cards, likely mistakes first."""
     row_of = {int(index): row for row, index in enumerate(evaluation.gallery_indices)}
     sections = []
     for kind in evaluation.kinds:
@@ -150,7 +151,7 @@ def _gallery_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _card(evaluation: Evaluation, row: int) -> dict[str, Any]:
-    """The card of image `row` of the gallery."""
+    """Returns the card of image `row` of the gallery."""
     detections, index = evaluation.gallery_detections, int(evaluation.gallery_indices[row])
     image, label = to_uint8(detections.images[row]), int(evaluation.test.labels[index])
     is_flagged = bool(detections.anomalous[row])
@@ -174,7 +175,7 @@ def _read_log(path: Path) -> list[dict[str, float]]:
     """Reads the finite numbers of every line of a run's log. Damaged lines are left out.
 
     Returns:
-        The lines; none if the log cannot be read.
+        A table of numbers for each line; an empty list if the log cannot be read.
     """
     try:
         text = read_bytes(path).decode("utf-8", "replace")
@@ -194,7 +195,7 @@ def _read_log(path: Path) -> list[dict[str, float]]:
 
 
 def _memory_rows(log: list[dict[str, float]], config: Config) -> list[dict[str, Any]]:
-    """The table of memories, from the last line of the log."""
+    """Returns the table of memories, from the last line of the log."""
     last = log[-1] if log else {}
     levels = config.model.levels
     return [
@@ -212,7 +213,7 @@ def _memory_rows(log: list[dict[str, float]], config: Config) -> list[dict[str, 
 
 
 def _training_curves(log: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """A chart for every quantity of CURVES that is in the log."""
+    """Draws a chart for every quantity of CURVES that the log has."""
     curves = []
     for key, title in CURVES.items():
         points = [(line["step"], line[key]) for line in log if key in line]
@@ -234,7 +235,7 @@ def _format_commands(workdir: Path) -> str:
 
 
 def _stored_texts(workdir: Path, config: Config) -> dict[str, str]:
-    """Title and text of the configuration and, if it was stored, of the environment of the training."""
+    """Returns, by title, the text of the configuration and, if stored, of the training's environment."""
     stored = {"Configuration": config_lib.to_json(config)}
     try:
         tree = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))

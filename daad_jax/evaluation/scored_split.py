@@ -1,4 +1,4 @@
-"""Scores a labelled split in one process, or in several processes that share the images."""
+"""Scores a labelled split, in one process or in several processes that share the images."""
 
 import io
 import time
@@ -13,10 +13,15 @@ from daad_jax.runtime import processes
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """The numbers of N images, in the order of the split.
+    """The scores of N images, in the order of the split.
 
-    `scores` A(x), `p_values`, `reconstruction` R and `alignment` L are float64 `[N]`. `heat` has the heat map
-    of each image, or none. `seconds` is how long the scoring took.
+    Attributes:
+        scores: the anomaly scores A(x), float64 `[N]`.
+        p_values: the p-values of the scores, float64 `[N]`.
+        reconstruction: R, float64 `[N]`.
+        alignment: L, float64 `[N]`.
+        heat: the heat map of each image; empty if heat maps were not kept.
+        seconds: the time that the scoring took.
     """
 
     scores: np.ndarray
@@ -28,13 +33,13 @@ class ScoredSplit:
 
 
 def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -> ScoredSplit:
-    """Scores all images. Of several processes, each scores its batches, and each gets all numbers.
+    """Scores all images. Each of several processes scores its own batches, and gets the scores of all images.
 
     Args:
         detector: the detector, equal in all processes.
         test: the split, equal in all processes.
-        stride: every `stride`-th row and column of the heat maps is kept.
-        with_heat: whether heat maps are kept.
+        stride: n to keep every n-th row and column of the heat maps.
+        with_heat: whether to keep heat maps.
 
     Raises:
         UserError: a score is not finite, in any of the processes.
@@ -42,15 +47,17 @@ def score_split(detector: Detector, test: Split, stride: int, with_heat: bool) -
     share = processes.own_share(detector.batch_size)
     rows = np.array([row for row, _ in share.take(test.names)], int)
     own = test if len(rows) == len(test) else test.take(rows)
-    # The first batch is scored twice, since its first time includes compiling.
+    # Score the first batch before the time begins, because this compiles the program.
     with processes.errors_end_all():
         next(detector.score_prepared(test.images[: detector.batch_size], test.names))
+    # Score all images of this process.
     start, numbers, heat = time.perf_counter(), [np.zeros((4, 0))], list[np.ndarray]()
     with processes.errors_end_all():
         for found in detector.score_split(own) if len(own) else []:
             numbers.append(np.stack([found.scores, found.p_values, found.reconstruction, found.alignment]))
             if with_heat:
                 heat.extend(values[::stride, ::stride] for values in found.heat)
+    # Join the scores of all processes.
     joined = np.concatenate(numbers, axis=1)
     if share.count > 1:
         joined, heat = _gather(rows, joined, heat)
@@ -64,9 +71,12 @@ def _gather(
     """Joins the numbers `[4, N]` and the heat maps of all processes, in the order of the images.
 
     Args:
-        rows: the images of this process, `[n]`.
-        numbers: four numbers of each of these images, `[4, n]`.
-        heat: the heat maps of these images, or none.
+        rows: the indices of this process's images, `[n]`.
+        numbers: four numbers for each of these images, `[4, n]`.
+        heat: the heat maps of these images; empty if heat maps were not kept.
+
+    Returns:
+        The numbers and the heat maps of all N images.
     """
     content = io.BytesIO()
     sizes = np.array([values.shape for values in heat], int).reshape(-1, 2)

@@ -37,7 +37,7 @@ class DeviceGroup:
         return len(self.devices) * jax.process_count() > 1
 
     def compile_step(self, step: Callable[[Any, jax.Array], Any]) -> jax.stages.Wrapped:
-        """Wraps `step(state, batch) -> (state, metrics)`: compiled by its first call, with a donated state."""
+        """Returns `step(state, batch) -> (state, metrics)`, compiled on its first call. Donates the state."""
         if not self.is_parallel:
             return jax.jit(step, donate_argnums=0, compiler_options=options(self.devices[0].platform))
         devices = None if jax.process_count() > 1 else self.devices
