@@ -8,7 +8,7 @@
 Images need not be files: `train(config, "runs/parts", data=images)` takes an array `[N, h, w, C]`, any
 iterable of images, or `Splits`.
 
-`__all__` names the public interface. It stays; everything else in the package may change.
+`__all__` names the public interface, which stays. Everything else in the package may change.
 """
 
 import importlib
@@ -38,7 +38,7 @@ __all__ = [
     "train",
 ]
 
-# The modules are imported on first use: our commands set JAX's flags before JAX is imported.
+# The modules are imported on first use, because our commands set JAX's flags before they import JAX.
 _MODULES = {
     "Config": "daad_jax.config",
     "Detections": "daad_jax.detection.detections",

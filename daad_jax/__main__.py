@@ -1,4 +1,4 @@
-"""python -m daad_jax COMMAND ...: the same as `daad-jax COMMAND ...`."""
+"""Lets `python -m daad_jax COMMAND ...` do the same as `daad-jax COMMAND ...`."""
 
 from daad_jax import entry
 

@@ -1,7 +1,7 @@
-"""Folders in a bucket of Google Cloud Storage: `gs://BUCKET/FOLDER` wherever a local folder may be given.
+"""Reads folders in a bucket of Google Cloud Storage: `gs://BUCKET/FOLDER` may replace a local folder.
 
-Paths in a bucket are `epath.Path`, which reads like `pathlib.Path`. What a bucket does differently from a
-disk is here: its errors, its listings, and how files get there.
+A path in a bucket is an `epath.Path`, which reads like `pathlib.Path`. This module has everything in which
+reading a bucket differs from reading a disk; `uploads.py` writes into buckets.
 """
 
 import errno
@@ -18,17 +18,23 @@ from typing import Any, NamedTuple, cast
 from daad_jax.errors import UserError
 
 SCHEME = "gs://"
-PACKAGES = ("gcsfs", "google.cloud.storage")  # of the extra gcs
+PACKAGES = ("gcsfs", "google.cloud.storage")  # the extra gcs installs them
 CHECK_TIMEOUT_S = 30.0
-# Errors of these modules are about the network, the rights or the bucket.
+# An error of these modules is about the network, the rights or the bucket.
 CLIENT_MODULES = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
-MAX_REASON = 200  # characters of an error that a library words
+MAX_REASON = 200  # characters of a library's error message
 MAX_SMALL_BYTES = 2**20
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path("gs://x")` has lost a slash
 
 
 class BucketObject(NamedTuple):
-    """An object below a folder: its path below the folder, its bytes, and the number of this version."""
+    """An object below a folder.
+
+    Attributes:
+        name: the path of the object below the folder.
+        size: the size in bytes.
+        generation: the number of this version of the object.
+    """
 
     name: str
     size: int
@@ -36,18 +42,19 @@ class BucketObject(NamedTuple):
 
 
 def is_in_bucket(path: object) -> bool:
-    """Whether a path, or its text, is in a bucket."""
+    """Returns whether a path, or the text of a path, is in a bucket."""
     return str(path).startswith(SCHEME)
 
 
 def open_place(text: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder, on this machine or in a bucket.
+    """Returns the path of a file or folder, on this machine or in a bucket.
 
-    A path in a bucket is an `epath.Path`. It has all of `pathlib.Path` that reads, and is typed like one.
+    A path in a bucket is an `epath.Path`. It has all methods of `pathlib.Path` that read, so its declared
+    type is `Path`.
 
     Raises:
-        UserError: it is a URL of another kind, the packages for buckets are not installed, or the bucket
-            cannot be used.
+        UserError: the text is a URL of another kind, the packages for buckets are not installed, or the
+            bucket cannot be used.
     """
     text = os.fspath(text)
     if not URL.match(text):
@@ -66,30 +73,30 @@ def open_place(text: str | os.PathLike[str]) -> Path:
 
 
 def make_absolute(path: Path) -> Path:
-    """The absolute form of a path; paths in a bucket are absolute, and etils would take them for relative."""
+    """Returns the absolute form of a path. A path in a bucket is absolute, but etils does not know this."""
     return path if is_in_bucket(path) else path.resolve()
 
 
 def _set_up() -> None:
-    """Raises UserError if the packages for buckets are missing, and makes them see what others write."""
+    """Prepares the packages for buckets. Raises UserError if one of them is missing."""
     for package in PACKAGES:
         if not _is_installed(package):
             raise UserError(
                 f"{SCHEME} needs the package {package.replace('.', '-')} of the extra gcs: pip install "
                 "'.[gcs]' in a checkout of the repository"
             )
-    # etils would read buckets with TensorFlow wherever that is installed.
+    # If TensorFlow is installed, etils would read buckets with TensorFlow.
     os.environ.setdefault("EPATH_USE_TF", "false")
     import fsspec.config
 
-    # A listing that is remembered would never show the checkpoints of another process.
+    # A cached listing would never show the checkpoints of another process.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the package that it is in is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
@@ -119,21 +126,21 @@ def _require_bucket(bucket: str, process: int) -> None:
 
 @functools.lru_cache
 def client() -> Any:
-    """The client of Google Cloud Storage, for what needs conditions."""
+    """Returns the client of Google Cloud Storage, for operations with conditions."""
     from google.cloud import storage
 
     return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))  # objects need no project
 
 
 def blob(path: Path) -> Any:
-    """The object at a path in a bucket, for the client."""
+    """Returns the object at a path in a bucket, for the client."""
     bucket, _, name = str(path).removeprefix(SCHEME).partition("/")
     return client().bucket(bucket).blob(name)
 
 
 @contextmanager
 def os_errors(path: object) -> Iterator[None]:
-    """For a block that uses a bucket: errors of the client become OSErrors that name `path`."""
+    """Wraps a block that uses a bucket, and turns errors of the client into OSErrors that name `path`."""
     try:
         yield
     except OSError as error:
@@ -150,7 +157,7 @@ def os_errors(path: object) -> Iterator[None]:
 
 
 def is_client_error(error: Exception) -> bool:
-    """Whether an error is about the network, the rights or the bucket."""
+    """Returns whether an error is about the network, the rights or the bucket."""
     return type(error).__module__.partition(".")[0] in CLIENT_MODULES
 
 
@@ -159,7 +166,7 @@ def _word(error: Exception) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; of an object in a bucket, in one request. Raises OSError."""
+    """Reads a file. An object in a bucket is read in one request. Raises OSError."""
     if not is_in_bucket(path):
         return path.read_bytes()
     with os_errors(path):
@@ -167,7 +174,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def size_of(path: Path) -> int:
-    """The size of a file in bytes. Raises OSError."""
+    """Returns the size of a file in bytes. Raises OSError."""
     if not is_in_bucket(path):
         return path.stat().st_size
     with os_errors(path):
@@ -175,13 +182,13 @@ def size_of(path: Path) -> int:
 
 
 def glob(pattern: str) -> list[Path]:
-    """The objects and folders that match `gs://BUCKET/PATTERN`, sorted. Raises OSError."""
+    """Returns the objects and folders that match `gs://BUCKET/PATTERN`, sorted. Raises OSError."""
     with os_errors(pattern):
         return [open_place(SCHEME + match) for match in sorted(file_system().glob(pattern))]
 
 
 def list_objects(folder: Path) -> list[BucketObject]:
-    """Everything below a folder, in the order of names. Raises OSError."""
+    """Returns all objects below a folder, in the order of their names. Raises OSError."""
     prefix = blob(folder / "x").name[:-1]
     fields = "items(name,size,generation),nextPageToken"
     with os_errors(folder):
@@ -189,20 +196,26 @@ def list_objects(folder: Path) -> list[BucketObject]:
         return [
             BucketObject(each.name.removeprefix(prefix), int(each.size or 0), int(each.generation or 0))
             for each in found
-            if not each.name.endswith("/")  # what some programs write for an empty folder
+            if not each.name.endswith("/")  # some programs write such an object for an empty folder
         ]
 
 
 def file_system() -> Any:
-    """The file system of fsspec that reads and writes buckets."""
+    """Returns the file system of fsspec that reads and writes buckets."""
     import fsspec
 
-    # With the options of etils, so that it is the same object.
+    # With the options of etils, fsspec returns the object that etils uses, too.
     return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
 class SmallObject(NamedTuple):
-    """A small object: its content, the number of this version, and when it was written."""
+    """A small object in a bucket.
+
+    Attributes:
+        content: the bytes of the object.
+        generation: the number of this version of the object.
+        updated: when this version was written.
+    """
 
     content: bytes
     generation: int
@@ -210,8 +223,10 @@ class SmallObject(NamedTuple):
 
 
 def read_small(path: Path) -> SmallObject | None:
-    """Reads an object of at most a megabyte; None if there is no such object. The content may be newer than
-    the number of its version.
+    """Reads an object of at most a megabyte.
+
+    Returns:
+        The object; None if it does not exist. The content may be newer than the number of the version.
 
     Raises:
         ValueError: the object is larger.

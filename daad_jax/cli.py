@@ -1,4 +1,4 @@
-"""Runs a command of the terminal: its options, its help, its start."""
+"""Runs a command of the terminal: defines and parses its options, prints its help, and starts it."""
 
 import io
 import math
@@ -29,7 +29,13 @@ DEBUG_OPTION = "debug"  # every command has it
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command as somebody called it: its options, the words that are no options, and the program's name."""
+    """A command line that a user has given.
+
+    Attributes:
+        options: the options with their values.
+        words: the words that are not options.
+        program: the name of the program, as the user spelled it.
+    """
 
     options: flags.FlagValues
     words: tuple[str, ...]
@@ -37,17 +43,17 @@ class Invocation:
 
     @property
     def is_script(self) -> bool:
-        """True for a script of a checkout, `train.py`; False for `daad-jax train`."""
+        """True for a script of a checkout, such as `train.py`; False for `daad-jax train`."""
         return self.program.endswith(".py")
 
     def spell(self, command: str) -> str:
-        """Another command, spelled as this one was: `python evaluate.py` or `daad-jax evaluate`."""
+        """Spells another command like this one: `python evaluate.py` or `daad-jax evaluate`."""
         if self.is_script:
             return f"python {command.replace('-', '_')}.py"
         return f"{self.program.rpartition(' ')[0]} {command}"
 
     def workdir(self) -> Path:
-        """The option --workdir.
+        """Returns the path that --workdir names.
 
         Raises:
             UserError: the option is missing.
@@ -57,10 +63,10 @@ class Invocation:
         return open_place(self.options.workdir)
 
     def threshold(self) -> float | None:
-        """The option --threshold; None if it is not given.
+        """Returns the value of --threshold; None if the option is not given.
 
         Raises:
-            UserError: it is NaN.
+            UserError: the value is NaN.
         """
         value: float | None = self.options.threshold
         if value is not None and math.isnan(value):
@@ -70,10 +76,15 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `usage` shows what follows its name, `summary` says in full sentences what it does.
+    """A command.
 
-    `define` adds the options to a `FlagValues`, given the arguments. `takes_words` allows words that are no
-    options. `trains` is for `startup.compile_quickly`.
+    Attributes:
+        usage: the words that follow the name of the command, for the help text.
+        summary: says in full sentences what the command does.
+        define: adds the options to a `FlagValues`; it gets the arguments of the command, too.
+        main: runs the command.
+        takes_words: whether the command takes words that are not options.
+        trains: whether the command trains, for `startup.compile_quickly`.
     """
 
     usage: str
@@ -89,7 +100,7 @@ def define_workdir(options: flags.FlagValues, help_text: str) -> None:
 
 
 def define_folder(options: flags.FlagValues, name: str, help_text: str) -> None:
-    """Defines an option that names a folder to write into; None if it is not given."""
+    """Defines an option that names a folder to write into. Its value is None if the user does not give it."""
     flags.DEFINE_string(name, None, help_text, flag_values=options)
     flags.register_validator(
         name,
@@ -116,21 +127,24 @@ def define_config(options: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 
 def run(command: Command, program: str | None = None, arguments: Sequence[str] | None = None) -> None:
-    """Runs a command. Whatever goes wrong ends it in one line, see `endings.errors_in_one_line`.
+    """Runs a command. Every error ends the command with one line, see `endings.errors_in_one_line`.
 
     Args:
         command: the command.
-        program: its name in messages; None: the name of the script that runs.
-        arguments: the words after its name; None: the arguments of this process.
+        program: the name of the program in messages; None: the name of the running script.
+        arguments: the words after the name; None: the arguments of this process.
 
     Raises:
         SystemExit: the command ended early; the code is its exit status.
     """
+    # Prepare the process. This may restart the program, so it comes first.
     program = Path(sys.argv[0]).name if program is None else program
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     startup.restart_with_large_pages()
     startup.trace_quickly()
     startup.compile_quickly(command.trains)
+
+    # Silence the libraries, and make names printable.
     is_debugged = f"--{DEBUG_OPTION}" in arguments
     if not is_debugged:
         startup.quiet_libraries()
@@ -138,7 +152,9 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
             startup.quiet_compiled_code()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be valid text
+
+    # Run the command, or print its help.
     with sigterm_raises(), errors_in_one_line(program, is_debugged):
         release_signals()
         startup.enable_compilation_cache()
@@ -156,10 +172,10 @@ def _define_debug(options: flags.FlagValues) -> None:
 
 
 def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocation:
-    """The options and words of a command line.
+    """Parses a command line.
 
     Raises:
-        UserError: an unknown option, recipe, key or value.
+        UserError: an option, a recipe, a key or a value is unknown.
     """
     options = flags.FlagValues()
     try:
@@ -180,9 +196,9 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
 
 
 def _refuse_repeated(options: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Raises UserError if a tuple of the recipe is given twice: absl would join both.
+    """Raises UserError if a tuple of the recipe is given twice, because absl would join both tuples.
 
-    Of other options, the last one counts.
+    If another option is given twice, its last value counts.
     """
     given = Counter(word.partition("=")[0].lstrip("-") for word in arguments if word.startswith("-"))
     for name, count in given.items():
@@ -191,7 +207,7 @@ def _refuse_repeated(options: flags.FlagValues, arguments: Sequence[str]) -> Non
 
 
 def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.FlagValues) -> str:
-    """One line for an option that does not exist, with the option or the key of the recipe that is meant."""
+    """Returns a line about an unknown option, with the most similar option or key of the recipe."""
     name = error.flagname
     known = config_lib.all_keys() if "config" in options else []
     keys = [key for key in known if key.rpartition(".")[2] == name]
@@ -201,13 +217,13 @@ def _explain_unknown_option(error: flags.UnrecognizedFlagError, options: flags.F
 
 
 def _in_plain_words(message: str) -> str:
-    """absl's message about a value, without Python's words for a text that is no number."""
+    """Replaces Python's words for a text that is not a number, in a message of absl about a value."""
     message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", message)
     return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", message)
 
 
 def _explain_config_error(error: Exception, arguments: Sequence[str]) -> str:
-    """One line for an error of config_flags about a key or a value."""
+    """Returns a line about an error of config_flags, which concerns a key or a value."""
     override = re.compile(r"^--?(?:no)?(config\.[^=]+)")
     for argument in arguments:
         match = override.match(argument)
@@ -228,7 +244,7 @@ def _is_key(key: str) -> bool:
 
 
 def help_text(command: Command, program: str) -> str:
-    """The help text: usage, what the command does, its options in the order of their definition."""
+    """Returns the help text: usage, summary, and all options in the order of their definition."""
     options = flags.FlagValues()
     command.define(options, [])
     _define_debug(options)

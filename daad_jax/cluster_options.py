@@ -1,4 +1,4 @@
-"""The options of a command that runs in several processes, and how these come together."""
+"""Defines the options of a command that runs in several processes, and connects these processes."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from daad_jax.runtime.meeting import Cluster
 
 
 def define_cluster(options: flags.FlagValues) -> None:
-    """Defines --distributed, and the three options that tell where the processes meet."""
+    """Defines --distributed, and the three options that say where the processes meet."""
     flags.DEFINE_bool(
         "distributed", False, "this process is one of several, as on a TPU pod", flag_values=options
     )
@@ -33,11 +33,11 @@ def define_cluster(options: flags.FlagValues) -> None:
 
 @contextmanager
 def watching_cluster(options: flags.FlagValues) -> Iterator[None]:
-    """For the work of one of several processes, if the options say so: another process watches over it.
+    """Wraps the work of a command. With --coordinator, this process watches, and its child does the work.
 
     Raises:
         UserError: the options do not fit together, or the processes do not meet.
-        SystemExit: this process has only watched, and the work is done.
+        SystemExit: this process has only watched, and the work has ended; the code is the exit status.
     """
     address = (options.coordinator, options.num_processes, options.process_id)
     given = [value is not None for value in address]
@@ -54,7 +54,7 @@ def watching_cluster(options: flags.FlagValues) -> Iterator[None]:
 
 
 def join_cluster(options: flags.FlagValues) -> None:
-    """Lets JAX join the other processes, if the options say that there are any. Raises UserError."""
+    """Lets JAX join the other processes if --distributed is given. Raises UserError."""
     if options.distributed:
         from daad_jax.runtime import processes
 

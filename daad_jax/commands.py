@@ -1,6 +1,6 @@
-"""The commands: `daad-jax NAME ...`, `python -m daad_jax NAME ...`, and the scripts of a checkout.
+"""Defines the commands of `daad-jax NAME ...`, `python -m daad_jax NAME ...` and the scripts of a checkout.
 
-Each command imports JAX only after its options are known to be good.
+Each command imports JAX only after its options are checked.
 """
 
 import sys
@@ -28,7 +28,7 @@ from daad_jax.held_signals import release_signals
 from daad_jax.run_commands import RUN_COMMANDS
 from daad_jax.terminal import say, warn
 
-OVERLAYS = ("anomalous", "all", "none")  # the images that get a picture with a heat map
+OVERLAYS = ("anomalous", "all", "none")  # which images get a picture with a heat map
 
 
 def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ def _train(call: Invocation) -> None:
 
 
 def _train_here(call: Invocation, config: Config, workdir: Path) -> None:
-    """Trains in this process, alone or as one of several."""
+    """Trains in this process, alone or together with other processes."""
     options = call.options
     from daad_jax.runtime import processes
     from daad_jax.training.loop import train
@@ -73,10 +73,10 @@ def _train_here(call: Invocation, config: Config, workdir: Path) -> None:
 
 
 def _default_workdir(config: Config) -> Path:
-    """The folder of the run's name below `runs`.
+    """Returns the folder `runs/NAME`, with the name of the run.
 
     Raises:
-        UserError: the name leads elsewhere.
+        UserError: the name leads to a folder outside of `runs`.
     """
     if config.name in (".", "..") or not {"/", "\\"}.isdisjoint(config.name):
         raise UserError(
@@ -163,7 +163,7 @@ def _predict(call: Invocation) -> None:
 
 
 def _predict_here(call: Invocation, workdir: Path) -> None:
-    """Scores images in this process, alone or as one of several."""
+    """Scores images in this process, alone or together with other processes."""
     options = call.options
     from daad_jax.detection.detector import Detector
     from daad_jax.detection.shared_predictions import predict_together
@@ -173,7 +173,7 @@ def _predict_here(call: Invocation, workdir: Path) -> None:
     join_cluster(options)
     out = open_place(options.out) if options.out else None
     with processes.errors_end_all():
-        next(find(call.words))  # names a missing image before the model is loaded
+        next(find(call.words))  # reports a missing image before the model is loaded
         detector = Detector.load(workdir, options.batch_size)
     if options.threshold is not None:
         detector.threshold = options.threshold
@@ -227,7 +227,7 @@ def _export(call: Invocation) -> None:
 
 
 def _define_nothing(options: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """The command has no options."""
+    """Defines no options."""
 
 
 def _select_recipe(call: Invocation) -> None:
@@ -298,7 +298,7 @@ def main(program: str = "daad-jax") -> None:
     """Runs `daad-jax NAME ...` with the arguments of this process.
 
     Args:
-        program: how the user calls it, for messages.
+        program: the name that the user calls, for messages.
 
     Raises:
         SystemExit: the code is the exit status.

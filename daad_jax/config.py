@@ -1,4 +1,4 @@
-"""The whole configuration: typed, and to and from JSON (a checkpoint never runs code).
+"""Defines the whole configuration with its types, and converts it to and from JSON, which runs no code.
 
 A recipe in `configs/` returns a `Config`. Options such as `--config.train.steps=100` then change single
 values. `validation.validate` refuses impossible values.
@@ -15,23 +15,23 @@ from typing import Any
 
 from daad_jax.errors import UserError, nearest
 
-MAX_PIXELS = 2**27  # 134 million: bounds the memory that one untrusted file can take
-MAX_BATCH = 2**20  # images; more are a mistake
+MAX_PIXELS = 2**27  # 134 million; limits the memory that one untrusted file can take
+MAX_BATCH = 2**20  # images; a larger number is surely a mistake
 PIXEL_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 
 
 @dataclass
 class DataConfig:
-    """The images: which are normal and which are tested, and how they become uint8 or uint16 `[H, W, C]`."""
+    """The images: which are normal, which are tested, and how they become uint8 or uint16 `[H, W, C]`."""
 
     #: "tfds" (a TFDS data set, by name), "folder" (read in place) or "memory" (`train(..., data=...)`).
     source: str = "tfds"
-    name: str = "cifar10"  #: TFDS data set, e.g. "mnist", "mvtec_ad/bottle", or any other that has classes
+    name: str = "cifar10"  #: TFDS data set, e.g. "mnist", "mvtec_ad/bottle", or any other with classes
     path: str = ""  #: the path of a folder, or of the original MVTec AD (else $DAAD_MVTEC_DIR)
-    data_dir: str = ""  #: TFDS directory, may be gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
-    cache_dir: str = ""  #: decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
-    #: one_class: `normal_class` is normal, all others anomalous. leave_one_out: `normal_class` is the
-    #: anomalous one, all others normal. inspection: the source itself says normal / anomalous.
+    data_dir: str = ""  #: TFDS directory or gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    cache_dir: str = ""  #: folder of decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
+    #: "one_class": `normal_class` is normal, and all other classes are anomalous. "leave_one_out": `normal_class`
+    #: is anomalous, and all other classes are normal. "inspection": the source says which images are anomalous.
     protocol: str = "one_class"
     normal_class: str = "automobile"  #: class name or number, for one_class and leave_one_out
     height: int = 32  #: height of the images that the model gets, in pixels
@@ -46,11 +46,11 @@ class DataConfig:
     anomalous: str = ""  #: as `normal`, for anomalous images
     masks: str = ""  #: as `normal`, for the masks that mark the defects of anomalous images
     test_fraction: float = 0.2  #: share of good images to test, if a folder has only anomalous ones to test
-    calibration_fraction: float = 0.1  #: share of the normal training images that is held out, by the seed
-    #: Which images belong together, so that they all train or are all held out: "" (each image for itself),
+    calibration_fraction: float = 0.1  #: share of the normal training images that is held out, drawn by the seed
+    #: Which images belong together: they all train, or they are all held out. "" (each image for itself),
     #: "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
     group: str = ""
-    on_bad_image: str = "stop"  #: what an unreadable image does: "stop", or "skip" (it is named and counted)
+    on_bad_image: str = "stop"  #: at an unreadable image: "stop", or "skip" (the image is named and counted)
     #: The pixel values that become 0 and 1. "auto": found from the training images. "type": the full range of
     #: the files' type. "LOW,HIGH": these values. "TYPE:LOW,HIGH": these values for files of that type
     #: (uint16, float32, ...); several types are joined by ";". Files of another type have the full range of
@@ -58,7 +58,7 @@ class DataConfig:
     range: str = "auto"
     bits: int = 0  #: depth of prepared images: 8, 16, or 0 for 16 if training images have more than 8
     max_pixels: int = MAX_PIXELS  #: a larger image is refused before its memory is allocated
-    mixed_channels: str = "convert"  #: grey and colour files in one folder: "convert" or "stop"
+    mixed_channels: str = "convert"  #: if a folder has grey and colour files: "convert" or "stop"
     limit_train: int = 0  #: use N training images at most, drawn by the seed; 0: all
     limit_test: int = 0  #: as `limit_train`, for each label of the test images
     flip_horizontal: bool = False  #: flip each training image with a probability of 1/2
@@ -97,7 +97,7 @@ class DataConfig:
 
     @property
     def prepared_type(self) -> str:
-        """The type of prepared images, "uint8" or "uint16". Runs that know no `bits` have uint8."""
+        """The type of prepared images, "uint8" or "uint16". Older runs without `bits` have uint8."""
         return "uint16" if self.bits == 16 else "uint8"
 
     @property
@@ -136,29 +136,29 @@ class ModelConfig:
     division: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (1, 1, 1), (2, 2, 1), (4, 4, 1))
     temperature: float = 1.0  #: the memories' weights are softmax(cos / temperature); 1: the paper
     shrink: float = 0.0  #: MemAE's hard-shrinkage threshold on the weights; 0: the paper
-    discriminator_width: int = 64  #: channels of its first layer; each further layer has twice as many
+    discriminator_width: int = 64  #: channels of the first layer; each further layer has twice as many
     #: What the memories read: "" (pixels, the paper) or the features of a frozen network, a name of
     #: EXTRACTORS in `extractors/extractor.py`.
     features: str = ""
     feature_weights: str = ""  #: a file of weights or a name on a hub; "": the installed package of weights
     #: Layers of the frozen network, for each entry of `blocks`; empty: layers that suit the network, for all.
     feature_layers: tuple[tuple[int, ...], ...] = ()
-    #: Whether the whole image is described by the standard deviation of its features, too, beside their mean.
+    #: Whether the features of the whole image include standard deviations over all places, beside the means.
     spread: bool = True
     #: The unit of features: "raw", "standardised" (over the training images, each channel has mean 0 and
-    #: spread 1) or "whitened" (the channels are uncorrelated, too).
+    #: standard deviation 1) or "whitened" (the channels are uncorrelated, too).
     feature_scaling: str = "standardised"
     neighbourhood: int = 1  #: side of the square over which each place of a map is averaged; odd
     #: The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned,
     #: there is one entry: the blocks are the places of the map that the generator reconstructs.
     blocks: tuple[int, ...] = (16,)
-    #: "learned" with the networks, or "coreset": blocks of the training images, spread evenly over all
-    #: blocks. Without anything to learn there are no networks: each memory is compared with what it reads.
+    #: "learned" together with the networks, or "coreset": blocks of the training images, spread evenly over all
+    #: blocks. A coreset has no networks: each memory is compared with the features that it reads.
     items: str = "learned"
-    nearest: int = 1  #: with "coreset": how many items are read; their mean distance counts
-    #: With "coreset": how far apart the upper and the lower edge of an image are, in typical distances of two
-    #: blocks. 0: a block may be anywhere. Below 0: none or 1, whichever finds more corruptions of training
-    #: images.
+    nearest: int = 1  #: with "coreset": how many nearest items are read; the mean of their distances counts
+    #: With "coreset": the distance between the upper and the lower edge of an image, in typical distances of two
+    #: blocks. 0: the place of a block does not count. Below 0: 0 or 1, whichever finds more corruptions of
+    #: training images.
     place_weight: float = 0.0
 
 
@@ -175,22 +175,22 @@ class LossConfig:
 
 @dataclass
 class TrainConfig:
-    """The optimisation, and the log and checkpoints that it writes."""
+    """The optimisation, its log and its checkpoints."""
 
     steps: int = 2000  #: how many batches train the networks
     batch_size: int = 64  #: images of a batch, over all devices and processes
     learning_rate: float = 2e-4  #: learning rate of Adam, for both networks
     beta1: float = 0.5  #: Adam's decay of the mean of the gradients
-    beta2: float = 0.999  #: Adam's decay of the mean of their squares
+    beta2: float = 0.999  #: Adam's decay of the mean of the squared gradients
     schedule: str = "constant"  #: the learning rate is "constant", or falls to zero ("cosine")
     warmup_steps: int = 0  #: how many steps the learning rate rises at the start
-    #: Not in the paper: how the generator's input is degraded, which the output restores: "grey" (no colour),
-    #: "turns" (turned) or "grey_turns", see `method/restoration.py`.
+    #: Not in the paper: how the generator's input is degraded. The output must restore it. "grey" (no colour),
+    #: "turns" (turned) or "grey_turns", see `method/restoration.py`; "": not degraded.
     restore: str = ""
     #: Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
     #: losses and parameters are float32. `score.precision` is the precision in scoring.
     precision: str = "float32"
-    steps_per_call: int = 1  #: steps in one call of the device; more help if a small model waits for Python
+    steps_per_call: int = 1  #: steps in one call of the device; more than 1 is faster for small models
     log_every: int = 50  #: steps between two lines of the log
     checkpoint_every: int = 500  #: steps between two checkpoints
     max_to_keep: int = 3  #: how many checkpoints are kept
@@ -201,27 +201,27 @@ class TrainConfig:
 class ScoreConfig:
     """A(x) = gamma * R(x) + (1 - gamma) * L(x), each in units of held-out normal images."""
 
-    gamma: float = 0.9  #: how much R counts, 0 to 1; L counts the rest
+    gamma: float = 0.9  #: the weight of R, 0 to 1; the weight of L is the rest
     #: R, a name of DISTANCES in `scoring/distances.py`: "l2" (the paper), "squared", "cosine" (ignores the
     #: strength of the light) or "correlation" (ignores brightness and contrast).
     distance: str = "l2"
     #: L, a name of ALIGNMENTS there: "l2" (the paper, of f_D) or "layers" (ours: of all layers, relative).
     alignment: str = "l2"
     smoothing: float = 0.0  #: sigma in pixels of a Gaussian on both images before comparing
-    #: Ours: R is the power mean of its heat map's squares with this exponent. 1: the paper, every place
-    #: counts the same. 8: the worst places count nearly alone, which finds small defects.
+    #: Ours: R is the power mean of the squares of its heat map, with this exponent. 1 is the paper: all places
+    #: count the same. With 8, nearly only the worst places count, which finds small defects.
     pooling: int = 1
-    #: With "coreset": how much each memory counts in R; empty: all the same. Large blocks know better whether
-    #: there is a defect.
+    #: With "coreset": the weight of each memory in R; empty: all the same. Large blocks find better whether an
+    #: image has a defect.
     weights: tuple[float, ...] = ()
-    heat_weights: tuple[float, ...] = ()  #: as `weights`, for the heat map; small blocks show the place
+    heat_weights: tuple[float, ...] = ()  #: as `weights`, for the heat map; small blocks show better where the defect is
     heat_smoothing: float = 0.02  #: sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  #: the threshold flags at most this share of normal images
-    #: Precision of the networks' products in scoring: "float32", the same scores on every device; or
-    #: "device", which is faster on a TPU or a GPU and rounds as that device does, also when it calibrates.
+    #: Precision of the networks' products in scoring: "float32" (the same scores on every device) or "device"
+    #: (faster on a TPU or a GPU; the device rounds in its own way, in calibration, too).
     precision: str = "float32"
-    #: Images that a device scores at once. 0: 8, or more if images are small; on features, a CPU takes one
-    #: image for each two cores, up to 8.
+    #: Images that a device scores at once. 0 chooses 8, or more if images are small. On features, 0 chooses one
+    #: image for every two cores of a CPU, at most 8.
     batch_size: int = 0
 
 
@@ -251,16 +251,15 @@ class Config:
 
 
 def to_json(config: Config) -> str:
-    """The configuration as JSON text, with all defaults."""
+    """Returns the configuration as JSON text, with all defaults."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
 def from_json(text: str) -> Config:
-    """Inverse of `to_json`.
+    """Reads a configuration from the text of `to_json`. `validation.validate` checks its values.
 
     Raises:
-        UserError: not JSON, or keys or types that this version does not know. Values are not checked, see
-            `validation.validate`.
+        UserError: the text is not JSON, or this version does not know a key, or a value has another type.
     """
     try:
         tree = json.loads(text)
@@ -272,7 +271,7 @@ def from_json(text: str) -> Config:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested tables under dotted keys."""
+    """Returns the values of nested tables under dotted keys."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -280,12 +279,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def all_keys() -> list[str]:
-    """The dotted keys of all values: "name", "data.height", ..."""
+    """Returns the dotted keys of all values: "name", "data.height", ..."""
     return list(_keys(Config, ""))
 
 
 def nearest_key(key: str) -> str:
-    """The key that looks most like `key`; "" if none resembles it."""
+    """Returns the known key that is most similar to `key`; "" if no key is similar."""
     return nearest(key, all_keys(), 0.5)
 
 
@@ -297,7 +296,7 @@ def _keys(cls: Any, prefix: str) -> typing.Iterator[str]:
 
 
 def _build(cls: Any, tree: Any, key: str) -> Any:
-    """`tree` (parsed JSON) as an instance of the dataclass `cls`; lists become tuples."""
+    """Makes an instance of the dataclass `cls` from `tree` (parsed JSON). Lists become tuples."""
     if not isinstance(tree, dict):
         raise UserError(f"{key}: expected a table, found {type(tree).__name__}")
     hints = typing.get_type_hints(cls)
@@ -321,7 +320,7 @@ def check_types(node: Any, key: str = "config") -> None:
     """Checks that every value has the type that its dataclass names.
 
     Raises:
-        UserError: the first value of another type, by its key.
+        UserError: a value has another type. The message names the key of the first such value.
     """
     for name, hint in typing.get_type_hints(type(node)).items():
         value = getattr(node, name)

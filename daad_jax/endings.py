@@ -1,4 +1,4 @@
-"""How a command ends: every error and every signal in one line on standard error, with an exit status."""
+"""Ends a command: every error and every signal gets one line on standard error and an exit status."""
 
 import contextlib
 import functools
@@ -14,29 +14,29 @@ from daad_jax.errors import Stopped, UserError, describe_os_error
 from daad_jax.escaping import for_terminal
 
 RETRY_SIGNAL_S = 0.05
-MAX_MESSAGE = 300  # characters of an error that a library words
-before_exit: list[Callable[[int], None]] = []  # called with the exit status, after the line
+MAX_MESSAGE = 300  # characters of a library's error message
+before_exit: list[Callable[[int], None]] = []  # called after the line, with the exit status
 Hook = Callable[["sys.UnraisableHookArgs"], object]
 
 
 @contextlib.contextmanager
 def errors_in_one_line(program: str, debug: bool = False) -> Iterator[None]:
-    """Ends the process in one line if the block raises, after every `finally` on the way.
+    """Ends the process with one line if the block raises an error. Every `finally` of the block still runs.
 
-    What the user can mend, and what the system refuses (memory, space, rights), has exit status 2. Every
-    other error is a mistake of ours and has exit status 1. SIGTERM, Ctrl-C and a closed pipe (`| head`) have
-    128 + the signal's number.
+    The exit status is 2 if the user can mend the error, or if the system refuses something (memory, space,
+    rights). Every other error is our mistake and has exit status 1. SIGTERM, Ctrl-C and a closed pipe (`|
+    head`) have 128 + the number of the signal.
 
     Args:
-        program: begins the line.
-        debug: whether the traceback of an error is printed before its line.
+        program: the name of the program, which begins the line.
+        debug: whether to print the traceback of an error before the line.
 
     Raises:
-        SystemExit: with the exit status.
+        SystemExit: the block raised; the code is the exit status.
     """
 
     def end(line: str, status: int) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`: only the exit status arrives
+        with contextlib.suppress(BrokenPipeError):  # with `2>&1 | head`, nobody reads the line
             if debug and line.startswith("error"):
                 traceback.print_exc()
             print(for_terminal(f"{program}: {' '.join(line.split())}"), file=sys.stderr)
@@ -49,7 +49,7 @@ def errors_in_one_line(program: str, debug: bool = False) -> Iterator[None]:
     except UserError as error:
         end(f"error: {error}", error.status)
     except BrokenPipeError:
-        # For output that is still to be flushed.
+        # Python flushes the rest of the output at its end. Send this rest nowhere, or the flush would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         end("stopped: nobody reads the output any more", 128 + signal.SIGPIPE)
     except KeyboardInterrupt:
@@ -63,7 +63,7 @@ def errors_in_one_line(program: str, debug: bool = False) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """Says what the system refused and what helps; "" for every other error."""
+    """Explains what the system refused and what helps. Returns "" for every other error."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({' '.join(str(error).split())[:150]}); try a smaller config.train.batch_size, "
@@ -86,7 +86,7 @@ def _explain(error: Exception) -> str:
 
 
 def _name(error: Exception) -> str:
-    """Describes an error that nobody foresaw: its kind, its message and its place in the code."""
+    """Describes an unexpected error: its type, its message and its place in the code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
     return f"unexpected {type(error).__name__}: {str(error)[:MAX_MESSAGE]} ({place})"
@@ -94,7 +94,7 @@ def _name(error: Exception) -> str:
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises `Stopped` for the block; outside the main thread, signals stay as they are."""
+    """Wraps a block in which SIGTERM raises `Stopped`. Outside the main thread, signals stay unchanged."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -112,10 +112,10 @@ def _stop(number: int, _: object) -> None:
 
 
 def _send_again(hook: Hook, lost: "sys.UnraisableHookArgs") -> None:
-    """Sends a signal once more if Python ignored its exception; other exceptions go on to `hook`.
+    """Sends a signal again if Python has ignored its exception. Other exceptions are passed to `hook`.
 
-    Handlers run between any two lines of the main thread, also in a callback of the garbage collector
-    or a `__del__`. An exception that is raised there is printed and lost.
+    A signal handler can run between any two lines of the main thread, also in a callback of the garbage
+    collector or in a `__del__`. Python prints an exception from such a place, and then ignores the exception.
     """
     if not isinstance(lost.exc_value, KeyboardInterrupt | Stopped):
         hook(lost)

@@ -1,7 +1,7 @@
-"""Where every command begins.
+"""Starts every command.
 
-To import the options of all commands takes a quarter of a second, and Ctrl-C would end these imports with a
-traceback. So signals are held before the imports begin.
+The import of all options takes a quarter of a second, and Ctrl-C would end this import with a traceback. So
+signals are held before the import begins.
 """
 
 from daad_jax.held_signals import hold_signals

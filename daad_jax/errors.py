@@ -1,4 +1,4 @@
-"""The exceptions that end a command on purpose, and hints for misspelled names."""
+"""Defines the exceptions that end a command on purpose, and makes hints for misspelled names."""
 
 import difflib
 import errno
@@ -20,16 +20,16 @@ REMEDIES = {
 
 
 class UserError(Exception):
-    """Bad input or an unusable environment; its message is one line that names the remedy.
+    """The input is bad, or the environment is unusable. The message is one line that names the remedy.
 
-    `status` is the exit status of a command that ends with it.
+    `status` is the exit status of a command that ends with this error.
     """
 
     status = 2
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. It is no Exception, so that `except Exception` does not catch it."""
+    """A signal asked the process to end. `except Exception` does not catch this BaseException."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -37,13 +37,13 @@ class Stopped(BaseException):
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known name that looks most like `name`; "" if none resembles it (similarity below `cutoff`)."""
+    """Returns the known name that is most similar to `name`; "" if every similarity is below `cutoff`."""
     matches = difflib.get_close_matches(name, list(known), 1, cutoff)
     return matches[0] if matches else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the most similar known name, or the first known names."""
+    """Returns the end of an error about an unknown name: the most similar known name, or the first ones."""
     names = list(known)
     if match := nearest(name, names):
         return f"did you mean {match!r}?"
@@ -52,7 +52,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line about what the system refused: the file, the reason and what helps."""
+    """Returns a line about an error of the system: the file, the reason and the remedy."""
     place = f"{error.filename}: " if error.filename is not None else ""
     remedy = REMEDIES.get(error.errno or 0, "look at this file or device, then try again")
     return f"{place}{error.strerror or error}; {remedy}"

@@ -1,52 +1,54 @@
-"""Makes names of files safe for where they are shown: on the terminal, in tables, on pages, in other names.
+"""Makes names of files safe to show: on the terminal, in tables, on pages and in other names.
 
-A name on Linux may hold everything but "/" and a zero: line breaks, commands for the terminal, bytes that are
-no text. JSON needs no function: `json.dumps` escapes every other character than ASCII and keeps exact names.
+On Linux, a name may have all bytes except "/" and zero: line breaks, commands for the terminal, and bytes
+that are not text. JSON needs no function here, because `json.dumps` escapes all characters outside ASCII.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable
 
-# Control characters, separators of lines, characters that turn the direction of the text, and bytes that are
-# no text (Python keeps them as surrogates).
+# Control characters, separators of lines, characters that change the direction of the text, and bytes that
+# are not text (Python stores these bytes as surrogates).
 _UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_ON_A_PAGE = re.compile(f"(?![\n\t]){_UNSAFE.pattern}")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-_FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet would compute a cell that begins so
+_FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet computes a cell that begins with one of these
 
 
 def for_terminal(text: str) -> str:
-    r"""The text as one line without commands for the terminal: a line break becomes "\n", a byte "\xff".
+    r"""Escapes a text to one line without commands for the terminal: a line break becomes "\n", a byte "\xff".
 
-    A text that was escaped before stays as it is.
+    A text that was escaped before does not change.
     """
     return _UNSAFE.sub(_escape, text)
 
 
 def for_page(value: object) -> object:
-    """A text for an HTML page, without what would turn or hide the text around it; line breaks stay.
+    """Escapes characters that would reverse or hide other text on an HTML page. Line breaks stay.
 
-    It does not escape HTML, see `evaluation/report.py`. Other values, and markup, stay as they are.
+    This function does not escape HTML: Jinja2 does. Values that are not texts, and markup, do not change.
     """
     return _UNSAFE_ON_A_PAGE.sub(_escape, value) if type(value) is str else value
 
 
 def for_table(text: str) -> str:
-    """The text of a cell in a CSV file: one line, and no formula of a spreadsheet.
+    """Returns the text of a cell in a CSV file: one line, and no formula of a spreadsheet.
 
-    A cell that a spreadsheet would compute gets a "'" in front, which spreadsheets take for "this is text".
+    A cell that a spreadsheet would compute gets a "'" in front. This sign tells spreadsheets that the cell is
+    text.
     """
     shown = _UNSAFE.sub(_escape, text)
-    # Some spreadsheets pass over spaces, and take the wide forms of these characters for the same.
+    # Some spreadsheets ignore spaces at the start, and treat the wide forms of these characters as the same.
     is_formula = unicodedata.normalize("NFKC", shown.strip()[:1]).startswith(_FORMULA_STARTS)
     return f"'{shown}" if is_formula else shown
 
 
 def table_row(cells: Iterable[object]) -> str:
-    """A line of a CSV file, with its end. Texts go through `for_table`; floats get 8 digits.
+    """Returns a line of a CSV file, with its line break. `for_table` escapes texts; floats get 8 digits.
 
-    A text with a comma or a semicolon is quoted: spreadsheets in many languages cut lines at semicolons.
+    A text with a comma or a semicolon is quoted, because spreadsheets in many languages cut lines at
+    semicolons.
     """
     return ",".join(map(_cell, cells)) + "\n"
 
@@ -68,6 +70,6 @@ def _cell(value: object) -> str:
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no text
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not text
         code -= 0xDC00
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, used by one process at a time, refused in a clear line."""
+"""Writes files and folders whole or not at all, locks them, and explains errors of writing in one line."""
 
 import glob
 import hashlib
@@ -15,17 +15,17 @@ from daad_jax import uploads
 from daad_jax.buckets import is_in_bucket
 from daad_jax.errors import UserError
 
-LOCK_FILE = ".lock"  # in a folder that a process fills
-LEFT_AFTER_S = 60  # a temporary file or folder of this age, which nobody uses, was left by a killed command
+LOCK_FILE = ".lock"  # the name of the lock in a folder that a process fills
+LEFT_AFTER_S = 60  # an unused temporary file or folder of this age belongs to a killed command
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary file beside `path`, which takes the place of `path` when the block ends well.
+    """Yields a temporary file beside `path`, which replaces `path` when the block ends without an error.
 
-    Readers see the old file or the whole new one. After an error the old one is still there. Temporary files
-    that killed commands have left for this path are removed. A file for a bucket is written on this machine
-    and then uploaded.
+    Readers see the old file or the whole new file. After an error, the old file is still there. Temporary
+    files that killed commands have left for this path are removed. A file for a bucket is written on this
+    machine first, and then uploaded.
     """
     if is_in_bucket(path):
         with uploads.uploading(path) as temporary:
@@ -46,15 +46,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_together(folder: Path, name: str) -> Iterator[Path]:
-    """Yields a new folder whose files move into `folder` when the block ends well: all of them or none.
+    """Yields a new folder. When the block ends without an error, all files of this folder move into `folder`.
 
-    A command that is killed while they move leaves the whole folder `.NAME.complete`. The next command moves
-    the rest before it does anything else, see `finish_replacing`. After an error nothing has changed. What
-    killed commands have left is removed.
+    If the command is killed while the files move, the folder `.NAME.complete` keeps the rest. The next
+    command moves the rest first, see `finish_replacing`. After an error, nothing has changed. Other folders
+    that killed commands have left are removed.
 
     Args:
         folder: an existing folder.
-        name: what the files are, for the names of hidden folders.
+        name: a word for the files, which becomes a part of the names of hidden folders.
     """
     if is_in_bucket(folder):
         with uploads.uploading_together(folder, name) as staging:
@@ -74,7 +74,7 @@ def replacing_together(folder: Path, name: str) -> Iterator[Path]:
 
 
 def finish_replacing(folder: Path, name: str) -> None:
-    """Finishes a killed `replacing_together`: moves the files if all were complete, else removes them."""
+    """Finishes a killed `replacing_together`: moves its files if all were written, else removes them."""
     complete = folder / f".{name}.complete"
     if complete.is_dir():
         for file in sorted(complete.iterdir()):
@@ -89,11 +89,11 @@ def finish_replacing(folder: Path, name: str) -> None:
 def remove_abandoned(folder: Path) -> None:
     """Removes a temporary folder if no process holds its `LOCK_FILE`.
 
-    A new folder stays, because its process may be about to lock it. A kill may have come before the lock file
-    was made, so the folder need not have one.
+    A new folder stays, because its process may be about to lock it. The folder need not have a lock file,
+    because a process may be killed before it makes this file.
     """
     lock = folder / LOCK_FILE
-    with suppress(OSError, UserError):  # the folder has gone, or a process fills it
+    with suppress(OSError, UserError):  # the folder is gone, or a process fills it
         if time.time() - (lock if lock.exists() else folder).stat().st_mtime > LEFT_AFTER_S:
             with exclusive(lock, "busy") as is_locked:
                 if is_locked:
@@ -101,7 +101,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _commit(staging: Path, complete: Path) -> None:
-    """Gives a whole folder its final name. If another command's folder has it, that one is moved first."""
+    """Gives a complete folder its final name. If another folder has this name, its files are moved first."""
     while True:
         try:
             os.replace(staging, complete)
@@ -119,27 +119,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_checksums(file: Path, *files: Path) -> None:
-    """Writes into `file` the SHA-256 of `files`, which lie beside it, as `sha256sum --check` reads them."""
+    """Writes the SHA-256 of `files` into `file` beside them, in the format of `sha256sum --check`."""
     write_text(file, "".join(f"{sha256_of(each)}  {each.name}\n" for each in files))
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def first_free(path: Path) -> Path:
-    """The first path that does not exist, of `path`, and `path` with -2, -3, ... behind its name."""
+    """Returns `path` if it does not exist, else the first free path with -2, -3, ... behind the name."""
     names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
     return next(free for name in names if not os.path.lexists(free := path.with_name(name)))
 
 
 def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
-    """Makes a folder for results: the chosen one, or the first free of `default` and its numbered names.
+    """Makes a folder for results: the chosen folder, or the first free name of `default`, `default`-2, ...
 
     Raises:
-        UserError: the chosen folder is not empty, or the folder cannot be written; the second message ends in
-            `remedy`.
+        UserError: the chosen folder is not empty, or the folder cannot be written. The message about writing
+            ends in `remedy`.
     """
     if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
         raise UserError(f"--out {chosen}: exists already; give a folder that is new or empty")
@@ -149,7 +149,7 @@ def new_folder(chosen: Path | None, default: Path, remedy: str) -> Path:
             try:
                 folder.mkdir(parents=True, exist_ok=bool(chosen))
                 return folder
-            except FileExistsError:  # another command has taken this name since
+            except FileExistsError:  # another command has just taken this name
                 if chosen:
                     raise
 
@@ -159,11 +159,12 @@ def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
     """Wraps a block that writes into `place`.
 
     Raises:
-        UserError: the system refuses to write (no right, no space, no folder); the message ends in `remedy`.
+        UserError: the system refuses to write (no permission, no space, no folder). The message ends in
+            `remedy`.
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads the printed lines: not about `place`
+    except BrokenPipeError:  # this error is about the printed lines, not about `place`
         raise
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror or error}); {remedy}") from error
@@ -173,11 +174,12 @@ def explain_write_errors(place: Path, remedy: str) -> Iterator[None]:
 def exclusive(file: Path, busy_message: str) -> Iterator[bool]:
     """Holds an exclusive lock on `file` (created if missing) for the block.
 
-    The system releases the lock when the process dies; on NFS, after a machine is lost, when the server gives
-    up.
+    The system releases the lock when the process dies. If a machine on NFS is lost, the server releases the
+    lock when it gives the machine up.
 
     Yields:
-        False if the system has no such locks: others may then be in the block too.
+        Whether the lock is held. False if the system has no such locks: other processes may then be in the
+        block, too.
 
     Raises:
         UserError: another process holds the lock; the message is `busy_message`.

@@ -1,4 +1,4 @@
-"""Holds SIGTERM and Ctrl-C until a command can end in its usual line."""
+"""Holds SIGTERM and Ctrl-C until a command can end with its usual line."""
 
 import signal
 
@@ -6,12 +6,12 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 def hold_signals() -> None:
-    """Lets the signals wait until `release_signals`. They wait on if this process replaces itself."""
+    """Holds the signals until `release_signals`. They stay held if this process restarts its program."""
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def release_signals() -> None:
-    """Lets the signals come, and those that have waited."""
+    """Delivers the held signals, and lets further signals arrive."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)

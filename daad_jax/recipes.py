@@ -1,4 +1,4 @@
-"""The built-in recipes: the files of `configs/`, which an installed package carries inside."""
+"""Finds and loads recipes. The built-in recipes are the files of `configs/`, also in an installed package."""
 
 import importlib.util
 import inspect
@@ -11,24 +11,24 @@ from daad_jax.errors import UserError, did_you_mean
 
 
 def folder() -> Path:
-    """The folder of the built-in recipes: in the installed package, or `configs/` of a checkout."""
+    """Returns the folder of the built-in recipes: in the installed package, or `configs/` of a checkout."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def names() -> tuple[str, ...]:
-    """The names of the built-in recipes, in alphabetical order."""
+    """Returns the names of the built-in recipes, in alphabetical order."""
     return tuple(sorted(path.stem for path in folder().glob("*.py") if path.stem != "__init__"))
 
 
 def find(name: str) -> Path:
-    """The file of a recipe.
+    """Returns the file of a recipe.
 
     Args:
         name: the name of a built-in recipe, or the path of a file that ends in ".py".
 
     Raises:
-        UserError: there is no such recipe or file.
+        UserError: the recipe or the file does not exist.
     """
     path = Path(name) if name.endswith(".py") else folder() / f"{name}.py"
     if path.is_file():
@@ -45,25 +45,28 @@ def find(name: str) -> Path:
 
 
 def load_recipe(recipe: str) -> Config:
-    """The configuration that a recipe gives.
+    """Returns the configuration that a recipe makes.
 
         config = load_recipe("folder:path/to/good/images")
         config = load_recipe("mnist:8,memae")
         config = load_recipe("my_recipe.py")
 
     Args:
-        recipe: what `--config` takes: NAME or FILE.py, and after a colon the words for its
-            `get_config`. The file is run as Python code.
+        recipe: the recipe as in `--config`: NAME or FILE.py, and after a colon the words for `get_config`.
+            The file runs as Python code.
 
     Raises:
-        UserError: there is no such recipe, the recipe does not know its words, or the recipe fails.
+        UserError: the recipe does not exist, does not know the words, or fails.
     """
+    # Prepare the module.
     name, words = _split(recipe)
     path = find(name)
     spec = importlib.util.spec_from_file_location(f"daad_jax_recipe_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+
+    # Run the recipe.
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -72,7 +75,7 @@ def load_recipe(recipe: str) -> Config:
         config = module.get_config(words) if takes_words else module.get_config()
     except UserError:
         raise
-    except Exception as error:  # the file is the user's, and may raise anything
+    except Exception as error:  # the file belongs to the user, and may raise any error
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
         ]
@@ -86,7 +89,7 @@ def load_recipe(recipe: str) -> Config:
 
 
 def _split(recipe: str) -> tuple[str, str]:
-    """Splits into the name or file of a recipe, and its words. The path of a file may contain colons."""
+    """Splits a recipe into its name or file and its words. The path of a file may have colons."""
     name, _, words = recipe.partition(":")
     file = re.match(r"(.+?\.py)(?::(.*))?$", recipe, re.DOTALL)
     return (file[1], file[2] or "") if file and name not in names() else (name, words)

@@ -1,4 +1,4 @@
-"""Further commands about finished runs, for `commands.COMMANDS`."""
+"""Defines further commands for finished runs. `commands.COMMANDS` adds them to its own."""
 
 from collections.abc import Sequence
 
@@ -169,7 +169,7 @@ def _predict_on_ray(call: Invocation) -> None:
 
 
 def _accelerators(text: str) -> dict[str, float]:
-    """The name and the number of the accelerators of a worker, from NAME=NUMBER or "".
+    """Parses the name and the number of the accelerators of a worker, from NAME=NUMBER or "".
 
     Raises:
         UserError: the text has another form.

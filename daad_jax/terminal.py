@@ -7,7 +7,7 @@ from daad_jax.escaping import for_terminal
 
 
 def say(*lines: str) -> None:
-    """Prints lines on standard output, at once. A line break inside of one does not begin a new line."""
+    """Prints lines on standard output at once. A line break inside a line does not begin a new line."""
     _write(lines, sys.stdout)
 
 

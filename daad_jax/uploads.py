@@ -1,4 +1,4 @@
-"""Writes into a bucket: objects that appear whole, several of them together, and files that grow."""
+"""Writes into a bucket: objects that appear whole, several objects together, and files that grow."""
 
 import json
 import secrets
@@ -13,15 +13,15 @@ from pathlib import Path
 from daad_jax.buckets import blob, is_in_bucket, os_errors, read_small
 from daad_jax.errors import UserError
 
-LEFT_AFTER_S = 86_400.0  # an upload that is older was left by a killed command
+LEFT_AFTER_S = 86_400.0  # an older upload belongs to a killed command
 SYNC_S = 30.0  # files that grow are uploaded this often
 
 
 def upload(file: Path, path: Path) -> None:
-    """Writes a local file to a path in a bucket: readers see the old object or the whole new one.
+    """Writes a local file to a path in a bucket. Readers see the old object or the whole new object.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the object cannot be written.
     """
     with os_errors(path):
         blob(path).upload_from_filename(str(file))
@@ -29,7 +29,7 @@ def upload(file: Path, path: Path) -> None:
 
 @contextmanager
 def uploading(path: Path) -> Iterator[Path]:
-    """Yields a temporary local file, which is uploaded to `path` when the block ends well."""
+    """Yields a temporary local file, which is uploaded to `path` when the block ends without an error."""
     with tempfile.TemporaryDirectory(prefix="daad_jax-") as folder:
         file = Path(folder) / path.name
         yield file
@@ -41,7 +41,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     """Yields a file with the content of `path`: a temporary copy of an object in a bucket, or `path` itself.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the object cannot be read.
     """
     if not is_in_bucket(path):
         yield path
@@ -55,10 +55,11 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def uploading_together(folder: Path, name: str) -> Iterator[Path]:
-    """Yields a local folder whose files go to `folder` in a bucket when the block ends well: all or none.
+    """Yields a local folder. When the block ends without an error, all its files go to `folder` in a bucket.
 
-    They are uploaded below another name first. Then `.NAME.complete` lists them, and they are copied inside
-    the bucket. If the command is killed while they are copied, the next one copies the rest.
+    The files are first uploaded below another name. Then the object `.NAME.complete` lists the files, and
+    they are copied inside the bucket. If the command is killed during the copies, the next command copies the
+    rest.
     """
     finish_uploading(folder, name)
     with tempfile.TemporaryDirectory(prefix="daad_jax-") as local:
@@ -75,10 +76,10 @@ def uploading_together(folder: Path, name: str) -> Iterator[Path]:
 
 
 def create(path: Path, text: str, generation: int = 0) -> int:
-    """Writes an object if it does not exist, or if it is still of this generation.
+    """Writes an object if it still has the given generation. Generation 0 stands for a missing object.
 
     Returns:
-        Its generation; 0 if somebody else has written it in the meantime.
+        The new generation; 0 if another process has written the object in the meantime.
     """
     from google.api_core.exceptions import PreconditionFailed
 
@@ -91,7 +92,12 @@ def create(path: Path, text: str, generation: int = 0) -> int:
 
 
 def finish_uploading(folder: Path, name: str) -> None:
-    """Finishes a killed `uploading_together`: copies the rest if all files were uploaded."""
+    """Finishes a killed `uploading_together`: copies the rest if all files were uploaded.
+
+    Raises:
+        UserError: the list of the files is damaged.
+        OSError: the bucket cannot be used.
+    """
     from google.api_core.exceptions import NotFound
 
     complete = folder / f".{name}.complete"
@@ -116,7 +122,7 @@ def finish_uploading(folder: Path, name: str) -> None:
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
-    """Removes uploads of killed commands that nobody will copy."""
+    """Removes the old uploads of killed commands."""
     from google.api_core.exceptions import NotFound
 
     staged = blob(folder / f".{name}.partial-")
@@ -127,11 +133,11 @@ def _remove_leftovers(folder: Path, name: str) -> None:
 
 
 class Mirror:
-    """A local folder whose files are uploaded to `folder` again whenever they have changed.
+    """A local folder whose files are uploaded to `folder` again when they have changed.
 
-    It is for files that grow, which an object in a bucket cannot do. If `folder` is on this machine, it is
-    the local folder itself. At the end of a `with` block the rest is uploaded, and the local folder is
-    removed.
+    It serves files that grow, because an object in a bucket cannot grow. If `folder` is on this machine, the
+    local folder is `folder` itself. At the end of a `with` block, the rest is uploaded and the local folder
+    is removed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -142,7 +148,7 @@ class Mirror:
         self._synced = time.monotonic()
 
     def sync(self) -> None:
-        """Uploads the files that are new or have changed; hidden ones are unfinished. Raises OSError."""
+        """Uploads new and changed files, but no hidden files, which are unfinished. Raises OSError."""
         for file in sorted(self.local.rglob("*")) if self._is_needed else []:
             if file.is_file() and not file.name.startswith("."):
                 status = file.stat()
@@ -153,12 +159,12 @@ class Mirror:
         self._synced = time.monotonic()
 
     def sync_if_due(self) -> None:
-        """`sync`, if the last one was `SYNC_S` seconds ago. Raises OSError."""
+        """Calls `sync` if the last call was more than `SYNC_S` seconds ago. Raises OSError."""
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
 
     def remove(self) -> None:
-        """Removes the local folder, if it is another one."""
+        """Removes the local folder, unless it is `folder` itself."""
         if self._is_needed:
             shutil.rmtree(self.local, ignore_errors=True)
 

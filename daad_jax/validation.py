@@ -1,4 +1,4 @@
-"""Refuses impossible configurations, in one line that names the key, the value and the remedy."""
+"""Refuses impossible configurations with one line that names the key, the value and the remedy."""
 
 from collections.abc import Callable, Collection
 
@@ -22,10 +22,10 @@ Need = Callable[[bool, str, str], None]
 
 
 def validate(config: Config) -> None:
-    """Checks every value, and values against each other.
+    """Checks every value of a configuration, and checks that the values fit together.
 
     Raises:
-        UserError: the first impossible value, with its key and what it can be.
+        UserError: a value is impossible. The message names the first such value, its key and the remedy.
     """
 
     def need(ok: bool, key: str, remedy: str) -> None:
@@ -85,7 +85,7 @@ def _check_tiles(config: Config, need: Need) -> None:
     data = config.data
     if not data.tiles:
         return
-    # Joined maps of much smaller tiles would be much larger than the image.
+    # The joined maps of much smaller tiles would have many more pixels than the image.
     smallest = max(MIN_TILE, (max(data.height, data.width) + 1) // 2)
     need(
         data.tiles >= smallest,
@@ -110,7 +110,7 @@ def _check_tiles(config: Config, need: Need) -> None:
 
 
 def _check_size(config: Config, need: Need) -> None:
-    """Checks the size of the images, and of the networks' input."""
+    """Checks the size of the images and of the networks' input."""
     data, model = config.data, config.model
     if config.uses_coreset:
         for key in ("height", "width"):
@@ -280,8 +280,8 @@ def _check_score(config: Config, need: Need) -> None:
 
 
 def _check_names(config: Config, need: Need) -> None:
-    """Checks the names of functions against the tables that have these functions."""
-    # These modules import JAX, so they come last: other mistakes need not wait for that import.
+    """Checks that the tables of functions have the names in the configuration."""
+    # These modules import JAX. So this check comes last, and other mistakes need not wait for the import.
     from daad_jax.method.losses import DISTANCES as LOSS_DISTANCES
     from daad_jax.method.losses import GENERATOR_LOSSES
     from daad_jax.method.restoration import tasks_of

