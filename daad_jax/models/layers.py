@@ -48,6 +48,9 @@ Implementation = Literal["auto", "native", "split", "portable"]
 # larger than the map that it must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
 
+# On a TPU, our gradient of a transposed convolution is for fine maps with so many values per weight.
+MIN_VALUES_PER_WEIGHT = 4
+
 
 def choose_implementation(
     kernel_size: Pair, strides: Pair, channels: Pair | None, backend: str
@@ -209,8 +212,9 @@ def _flip(kernel: jax.Array) -> jax.Array:
 def native_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`native_conv_transpose` of a 4x4 kernel with stride 2, for the TPU.
 
-    The gradients are convolutions with stride 2. XLA's own gradient of the kernel would first copy the fine
-    map into the reverse order.
+    The gradients are convolutions with stride 2. XLA's own gradient of the kernel first copies the fine map
+    into the reverse order. Where the kernel is the larger array, that copy is cheap: our gradient has its
+    last two axes exchanged, so XLA would copy the optimiser's moments.
     """
     return native_conv_transpose(x, kernel, (2, 2))
 
@@ -220,7 +224,11 @@ def _native_up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Oper
 
 
 def _native_up_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    x, flipped = operands[0], _flip(operands[1])
+    x, kernel = operands
+    if gradient.size < MIN_VALUES_PER_WEIGHT * kernel.size:
+        _, pull = jax.vjp(lambda x, kernel: native_conv_transpose(x, kernel, (2, 2)), x, kernel)
+        return pull(gradient)  # type: ignore[no-any-return]
+    flipped = _flip(kernel)
     return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
 
 
