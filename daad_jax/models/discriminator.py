@@ -63,7 +63,8 @@ class Discriminator(nn.Module):
 
     def _widths(self, images: jax.Array) -> list[int]:
         """The channels of each layer's map. The last layer is the first whose map cannot be halved again."""
-        widths, smaller_side = [], min(images.shape[1:3])
+        widths: list[int] = []
+        smaller_side = min(images.shape[1:3])
         while not widths or smaller_side >= 2 * SMALLEST_MAP:
             widths.append(min(self.config.discriminator_width * 2 ** len(widths), self.config.max_width))
             smaller_side = -(-smaller_side // 2)

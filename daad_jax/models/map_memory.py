@@ -86,7 +86,7 @@ def _multiply_backward(
     block: Pair, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """JAX has no gradient of a convolution whose result has another type than its operands."""
-    _, pull = jax.vjp(lambda *operands: _conv(*operands, block), *operands)
+    _, pull = jax.vjp(lambda features, kernel: _conv(features, kernel, block), *operands)
     return pull(gradient.astype(operands[0].dtype))  # type: ignore[no-any-return]
 
 
