@@ -57,7 +57,8 @@ class BatchNorm(nn.Module):
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
         factor = scale * inverse_root(var + EPSILON)
-        offset = bias - mean * factor
-        if places > 1:
-            factor, offset = jnp.tile(factor, places), jnp.tile(offset, places)
-        return x * factor.reshape(1, 1, 1, -1) + offset.reshape(1, 1, 1, -1)
+
+        def spread(values: jax.Array) -> jax.Array:
+            return (jnp.tile(values, places) if places > 1 else values).reshape(1, 1, 1, -1)
+
+        return x * spread(factor) + spread(bias - mean * factor)
