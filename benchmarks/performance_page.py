@@ -125,7 +125,7 @@ def write(records: Record, docs: Path) -> None:
             parts += _section(piece, f"{title}, on a GPU", gpu_records[piece], on_gpu=True)
     parts += deployment_section.make_deployments(records.get("deployments", {}))
     parts += deployment_section.make_serving(records.get("serve", {}))
-    parts += tpu_section.make_section(records.get("tpu", {}))
+    parts += tpu_section.make_section(records.get("tpu", {}), records.get("tpu_before", {}))
     parts.append(DESIGN_MEASUREMENTS.read_text(encoding="utf-8").strip())
     files.write_text(docs / "performance.md", "\n\n".join(parts) + "\n")
 

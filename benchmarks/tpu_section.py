@@ -29,10 +29,11 @@ HEAD = (
 ABOUT = (
     "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
     "access. All numbers count one chip and one call. *Products* is the time of the operations at the "
-    "chip's bfloat16 rate, and *bytes* the time of the accesses at its bandwidth, so a call takes at least "
-    "the longer of both. Scoring computes each product in six passes of bfloat16, for full precision; "
-    "*products* counts all passes, *GFLOP* does not. *Memory of the chip* is the memory of arguments and "
-    "temporary arrays."
+    "chip's bfloat16 rate, and *bytes* the time of the accesses at its bandwidth. *GB* also counts accesses "
+    "to the chip's small fast memory (VMEM), and copies to and from this memory. If the arrays of a program "
+    "fit in there, *bytes* is therefore too long a time. Scoring computes each product in six passes of "
+    "bfloat16, for full precision; *products* counts all passes, *GFLOP* does not. *Memory of the chip* is "
+    "the memory of arguments and temporary arrays."
 )
 
 
@@ -46,11 +47,28 @@ def memory_share(row: Record) -> float:
     return float(row["arguments"] + row["temporary"]) / CHIPS[row["chip"]].memory
 
 
-def make_section(rows: dict[str, Record]) -> list[str]:
+def describe_gains(rows: dict[str, Record], before: dict[str, Record]) -> str:
+    """One sentence for each program that was also compiled at an earlier commit.
+
+    Args:
+        rows: see `make_section`.
+        before: `commit`, `bytes` and `temporary` of earlier programs, as in `rows`, by program.
+    """
+    return " ".join(
+        f"Since commit {old['commit']}, *{name}* accesses {rows[name]['bytes'] / old['bytes']:.2f} of the "
+        f"bytes ({old['bytes'] / 1e9:.2f} GB then), and its temporary arrays take "
+        f"{rows[name]['temporary'] / 2**20:.0f} MiB instead of {old['temporary'] / 2**20:.0f}."
+        for name, old in before.items()
+        if name in rows
+    )
+
+
+def make_section(rows: dict[str, Record], before: dict[str, Record]) -> list[str]:
     """The heading, the text and the table; nothing without rows.
 
     Args:
         rows: what `tpu_compiler.compile_program` returned, with `chip` and `versions`, by program.
+        before: see `describe_gains`.
     """
     if not rows:
         return []
@@ -63,9 +81,11 @@ def make_section(rows: dict[str, Record]) -> list[str]:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     used = sorted({f"{key} {value}" for row in rows.values() for key, value in row["versions"].items()})
-    return [
+    parts = [
         "# By the TPU's compiler",
         "    pip install '.[tpu-check]'\n    python -m benchmarks tpu",
         f"{ABOUT} ({', '.join(used)})",
         "\n".join(lines),
+        describe_gains(rows, before),
     ]
+    return [part for part in parts if part]

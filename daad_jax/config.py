@@ -188,7 +188,8 @@ class TrainConfig:
     #: "turns" (turned) or "grey_turns", see `method/restoration.py`; "": not degraded.
     restore: str = ""
     #: Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
-    #: losses and parameters are float32. `score.precision` is the precision in scoring.
+    #: losses and parameters are float32, but on a TPU memories multiply in this precision, too.
+    #: `score.precision` is the precision in scoring.
     precision: str = "float32"
     steps_per_call: int = 1  #: steps in one call of the device; more than 1 is faster for small models
     log_every: int = 50  #: steps between two lines of the log

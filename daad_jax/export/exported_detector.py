@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class ExportedDetector:
         self._call, fixed = _load_program(path, (data.height, data.width, data.channels), self.config)
         if fixed and batch_size not in (None, fixed):
             raise UserError(f"--batch_size={batch_size}: {path} takes {fixed} images at once; leave it out")
-        at_once = choose_batch_size(self.config, jax.default_backend(), os.cpu_count() or 1)
+        at_once = choose_batch_size(self.config, jax.default_backend())
         self.batch_size: int = fixed or batch_size or at_once
 
     def score_prepared(self, images: Any) -> Iterator[Detections]:

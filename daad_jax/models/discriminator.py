@@ -3,10 +3,12 @@
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from daad_jax.config import ModelConfig
 from daad_jax.models.layers import Conv
 from daad_jax.models.norm import BatchNorm
+from daad_jax.models.packing import choose_grid, factor_of, pack, unpack
 
 SMALLEST_MAP = 4  # pixels; Skip-GANomaly's extractor halves the map down to 4 x 4
 LEAK = 0.2  # slope of LeakyReLU below zero
@@ -37,17 +39,37 @@ class Discriminator(nn.Module):
             last map is f_D.
         """
         chex.assert_rank(images, 4)
-        x = images
+        # As in the generator.
+        keeps_maps = train and jax.default_backend() == "tpu"
+        grid = self._choose_grid(images) if keeps_maps else 0
+        x = pack(images, factor_of(0, grid))
         maps: list[jax.Array] = []
-        while not maps or min(x.shape[1:3]) >= 2 * SMALLEST_MAP:
-            layer = len(maps)
-            width = min(self.config.discriminator_width * 2**layer, self.config.max_width)
-            conv = Conv(width, (4, 4), (2, 2), use_bias=layer == 0, dtype=self.dtype, name=f"down{layer}")
+        for layer, width in enumerate(self._widths(images)):
+            packing = (factor_of(layer, grid), factor_of(layer + 1, grid))
+            conv = Conv(
+                width, (4, 4), (2, 2), use_bias=layer == 0, dtype=self.dtype, packing=packing,
+                name=f"down{layer}",
+            )  # fmt: skip
             x = conv(x)
             # As in DCGAN, the first layer has no batch norm, so that it sees the pixels as they are.
             if layer > 0:
-                x = BatchNorm(self.axis_name, train, name=f"down{layer}_norm")(x)
+                x = BatchNorm(self.axis_name, train, packing[1], name=f"down{layer}_norm")(x)
             x = jax.nn.leaky_relu(x, LEAK)
-            maps.append(x)
+            x = x.astype(self.dtype) if keeps_maps else x
+            maps.append(unpack(x, packing[1]).astype(jnp.float32))
+        x = maps[-1]
         logits = nn.Dense(1, name="classifier")(x.reshape(x.shape[0], -1))
         return logits[:, 0], tuple(maps)
+
+    def _widths(self, images: jax.Array) -> list[int]:
+        """The channels of each layer's map. The last layer is the first whose map cannot be halved again."""
+        widths: list[int] = []
+        smaller_side = min(images.shape[1:3])
+        while not widths or smaller_side >= 2 * SMALLEST_MAP:
+            widths.append(min(self.config.discriminator_width * 2 ** len(widths), self.config.max_width))
+            smaller_side = -(-smaller_side // 2)
+        return widths
+
+    def _choose_grid(self, images: jax.Array) -> int:
+        """The level to which finer maps are packed, see `packing`."""
+        return choose_grid(len(images), [images.shape[3], *self._widths(images)], images.shape[1:3])

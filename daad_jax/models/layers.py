@@ -36,6 +36,7 @@ from daad_jax.models.image_layers import (
     native_conv,
     reads_image,
 )
+from daad_jax.models.packing import Packing, pack_kernel
 
 # "native" and "split" force one implementation; "split" exists for some shapes only.
 # "auto" takes the faster one for the backend of this process.
@@ -46,6 +47,9 @@ Implementation = Literal["auto", "native", "split", "portable"]
 # A map with at least this many channels per pixel (of all its images) is tiny. Its kernel is much larger, and
 # must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
+
+# On a TPU, our gradient of a transposed convolution is for fine maps with so many values per weight.
+MIN_VALUES_PER_WEIGHT = 4
 
 
 def choose_implementation(
@@ -205,6 +209,33 @@ def _flip(kernel: jax.Array) -> jax.Array:
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
+@jax.custom_vjp
+def native_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`native_conv_transpose` of a 4x4 kernel with stride 2, for the TPU.
+
+    The gradients are convolutions with stride 2. XLA's own gradient of the kernel first copies the fine map
+    into the reverse order. Where the kernel is the larger array, that copy is cheap: our gradient has its
+    last two axes exchanged, so XLA would copy the optimiser's moments.
+    """
+    return native_conv_transpose(x, kernel, (2, 2))
+
+
+def _native_up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
+    return native_up(x, kernel), (x, kernel)
+
+
+def _native_up_backward(operands: Operands, gradient: jax.Array) -> Operands:
+    x, kernel = operands
+    if gradient.size < MIN_VALUES_PER_WEIGHT * kernel.size:
+        _, pull = jax.vjp(lambda x, kernel: native_conv_transpose(x, kernel, (2, 2)), x, kernel)
+        return pull(gradient)  # type: ignore[no-any-return]
+    flipped = _flip(kernel)
+    return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
+
+
+native_up.defvjp(_native_up_forward, _native_up_backward)
+
+
 class Conv(nn.Module):
     """A convolution with the parameters, initial values and results of `nn.Conv` with padding SAME."""
 
@@ -214,11 +245,14 @@ class Conv(nn.Module):
     use_bias: bool = True
     implementation: Implementation = "auto"
     dtype: str = "float32"  # of the products; the parameters and the result are float32
+    packing: Packing = (1, 1)  # of the input's and the result's pixels
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
-        kernel, bias = _create_parameters(self, x.shape[-1])
+        """`[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`, both packed by `packing`."""
+        kernel, bias = _create_parameters(self, x.shape[-1] // self.packing[0] ** 2)
+        if self.packing != (1, 1):
+            return _conv_packed(x, pack_kernel(kernel, self.packing, False), bias, self)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
 
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -242,17 +276,31 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     implementation: Implementation = "auto"
     dtype: str = "float32"  # as in `Conv`
+    packing: Packing = (1, 1)  # as in `Conv`
+    parts: int = 1  # how many maps were concatenated to the input; matters if they are packed
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, H * stride, W * stride, features]`."""
-        kernel, bias = _create_parameters(self, x.shape[-1])
+        """`[B, H, W, C]` -> `[B, H * stride, W * stride, features]`, both packed by `packing`."""
+        kernel, bias = _create_parameters(self, x.shape[-1] // self.packing[0] ** 2)
+        if self.packing != (1, 1):
+            return _conv_packed(x, pack_kernel(kernel, self.packing, True, self.parts), bias, self)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
 
         def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            if jax.default_backend() == "tpu" and (self.kernel_size, self.strides) == ((4, 4), (2, 2)):
+                return native_up(x, kernel)
             return native_conv_transpose(x, kernel, self.strides)
 
         return _add_bias(_select_function(self, None, native, conv4x4_up)(x, kernel), bias)
+
+
+def _conv_packed(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, module: Conv | ConvTranspose
+) -> jax.Array:
+    """The 3x3 convolution between packed maps."""
+    y = native_conv(x.astype(module.dtype), kernel.astype(module.dtype), (1, 1))
+    return _add_bias(y, None if bias is None else jnp.tile(bias, module.packing[1] ** 2))
 
 
 def _create_parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array, jax.Array | None]:

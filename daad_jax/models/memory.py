@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from daad_jax.errors import UserError
-from daad_jax.models.norm import inverse_root
+from daad_jax.models.addressing import EPSILON, cosines_to_weights, inverse_lengths
+from daad_jax.models.map_memory import Division, can_read_map, read_map
+from daad_jax.models.packing import pack, unpack
 
-Division = tuple[int, int, int]
-EPSILON = 1e-12
 INVERSE_LENGTHS = "inverse_lengths"  # the name of a collection of Flax variables
 
 
@@ -67,12 +67,6 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
     return cut.transpose(0, 1, 4, 2, 5, 3, 6).reshape(-1, height, width, channels)
 
 
-def inverse_lengths(vectors: jax.Array) -> jax.Array:
-    """1 / max(length, 1e-6): `[..., D]` -> `[...]`."""
-    squares = jnp.sum(jnp.square(vectors), -1)
-    return inverse_root(jnp.where(squares > EPSILON, squares, EPSILON))
-
-
 def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:
     """Adds the `inverse_lengths` of all memory items to a generator's variables.
 
@@ -112,12 +106,7 @@ def address(
     query_scale = inverse_lengths(queries)
     products = jnp.einsum("...d,nd->...n", queries, items)
     cosine = products * query_scale[..., None] * item_scale.reshape((1,) * (queries.ndim - 1) + (-1,))
-    weights = jax.nn.softmax(cosine / temperature, axis=-1)
-    if shrink > 0:
-        above = jax.nn.relu(weights - shrink)
-        weights = above * weights / (jnp.abs(weights - shrink) + EPSILON)
-        weights = weights / jnp.maximum(jnp.sum(weights, -1, keepdims=True), EPSILON)
-    return weights
+    return cosines_to_weights(cosine, temperature, shrink)
 
 
 def read(
@@ -173,28 +162,37 @@ class BlockMemory(nn.Module):
     division: Division
     temperature: float = 1.0
     shrink: float = 0.0
+    packed: int = 1  # the factor by which the map is packed (`packing.pack`)
+    keeps_map: bool = False  # read without cutting the map, if the division allows it
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Replaces every block of `features` by what the bank can express of it.
 
         Args:
-            features: `[B, H, W, C]`.
+            features: `[B, H, W, C]`; packed, `[B, H / packed, W / packed, packed^2 C]`.
 
         Returns:
-            `[B, H, W, C]`, and the usage statistics of `usage`.
+            The same shape, and the usage statistics of `usage`.
 
         Raises:
             UserError: the division rates do not divide (H, W, C).
         """
         chex.assert_rank(features, 4)
-        shape: Any = features.shape[1:]
+        rows, columns, depth = features.shape[1:]
+        shape = (rows * self.packed, columns * self.packed, depth // self.packed**2)
         division = resolve(self.division, shape, self.name or "memory")
-        queries = divide(features, division)
+        length = math.prod(shape) // math.prod(division)
         # The address depends only on an item's direction, but the read also on its length. Entries of unit
         # variance start the read at the scale of batch-normalised features.
-        bank = self.param("items", nn.initializers.normal(1.0), (self.items, queries.shape[-1]), jnp.float32)
+        bank = self.param("items", nn.initializers.normal(1.0), (self.items, length), jnp.float32)
+        if self.keeps_map and can_read_map(features.shape, division):
+            expressed, weights = read_map(
+                features, bank, division, self.packed, self.temperature, self.shrink
+            )
+            return expressed, usage(weights)
         known = self.has_variable(INVERSE_LENGTHS, "items")
         item_scale = self.get_variable(INVERSE_LENGTHS, "items") if known else None
+        queries = divide(unpack(features, self.packed), division)
         expressed, weights = read(queries, bank, self.temperature, self.shrink, item_scale)
-        return assemble(expressed, division, shape), usage(weights)
+        return pack(assemble(expressed, division, shape), self.packed), usage(weights)

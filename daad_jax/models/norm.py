@@ -33,11 +33,13 @@ class BatchNorm(nn.Module):
 
     axis_name: str | None  # the mapped axis over which training averages the statistics
     train: bool  # see `Generator.__call__`
+    packed: int = 1  # the factor by which the map is packed (`packing.pack`)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises every channel: `[B, H, W, C]` -> `[B, H, W, C]`."""
-        channels = x.shape[-1:]
+        """Normalises every channel: `[B, H, W, C]` -> `[B, H, W, C]`, or `[B, h, w, packed^2 C]` as it is."""
+        places = self.packed**2
+        channels = (x.shape[-1] // places,)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -45,6 +47,8 @@ class BatchNorm(nn.Module):
         mean, var = running_mean.value, running_var.value
         if self.train:
             mean, square = (jnp.mean(v, axis=(0, 1, 2)) for v in (x, jnp.square(x)))
+            if places > 1:
+                mean, square = (jnp.mean(v.reshape(places, -1), axis=0) for v in (mean, square))
             if self.axis_name:
                 mean, square = jax.lax.pmean((mean, square), self.axis_name)
             var = square - jnp.square(mean)
@@ -53,4 +57,8 @@ class BatchNorm(nn.Module):
                 running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var
         factor = scale * inverse_root(var + EPSILON)
-        return x * factor.reshape(1, 1, 1, -1) + (bias - mean * factor).reshape(1, 1, 1, -1)
+
+        def spread(values: jax.Array) -> jax.Array:
+            return (jnp.tile(values, places) if places > 1 else values).reshape(1, 1, 1, -1)
+
+        return x * spread(factor) + spread(bias - mean * factor)

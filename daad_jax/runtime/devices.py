@@ -3,6 +3,7 @@
 The same code serves several processes.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ AXIS = "devices"
 # For each platform: the type to which a product rounds its float32 operands, unless the program asks for
 # more.
 ROUNDING = {"tpu": "bfloat16", "gpu": "tensorfloat32"}
+
+
+def count_cores() -> int:
+    """Returns how many cores of the CPU each device of this process has; 0 if devices share a core."""
+    return (os.cpu_count() or 1) // jax.local_device_count()
 
 
 @dataclass(frozen=True)

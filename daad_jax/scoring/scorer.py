@@ -1,6 +1,5 @@
 """Scores images of 8 or 16 bits on all devices of this process, in batches of one size."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from daad_jax.config import Config
 from daad_jax.method import restoration
 from daad_jax.method.state import TrainState
 from daad_jax.models.memory import with_inverse_lengths
-from daad_jax.runtime.devices import ParallelFunction
+from daad_jax.runtime.devices import ParallelFunction, count_cores
 from daad_jax.runtime.memory_limit import require_memory
 from daad_jax.scoring.anomaly_score import Calibration, calibrate
 from daad_jax.scoring.distances import Distances, Variables, make_distances
@@ -49,7 +48,7 @@ def images_at_once(pixels: int, backend: str) -> int:
     return min(max(MIN_IMAGES_AT_ONCE, enough // pixels), MAX_IMAGES_AT_ONCE)
 
 
-def choose_batch_size(config: Config, backend: str, cores: int) -> int:
+def choose_batch_size(config: Config, backend: str, cores: int | None = None) -> int:
     """How many images a device should score at once, unless `config.score.batch_size` says so.
 
     On a CPU, a frozen network reads one image as fast as each of several: 68, 66, 65 and 65 ms an image in
@@ -59,11 +58,12 @@ def choose_batch_size(config: Config, backend: str, cores: int) -> int:
     Args:
         config: of the run.
         backend: what JAX calls the kind of device.
-        cores: of the CPU, for each device.
+        cores: how many cores of the CPU each device has; None: as many as this machine gives.
     """
     if config.score.batch_size:
         return config.score.batch_size
     if config.model.features and backend == "cpu":
+        cores = count_cores() if cores is None else cores
         return min(max(1, cores // CORES_FOR_AN_IMAGE), MIN_IMAGES_AT_ONCE)
     pixels = config.data.height * config.data.width * restoration.copy_count(config.train.restore)
     return images_at_once(pixels, backend)
@@ -140,8 +140,7 @@ class Scorer:
 
     def __init__(self, config: Config, batch_size: int | None = None) -> None:
         self._config = config
-        cores = (os.cpu_count() or 1) // jax.local_device_count()
-        per_device = batch_size or choose_batch_size(config, jax.default_backend(), cores)
+        per_device = batch_size or choose_batch_size(config, jax.default_backend())
         key = "the batch size" if batch_size else f"config.score.batch_size = {per_device}"
         require_memory(key, per_device, config)
         self._distances = BatchedFunction(make_distances(config), per_device)

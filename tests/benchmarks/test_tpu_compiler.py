@@ -16,10 +16,20 @@ ROW = {
 
 
 def test_the_page_says_what_bounds_a_program():
-    assert tpu_section.make_section({}) == []
-    section = "\n".join(tpu_section.make_section({"folder, step": ROW}))
+    assert tpu_section.make_section({}, {}) == []
+    section = "\n".join(tpu_section.make_section({"folder, step": ROW}, {}))
     assert "(jax 1, libtpu 2)" in section
     assert "| folder, step | 12 | 197.0 | 3.28 | 2.00 | 1.00 | 4.00 | bytes | 12.5% | 3 |" in section
+
+
+def test_the_page_says_what_was_gained_since_an_earlier_commit():
+    old = {"commit": "abc1234", "bytes": 819e6 * 8, "temporary": 3 * 2**30}
+    before = {"folder, step": old, "mnist, step": old}  # the second was not compiled again
+    sentence = tpu_section.make_section({"folder, step": ROW}, before)[-1]
+    assert sentence == (
+        "Since commit abc1234, *folder, step* accesses 0.50 of the bytes (6.55 GB then), and its temporary "
+        "arrays take 1024 MiB instead of 3072."
+    )
 
 
 def test_programs_are_named_for_the_run_that_they_belong_to():
