@@ -30,8 +30,8 @@ class DataConfig:
     path: str = ""  #: the path of a folder, or of the original MVTec AD (else $DAAD_MVTEC_DIR)
     data_dir: str = ""  #: TFDS directory or gs://...; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets
     cache_dir: str = ""  #: folder of decoded images; empty: $DAAD_CACHE_DIR, else ~/.cache/daad_jax
-    #: "one_class": `normal_class` is normal, and all other classes are anomalous. "leave_one_out": `normal_class`
-    #: is anomalous, and all other classes are normal. "inspection": the source says which images are anomalous.
+    #: "one_class": `normal_class` is normal, and all other classes are anomalous. "leave_one_out": the
+    #: reverse, `normal_class` is anomalous. "inspection": the source itself says which images are anomalous.
     protocol: str = "one_class"
     normal_class: str = "automobile"  #: class name or number, for one_class and leave_one_out
     height: int = 32  #: height of the images that the model gets, in pixels
@@ -46,7 +46,7 @@ class DataConfig:
     anomalous: str = ""  #: as `normal`, for anomalous images
     masks: str = ""  #: as `normal`, for the masks that mark the defects of anomalous images
     test_fraction: float = 0.2  #: share of good images to test, if a folder has only anomalous ones to test
-    calibration_fraction: float = 0.1  #: share of the normal training images that is held out, drawn by the seed
+    calibration_fraction: float = 0.1  #: share of the normal training images to hold out, drawn by the seed
     #: Which images belong together: they all train, or they are all held out. "" (each image for itself),
     #: "folder", a regular expression with one group that is searched in the image's path, or FILE.csv:COLUMN.
     group: str = ""
@@ -152,13 +152,13 @@ class ModelConfig:
     #: The sides of the blocks in pixels, one per memory; 0 is the whole image. If the items are learned,
     #: there is one entry: the blocks are the places of the map that the generator reconstructs.
     blocks: tuple[int, ...] = (16,)
-    #: "learned" together with the networks, or "coreset": blocks of the training images, spread evenly over all
-    #: blocks. A coreset has no networks: each memory is compared with the features that it reads.
+    #: "learned" together with the networks, or "coreset": blocks of the training images, spread evenly over
+    #: all blocks. A coreset has no networks: each memory is compared with the features that it reads.
     items: str = "learned"
     nearest: int = 1  #: with "coreset": how many nearest items are read; the mean of their distances counts
-    #: With "coreset": the distance between the upper and the lower edge of an image, in typical distances of two
-    #: blocks. 0: the place of a block does not count. Below 0: 0 or 1, whichever finds more corruptions of
-    #: training images.
+    #: With "coreset": the distance between the upper and the lower edge of an image, in typical distances of
+    #: two blocks. 0: the place of a block does not count. Below 0: 0 or 1, whichever finds more corruptions
+    #: of training images.
     place_weight: float = 0.0
 
 
@@ -184,8 +184,8 @@ class TrainConfig:
     beta2: float = 0.999  #: Adam's decay of the mean of the squared gradients
     schedule: str = "constant"  #: the learning rate is "constant", or falls to zero ("cosine")
     warmup_steps: int = 0  #: how many steps the learning rate rises at the start
-    #: Not in the paper: how the generator's input is degraded. The output must restore it. "grey" (no colour),
-    #: "turns" (turned) or "grey_turns", see `method/restoration.py`; "": not degraded.
+    #: Not in the paper: how the generator's input is degraded. The output must restore it. "grey" (no
+    #: colour), "turns" (turned) or "grey_turns", see `method/restoration.py`; "": not degraded.
     restore: str = ""
     #: Precision of the products in the convolutions, in training: "float32" or "bfloat16". Memories, norms,
     #: losses and parameters are float32, but on a TPU memories multiply in this precision, too.
@@ -209,20 +209,20 @@ class ScoreConfig:
     #: L, a name of ALIGNMENTS there: "l2" (the paper, of f_D) or "layers" (ours: of all layers, relative).
     alignment: str = "l2"
     smoothing: float = 0.0  #: sigma in pixels of a Gaussian on both images before comparing
-    #: Ours: R is the power mean of the squares of its heat map, with this exponent. 1 is the paper: all places
-    #: count the same. With 8, nearly only the worst places count, which finds small defects.
+    #: Ours: R is the power mean of the squares of its heat map, with this exponent. 1 is the paper: all
+    #: places count the same. With 8, nearly only the worst places count, which finds small defects.
     pooling: int = 1
-    #: With "coreset": the weight of each memory in R; empty: all the same. Large blocks find better whether an
-    #: image has a defect.
+    #: With "coreset": the weight of each memory in R; empty: all the same. Large blocks decide better whether
+    #: an image has a defect.
     weights: tuple[float, ...] = ()
-    heat_weights: tuple[float, ...] = ()  #: as `weights`, for the heat map; small blocks show better where the defect is
+    heat_weights: tuple[float, ...] = ()  #: as `weights`, for the heat map; small blocks locate defects
     heat_smoothing: float = 0.02  #: sigma of the heat map's Gaussian, a share of the shorter side
     false_alarm_rate: float = 0.05  #: the threshold flags at most this share of normal images
     #: Precision of the networks' products in scoring: "float32" (the same scores on every device) or "device"
     #: (faster on a TPU or a GPU; the device rounds in its own way, in calibration, too).
     precision: str = "float32"
-    #: Images that a device scores at once. 0 chooses 8, or more if images are small. On features, 0 chooses one
-    #: image for every two cores of a CPU, at most 8.
+    #: Images that a device scores at once. 0 chooses 8, or more if images are small. On features, 0 chooses
+    #: one image for every two cores of a CPU, at most 8.
     batch_size: int = 0
 
 

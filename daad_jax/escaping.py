@@ -17,9 +17,9 @@ _FORMULA_STARTS = ("=", "+", "-", "@")  # a spreadsheet computes a cell that beg
 
 
 def for_terminal(text: str) -> str:
-    r"""Escapes a text to one line without commands for the terminal: a line break becomes "\n", a byte "\xff".
+    r"""Returns the text as one line, without commands for the terminal.
 
-    A text that was escaped before does not change.
+    A line break becomes "\n", a byte that is not text "\xff". A text that was escaped before does not change.
     """
     return _UNSAFE.sub(_escape, text)
 
