@@ -1,4 +1,4 @@
-"""Baselines: scores without a network. A network's figure says nothing unless it beats them."""
+"""Computes baselines: scores without a network. A figure of a network means nothing unless it beats them."""
 
 from typing import NamedTuple
 
@@ -25,36 +25,36 @@ class Nearest(NamedTuple):
 
 
 def mean_intensity(images: np.ndarray) -> np.ndarray:
-    """Mean over all pixels and channels: uint8 or uint16 `[N, H, W, C]` -> `[N]` in [0, 1]."""
+    """Computes the mean over all pixels and channels: uint8 or uint16 `[N, H, W, C]` -> `[N]` in [0, 1]."""
     return images.mean(axis=(1, 2, 3)) / np.iinfo(images.dtype).max
 
 
 def best_direction_auroc(labels: np.ndarray, values: np.ndarray) -> tuple[float, bool]:
-    """AUROC of `values` or of -`values`, whichever is larger.
+    """Computes the AUROC of `values` and of -`values`, and returns the larger one.
 
     The labels choose the direction. The result is therefore an upper bound, not a figure of a method.
 
     Args:
-        labels: 0 (normal) or 1 (anomalous), `[N]`.
-        values: `[N]`.
+        labels: the labels, 0 (normal) or 1 (anomalous), `[N]`.
+        values: the values of the images, `[N]`.
 
     Returns:
-        The larger AUROC, and whether it is the one of `values` (else of -`values`).
+        The larger AUROC, and whether it belongs to `values` (else to -`values`).
     """
     auroc = float(roc_auc_score(labels, values))
     return max(auroc, 1 - auroc), auroc >= 0.5
 
 
 def prepare_images(images: np.ndarray, distance: str) -> np.ndarray:
-    """Turns images into arrays whose L2 distance is the one that `find_nearest` shall use.
+    """Prepares images for `find_nearest`, so that its L2 distance equals the wanted distance.
 
     Args:
-        images: uint8 or uint16 `[N, H, W, C]`.
-        distance: "l2" for the pixels in [0, 1], or "cosine" for smoothed pixels scaled to length 1. Half
-            of a squared distance is then 1 - cos.
+        images: the images, uint8 or uint16 `[N, H, W, C]`.
+        distance: "l2" for the pixels in [0, 1], or "cosine" for smoothed pixels scaled to length 1. With
+            "cosine", half of a squared distance is 1 - cos.
 
     Returns:
-        float32 `[N, H, W, C]`.
+        The prepared images, float32 `[N, H, W, C]`.
     """
     pixels = images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
     if distance == "l2":
@@ -68,12 +68,12 @@ def find_nearest(images: np.ndarray, references: np.ndarray) -> Nearest:
     """Finds the nearest reference of every image by exact search.
 
     Args:
-        images: float32 `[N, H, W, C]`.
-        references: float32 `[M, H, W, C]`.
+        images: the images, float32 `[N, H, W, C]`.
+        references: the reference images, float32 `[M, H, W, C]`.
     """
     flat, others = (x.reshape(len(x), -1) for x in (images, references))
-    # Centring leaves all distances as they are. It makes the terms of |a|^2 - 2ab + |b|^2 small, so that
-    # their float32 sum loses fewer digits.
+    # Centring changes no distance. It makes the terms of |a|^2 - 2ab + |b|^2 small, so that their float32 sum
+    # loses fewer digits.
     centre = others.mean(axis=0)
     centred = others - centre
     squared_norms = np.sum(centred**2, axis=1)
@@ -88,7 +88,7 @@ def find_nearest(images: np.ndarray, references: np.ndarray) -> Nearest:
 
 
 def difference_maps(images: np.ndarray, references: np.ndarray, nearest: Nearest, sigma: float) -> np.ndarray:
-    """Heat maps: the root of the smoothed squared difference from the nearest reference.
+    """Computes heat maps: the root of the smoothed squared difference from the nearest reference.
 
     Args:
         images: the images that `find_nearest` got, float32 `[N, H, W, C]`.
@@ -97,7 +97,7 @@ def difference_maps(images: np.ndarray, references: np.ndarray, nearest: Nearest
         sigma: the standard deviation of the Gaussian, in pixels.
 
     Returns:
-        float32 `[N, H, W]`.
+        The heat maps, float32 `[N, H, W]`.
     """
     square = np.mean((images - references[nearest.indices]) ** 2, axis=-1, keepdims=True)
     return np.sqrt(np.maximum(np.asarray(smooth(square, sigma))[..., 0], 0))  # type: ignore[arg-type]
@@ -107,11 +107,11 @@ def correct_brightness(images: np.ndarray, mean: float) -> np.ndarray:
     """Scales every image to the same mean intensity, so that brightness cannot tell images apart.
 
     Args:
-        images: uint8 or uint16 `[N, H, W, C]`.
+        images: the images, uint8 or uint16 `[N, H, W, C]`.
         mean: the mean intensity to reach, in [0, 1].
 
     Returns:
-        `[N, H, W, C]`, of the same type.
+        The scaled images, `[N, H, W, C]`, of the same type.
     """
     gains = mean / np.maximum(mean_intensity(images), EPSILON)
     largest = np.iinfo(images.dtype).max

@@ -1,4 +1,4 @@
-"""The tables of results and their cells.
+"""Defines the tables of results and their cells.
 
 A cell is one row of a table (a baseline or a variant) for one subject and one seed.
 """
@@ -20,7 +20,7 @@ from daad_jax.validation import validate
 from daad_jax.variants import PIXEL_VARIANTS, VARIANTS
 from reproduction import inspection
 
-# Scores without a network, which every figure of a network has to beat: see baselines.py.
+# Scores without a network, see baselines.py. Every figure of a network has to beat these scores.
 BASELINES = {
     "mean_intensity": "mean intensity",
     "nearest_cosine": "nearest image, cosine",
@@ -30,9 +30,9 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Division:
-    """A row of the granularity table: its title, and how many blocks a feature map has along each axis.
+    """A row of the granularity table. A feature map has `blocks` blocks along each axis.
 
-    A map with fewer pixels than that has one block for each pixel. `blocks` = 0 always means pixels.
+    A map with fewer pixels has one block for each pixel. With `blocks` = 0, this holds for all maps.
     """
 
     title: str
@@ -50,20 +50,20 @@ DIVISIONS = {
 
 @dataclass(frozen=True)
 class Dirt:
-    """A row of the table of dirty training sets: a variant, and how many training images have defects.
+    """A row of the table of dirty training sets.
 
-    `percent` of the training images, with the held-out ones, have a defect and count as normal.
+    `percent` of the training and held-out images have a defect, and count as normal.
     """
 
     variant: str
     percent: int
 
 
-# By data set of the paper: rows that the paper does not have, below the paper's rows. They read features of a
-# frozen network, which other images have trained.
+# For each data set of the paper: rows below the rows of the paper. They read features of a frozen network
+# that was trained on other images.
 FEATURE_ROWS = {"cifar10": ("daad_features",)}
 
-DIRT_PERCENTS = (0, 5, 10)  # ascending; the first one is what the others are compared with
+DIRT_PERCENTS = (0, 5, 10)  # ascending; the others are compared with the first one
 DIRTY_VARIANTS = ("patchcore", "daad_features")
 DIRTY = {f"{v}_{percent}": Dirt(v, percent) for v in DIRTY_VARIANTS for percent in DIRT_PERCENTS}
 
@@ -74,13 +74,13 @@ ROW_TITLES = {
     **{name: f"{VARIANTS[row.variant].title}, {row.percent} % defects" for name, row in DIRTY.items()},
 }
 
-# These keys do not change a result: names, places, logging and checkpoints. The subject and the seed
-# do change it, but a cell names them beside its recipe.
+# The recipe of a cell leaves out these keys. Most of them change no result: names, places, logging and
+# checkpoints. The subject and the seed change the result, but a cell names them beside its recipe.
 KEYS_OUTSIDE_RECIPE = (
     "name", "seed", "data.name", "data.normal_class", "data.path", "data.data_dir", "data.cache_dir",
     "train.log_every", "train.checkpoint_every", "train.max_to_keep", "train.devices",
 )  # fmt: skip
-# These keys of the model describe networks. Memories that are filled from the data need none.
+# These keys of the model describe networks. Memories that are filled from the data have no networks.
 NETWORK_KEYS = (
     "levels", "base_width", "max_width", "skips", "division", "shrink", "discriminator_width",
 )  # fmt: skip
@@ -91,11 +91,11 @@ class Table:
     """A table of results of one data set, or of sets from several sources.
 
     Attributes:
-        name: the name on the command line, and of the stored results.
+        name: the name on the command line and of the file of results.
         title: the heading in docs/results.md.
-        data_set: the data set. Its name is also the name of the recipe of all cells, unless the table has
-            parts from several sources: then each part has its recipe, see `inspection.PARTS`.
-        default_subjects: the classes or parts that run if the user names none.
+        data_set: the data set. Its name is also the name of the recipe of all cells. If the table has parts
+            from several sources, each part has its own recipe instead, see `inspection.PARTS`.
+        default_subjects: the classes or parts that run if the user names no class or part.
         variants: the rows that train, in their order.
         baselines: the rows that need no training, in their order.
     """
@@ -114,7 +114,7 @@ class Table:
 
     @property
     def noun(self) -> str:
-        """What one subject is called: "digit" or "category", for instance."""
+        """The word for one subject, for instance "digit" or "category"."""
         return self.data_set.noun
 
     @property
@@ -149,7 +149,7 @@ class Table:
 
 
 def make_tables(data_sets: Iterable[DataSet]) -> dict[str, Table]:
-    """One table for each data set, then the tables of one question each, by name."""
+    """Makes a table for each data set, and then a table for each further question. Returns them by name."""
     tables = [
         Table(
             d.name,
@@ -176,7 +176,7 @@ TABLES = make_tables(DATA_SETS.values())
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table before it is measured. `seed` is None for baselines: they are not random."""
+    """One number of a table, before it is measured. `seed` is None for baselines, which are not random."""
 
     table: Table
     subject: str
@@ -197,28 +197,29 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        """A digest of everything that the result depends on, beside the subject and the seed.
+        """A digest of all values that the result depends on, except the subject and the seed.
 
-        The digest covers only values that differ from the defaults. A new key of the configuration
-        therefore leaves all digests as they are, as long as its default changes nothing.
+        The digest covers only values that differ from the defaults. A new key of the configuration therefore
+        changes no digest if its default changes no result.
         """
         default = config_lib.flat(make_recipe(dataclasses.replace(self, config=Config())))
         changed = {k: v for k, v in config_lib.flat(make_recipe(self)).items() if v != default[k]}
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, out: Path) -> Path:
-        """The folder of the cell's run, inside `out`."""
+        """Returns the folder of the cell's run, inside `out`."""
         return cell_folder(out, self.table, self.subject, self.row, self.seed, self.recipe)
 
 
 def cell_folder(out: Path, table: Table, subject: str, row: str, seed: int | None, recipe: str) -> Path:
-    """The folder of a cell's run. Another recipe has another folder."""
+    """Returns the folder of a cell's run. Another recipe has another folder."""
     words = [subject, row, *([] if seed is None else [f"seed{seed}"]), recipe]
     return out / table.name / "-".join(words)
 
 
 def make_recipe(cell: Cell) -> dict[str, Any]:
-    """The part of a cell's configuration that its result depends on, as nested dictionaries."""
+    """Returns the part of a cell's configuration that its result depends on, as nested dictionaries."""
+    # Drop the keys that change no result.
     config = cell.config
     if config.uses_coreset:  # nothing is learned, so the keys of networks and of training change nothing
         unused = {key: getattr(ModelConfig, key) for key in NETWORK_KEYS}
@@ -229,7 +230,7 @@ def make_recipe(cell: Cell) -> dict[str, Any]:
         node, _, leaf = key.rpartition(".")
         del (tree[node] if node else tree)[leaf]
 
-    # A scale without a memory neither divides its map nor addresses items.
+    # A scale without a memory does not divide its map and reads no items.
     network = tree["model"]
     if not config.uses_coreset:
         network["division"] = [
@@ -238,14 +239,14 @@ def make_recipe(cell: Cell) -> dict[str, Any]:
     if not any(network["memory_items"]):
         network |= {"temperature": ModelConfig.temperature, "shrink": ModelConfig.shrink}
 
-    # A baseline has no network: its result depends on the data and on how its heat map is smoothed.
+    # A baseline has no network. Its result depends only on the data and on the smoothing of its heat map.
     if cell.row in BASELINES:
         tree = {"data": tree["data"], "score": {"heat_smoothing": tree["score"]["heat_smoothing"]}}
     return tree
 
 
 def source_of(table: Table, subject: str) -> tuple[str, str]:
-    """The recipe and the word that name the images of a subject, for instance ("mvtec_ad", "bottle")."""
+    """Returns the recipe and the word for the images of a subject, for instance ("mvtec_ad", "bottle")."""
     if not table.has_many_sources:
         return table.data_set.name, subject
     part = inspection.PARTS[subject]
@@ -259,16 +260,16 @@ def table_named(name: str) -> Table:
 
 
 def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: bool) -> Cell:
-    """Makes a cell with the configuration that the table's recipe in configs/ gives.
+    """Makes a cell with the configuration of the table's recipe in configs/.
 
     Args:
         table: the table.
         subject: one of the table's subjects.
-        row: one of the table's rows. A row of the granularity table is variant daad with other division
-            rates. A baseline takes its data from variant daad, too. A row of the dirty table is its variant;
-            its defects come into the training images later, see `dirt.mix_in`.
-        seed: None for a baseline.
-        smoke: whether the configuration is cut down so that a cell takes seconds.
+        row: one of the table's rows. A row of the granularity table is the variant daad with other division
+            rates. A baseline has the data of the variant daad. A row of the dirty table is a variant;
+            `dirt.mix_in` adds the defects to its training images later.
+        seed: the seed of the cell; None for a baseline.
+        smoke: whether to shrink the configuration, so that a cell takes seconds.
 
     Raises:
         UserError: the recipe does not exist, or its configuration is impossible.
@@ -287,12 +288,13 @@ def make_cell(table: Table, subject: str, row: str, seed: int | None, smoke: boo
 
 
 def make_division(config: Config, blocks: int) -> tuple[tuple[int, int, int], ...]:
-    """Division rates (r_h, r_w, r_c) of every scale, bottleneck first.
+    """Returns the division rates (r_h, r_w, r_c) of every scale, bottleneck first.
 
     Args:
-        config: gives the image size and the number of scales.
-        blocks: the number of blocks along both axes. A scale whose map has fewer pixels has one block for
-            each pixel, and so have all scales if `blocks` is 0.
+        config: the configuration, which has the image size and the number of scales.
+        blocks: the number of blocks along both axes. If a map has fewer pixels, it has one block for each
+            pixel.
+            0: every map has one block for each pixel.
     """
     data, levels = config.data, config.model.levels
     rates = []
@@ -307,15 +309,15 @@ def choose(
 ) -> list[Cell]:
     """Chooses the cells to run.
 
-    The baselines come first, then all cells of the first seed, then all of the next one. A run that is
-    stopped early therefore leaves a whole table of fewer seeds.
+    The baselines come first, then all cells of the first seed, then all cells of the next seed. If the run
+    stops early, the table is complete for the first seeds.
 
     Args:
         table: the table.
         only: the subjects; empty for the table's default subjects.
-        rows: names of rows; empty for all rows.
-        seeds: decimal numbers.
-        smoke: see `make_cell`.
+        rows: the names of the rows; empty for all rows.
+        seeds: the seeds, as decimal numbers.
+        smoke: as in `make_cell`.
 
     Raises:
         UserError: a name is unknown (the message has the most similar one), or a seed is impossible.

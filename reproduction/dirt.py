@@ -1,4 +1,4 @@
-"""Training sets with defects that nobody has seen: anomalous test images that train like normal ones."""
+"""Makes training sets with unnoticed defects: some anomalous test images train like normal images."""
 
 import csv
 from collections.abc import Sequence
@@ -12,28 +12,29 @@ from daad_jax.data.samples import GOOD, Split, Splits
 from daad_jax.errors import UserError
 from daad_jax.training.suspects import SUSPECTS_FILE
 
-DIRT_STREAM = 21  # of random numbers, beside the seed of the cell
+DIRT_STREAM = 21  # the number of the random stream, beside the seed of the cell
 NAME_COLUMN = "name"
 
 
 class DirtySplits(NamedTuple):
-    """The splits of a run, and the names of the defective images that train or are held out in it."""
+    """The splits of a run, and the names of the defective images among its training and held-out images."""
 
     splits: Splits
     mixed_in: list[str]
 
 
 def mix_in(clean: Splits, percent: int, most: int, fraction: float, seed: int) -> DirtySplits:
-    """Mixes anomalous test images into the normal images that train and that are held out.
+    """Mixes anomalous test images into the training images and the held-out images.
 
-    The images that make up `most` percent leave the test set for every `percent`. All rows are therefore
-    tested on the same images. A smaller share is a part of a larger one.
+    For every `percent`, the images for `most` percent leave the test set. So all rows have the same test
+    images. The images of a smaller share are a part of the images of a larger share.
 
     Args:
-        clean: the splits as they are.
-        percent: how many of the training images, with the held-out ones, then have a defect.
+        clean: the splits without defects.
+        percent: the share of defective images among the resulting training and held-out images, in percent.
         most: the largest `percent` of the table.
-        fraction: the share of the mixed-in images that is held out, as it is of the normal ones.
+        fraction: the share of the mixed-in images that is held out. It is also the share of normal images
+            that is held out.
         seed: the seed of the run.
 
     Raises:
@@ -59,14 +60,14 @@ def mix_in(clean: Splits, percent: int, most: int, fraction: float, seed: int) -
 
 
 def count_found(workdir: Path, mixed_in: Sequence[str]) -> int | None:
-    """How many of the N mixed-in images are among the N training images that the run suspects most.
+    """Counts the mixed-in images among the N images that the run suspects most, if N images are mixed in.
 
     Args:
         workdir: the folder of the run.
         mixed_in: the names of the mixed-in images.
 
     Returns:
-        None if the run has named no suspects.
+        The number of images; None if the run has not written its suspects.
 
     Raises:
         UserError: the file of the suspects has no column of names.
@@ -83,9 +84,9 @@ def count_found(workdir: Path, mixed_in: Sequence[str]) -> int | None:
 
 
 def _join(normal: Split, test: Split, indices: np.ndarray) -> Split:
-    """`normal` and then the test images at `indices`, all with the label and the kind of good images."""
+    """Appends the test images at `indices` to `normal`, with the label and the kind of good images."""
     count, groups = len(indices), normal.groups
-    if groups is not None:  # each of the added images is for itself
+    if groups is not None:  # each added image is a group of its own
         groups = np.concatenate([groups, groups.max() + 1 + np.arange(count)])
     return Split(
         images=np.concatenate([normal.images[:], test.images[np.sort(indices)]]),

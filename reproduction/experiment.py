@@ -1,4 +1,4 @@
-"""Runs one cell: trains it (or continues), evaluates it, and stores its result."""
+"""Runs one cell: trains it or continues its training, evaluates it, and stores its result."""
 
 import hashlib
 import json
@@ -34,8 +34,8 @@ from reproduction.cells import BASELINES, DIRT_PERCENTS, DIRTY, DIVISIONS, Cell,
 from reproduction.results import Result, TableResults
 
 HISTOGRAM_BINS = 40
-PICTURED_NORMAL, PICTURED_ANOMALOUS = 4, 6  # images that are kept for the picture of reconstructions
-PICTURES_FILE = "shown.npz"  # in a cell's folder, as are the next ones
+PICTURED_NORMAL, PICTURED_ANOMALOUS = 4, 6  # the numbers of images in the picture of reconstructions
+PICTURES_FILE = "shown.npz"  # this file and the next ones are in the folder of a cell
 TIME_FILE = "spent_s"
 TRAINING_TIME_FILE = "train_s"
 
@@ -45,15 +45,18 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
 
     Args:
         cell: the cell.
-        folder: an existing folder. It may have files of an earlier attempt.
+        folder: the folder of the cell, which exists. It may have files of an earlier attempt.
 
     Raises:
-        UserError: a figure is not finite; and see `train`, `datasets.load` and `evaluate_split`.
+        UserError: a figure is not finite; see also `train`, `datasets.load` and `evaluate_split`.
         SystemExit: a signal came during training; the state at that step is saved.
     """
+    # Measure.
     with _stopwatch(folder / TIME_FILE) as spent_s:
         measured = _measure_baseline(cell) if cell.row in BASELINES else _train_and_measure(cell, folder)
         wall_s = round(spent_s(), 1)
+
+    # Check and store the figures.
     tree = _describe_environment()
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
     measured["figures"] = {key: round(value, 6) for key, value in measured["figures"].items()}
@@ -76,7 +79,7 @@ def run_cell(cell: Cell, folder: Path) -> TableResults:
 
 
 def prune_checkpoints(folder: Path, step: int | None) -> None:
-    """Removes a finished cell's checkpoints, except the one of `step`. None removes all of them."""
+    """Removes the checkpoints of a finished cell, except the checkpoint of `step`. None removes all."""
     for path in (folder / CHECKPOINTS).glob("*"):
         if path.name != str(step):
             shutil.rmtree(path)
@@ -84,12 +87,14 @@ def prune_checkpoints(folder: Path, step: int | None) -> None:
 
 def _train_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     """Trains a network, or fills memories, and evaluates the last step. Returns fields of `Result`."""
-    # Where costs are compared, the images are decoded into the cache before the time begins.
+    # Train. If the table compares costs, the images are decoded into the cache before the time begins.
     clean = datasets.load(cell.config) if cell.table.has_many_sources else None
     given = _mix_in_defects(cell, clean) if cell.row in DIRTY and clean else None
     with _stopwatch(folder / TRAINING_TIME_FILE) as spent_s:
         train(cell.config, folder, data=given.splits if given else None)
         train_s = spent_s()
+
+    # Evaluate.
     detector = Detector.load(folder)
     splits = given.splits if given else datasets.load(detector.config)
     evaluation = evaluate_split(detector, splits.test)
@@ -106,6 +111,8 @@ def _train_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         metrics["levelled_auroc"] = _corrected_auroc(detector, splits)
     if cell.row in DIVISIONS:
         metrics |= _reconstruction_errors(detector, splits)
+
+    # Count the images, and keep some pictures.
     images = _count_images(splits)
     if given:
         images["mixed_in"] = len(given.mixed_in)
@@ -129,20 +136,20 @@ def _mix_in_defects(cell: Cell, clean: Splits) -> dirt.DirtySplits:
 
 
 def _name_interval(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """The bootstrap interval of the image AUROC, as figures."""
+    """Computes the bootstrap interval of the image AUROC, as figures."""
     return dict(zip(("auroc_low", "auroc_high"), auroc_interval(labels, scores)))
 
 
 def _size_mb(folder: Path) -> float:
-    """The size of all files below a folder, in 10^6 bytes."""
+    """Returns the size of all files below a folder, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def _measure_baseline(cell: Cell) -> dict[str, Any]:
     """Scores the test images without a network. Returns fields of `Result`.
 
-    The nearest image is searched among all normal training images, with those that are held out for
-    networks.
+    The nearest image is searched among all normal training images. These include the images that networks
+    hold out.
     """
     splits = datasets.load(cell.config)
     test, labels = np.asarray(splits.test.images), splits.test.labels
@@ -176,7 +183,7 @@ def _measure_baseline(cell: Cell) -> dict[str, Any]:
 
 
 def _corrected_auroc(detector: Detector, splits: Splits) -> float:
-    """AUROC of test images that are all scaled to the training images' mean intensity."""
+    """Computes the AUROC of test images that are all scaled to the mean intensity of the training images."""
     mean = float(baselines.mean_intensity(splits.train.images[:]).mean())
     images = baselines.correct_brightness(np.asarray(splits.test.images), mean)
     scores = np.concatenate([batch.scores for batch in detector.score_prepared(images)])
@@ -184,7 +191,7 @@ def _corrected_auroc(detector: Detector, splits: Splits) -> float:
 
 
 def _reconstruction_errors(detector: Detector, splits: Splits) -> dict[str, float]:
-    """Mean square error of held-out, normal and anomalous images, for pixels in [0, 1]."""
+    """Computes the mean square errors of held-out, normal and anomalous images, for pixels in [0, 1]."""
 
     def image_errors(images: Any) -> np.ndarray:
         batches = detector.score_prepared(images)
@@ -211,7 +218,7 @@ def _mean_squares(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _count_scores(evaluation: Evaluation) -> dict[str, Any]:
-    """A histogram of scores for each label, from "low" to "high". The last bin counts all higher scores."""
+    """Counts the scores of each label in bins from "low" to "high". The last bin has higher scores, too."""
     scores, threshold = evaluation.scores, evaluation.detector.threshold
     low = min(float(scores.min()), threshold)
     high = max(float(np.quantile(scores, 0.99)), threshold) + 1e-6
@@ -227,7 +234,7 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     """Stores a few test images and their reconstructions.
 
     The choice does not depend on scores, so all rows of a table keep the same images: the first normal
-    ones, and the first ones of some kinds of anomaly.
+    images, and the first images of some kinds of anomaly.
     """
     normal = np.flatnonzero(test.labels == 0)[:PICTURED_NORMAL]
     by_kind: dict[str, list[int]] = {}
@@ -237,7 +244,7 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
     in_turns = sorted((place, i) for indices in by_kind.values() for place, i in enumerate(indices))
     chosen = np.array([*normal, *(i for _, i in in_turns[:PICTURED_ANOMALOUS])])
     verdicts = join_detections(detector.score_prepared(test.images[chosen]))
-    if verdicts.reconstructions is None:  # features are no picture
+    if verdicts.reconstructions is None:  # features cannot be shown as a picture
         return
     with files.replacing(folder / PICTURES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
@@ -251,9 +258,10 @@ def _keep_pictures(folder: Path, detector: Detector, test: Split) -> None:
 
 @contextmanager
 def _stopwatch(path: Path) -> Iterator[Callable[[], float]]:
-    """Measures the seconds spent in the block in this and in earlier attempts, whose sum the file keeps.
+    """Measures the seconds spent in the block, in this attempt and in earlier ones. The file keeps the sum.
 
-    The time of an attempt is lost if the process is killed, and all time before if the file is damaged.
+    If the process is killed, the time of this attempt is lost. If the file is damaged, all earlier time is
+    lost.
     """
     start, before = time.perf_counter(), 0.0
     with suppress(FileNotFoundError, ValueError):
@@ -269,7 +277,7 @@ def _stopwatch(path: Path) -> Iterator[Callable[[], float]]:
 
 
 def _median_rate(folder: Path) -> float:
-    """The median of the logged images/s."""
+    """Returns the median of the logged images/s."""
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     return round(statistics.median(json.loads(line)["images_per_s"] for line in text.splitlines()), 1)
 
@@ -285,7 +293,7 @@ def _count_images(splits: Splits) -> dict[str, int]:
 
 
 def _describe_environment() -> dict[str, Any]:
-    """Versions and devices, without anything that identifies the machine."""
+    """Describes versions and devices, without any detail that identifies the machine."""
     versions = environment()
     devices = jax.local_devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

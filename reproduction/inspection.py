@@ -1,4 +1,4 @@
-"""The sets of the tables "inspection" and "dirty": real parts from several sources, each with a recipe."""
+"""Defines the sets of the tables "inspection" and "dirty": real parts from several sources, with recipes."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from daad_jax.data.tfds_source import available_subjects
 from daad_jax.errors import UserError
 from daad_jax.recipes import load_recipe
 
-FOLDER_VARIABLE = "DAAD_INSPECTION_DIR"  # names the folder that holds the folders of `PARTS`
+FOLDER_VARIABLE = "DAAD_INSPECTION_DIR"  # this variable names the folder with the folders of `PARTS`
 LICENSES = "licenses for non-commercial use"
 
 
@@ -19,9 +19,10 @@ class Part:
     """One set of images.
 
     Attributes:
-        recipe: the recipe in configs/.
+        recipe: the name of the recipe in configs/.
         word: the first word for the recipe, if the set belongs to a data set of the catalogue.
-        folder: the folder of the set below $DAAD_INSPECTION_DIR, for recipe "folder"; "" for others.
+        folder: for the recipe "folder", the folder of the set below $DAAD_INSPECTION_DIR; "" for other
+            recipes.
     """
 
     recipe: str
@@ -59,12 +60,12 @@ DIRTY = DataSet(
 
 
 def make_config(name: str, variant: str, smoke: bool) -> Config:
-    """The configuration of a set and a variant. The set's images need not be on this machine.
+    """Makes the configuration of a set and a variant. The set's images need not be on this machine.
 
     Args:
         name: a key of `PARTS`.
         variant: a key of `VARIANTS`.
-        smoke: whether the configuration is cut down so that a run takes seconds.
+        smoke: whether to shrink the configuration, so that a run takes seconds.
 
     Raises:
         UserError: the recipe does not exist.
@@ -73,7 +74,7 @@ def make_config(name: str, variant: str, smoke: bool) -> Config:
     words = [part.word, variant, *["smoke"] * smoke]
     config = load_recipe(f"{part.recipe}:{','.join(filter(None, words))}")
     if part.folder:
-        # The path is no word of the recipe, because it may have a comma.
+        # The path is not given as a word of the recipe, because it may have a comma.
         folder = os.environ.get(FOLDER_VARIABLE, "")
         config.data.path = str(Path(folder).expanduser() / part.folder) if folder else ""
         config.name = config.name.replace("folder", name, 1)
@@ -81,12 +82,12 @@ def make_config(name: str, variant: str, smoke: bool) -> Config:
 
 
 def variable_of(data: DataConfig) -> str:
-    """The environment variable that names the folder of the images; "" if they need no such folder."""
+    """Returns the environment variable that names the folder of the images; "" if they need no folder."""
     return FOLDER_VARIABLE if data.source == "folder" else find_data_set(data.name).folder_variable
 
 
 def is_available(subject: str, data: DataConfig) -> bool:
-    """Whether the images of a subject are on this machine, or can be fetched by a package.
+    """Returns whether the images of a subject are on this machine, or a package can fetch them.
 
     Args:
         subject: a class, a part, or a key of `PARTS`.

@@ -1,4 +1,4 @@
-"""The sections of docs/results.md about sets from several sources: inspection, and dirty training sets."""
+"""Writes the sections of docs/results.md about several sources of images: inspection, dirty training sets."""
 
 import statistics
 
@@ -23,7 +23,7 @@ METRICS = {
     "aupro": "AUPRO",
 }
 RIVAL = "patchcore"
-COMPARED = ("daad_features", "daad_plus_features")  # with the rival
+COMPARED = ("daad_features", "daad_plus_features")  # these rows are compared with the rival
 
 ABOUT_INSPECTION = (
     "Seven sets of images of inspected parts: bottle and screw (MVTec AD), mono and poly (solar cells), tire "
@@ -57,7 +57,7 @@ ABOUT_DIRT = (
 
 
 def make_inspection(stored: TableResults) -> list[str]:
-    """The blocks of text and tables of the inspection table, but not how it was measured."""
+    """Makes the text and tables of the inspection section, without the text about the measurement."""
     blocks = [*map(wrap, ABOUT_INSPECTION), make_costs_table(stored), wrap(order.describe_order(stored))]
     for metric, title in METRICS.items():
         if not any(metric in r.figures for r in stored.results):
@@ -70,7 +70,7 @@ def make_inspection(stored: TableResults) -> list[str]:
 
 
 def make_costs_table(stored: TableResults) -> str:
-    """A line for each row: means over the subjects, and what training, scoring and keeping a model costs."""
+    """Makes a line for each row: means over the subjects, and the costs to train, score and keep a model."""
     head = ["", "image AUROC", "pixel AUROC", "AUPRO", "parts run", "seconds to train", "images/s", "MB"]
     lines = []
     for row in stored.table.rows:
@@ -89,9 +89,9 @@ def make_costs_table(stored: TableResults) -> str:
 
 
 def make_metric_table(stored: TableResults, metric: str) -> str:
-    """A line for each row that has the metric, and a column for each subject.
+    """Makes a table with a line for each row that has the metric, and a column for each subject.
 
-    Image AUROCs have the ends of their bootstrap intervals in brackets.
+    The ends of the bootstrap interval stand in brackets behind each image AUROC.
     """
     subjects, lines = stored.subjects, []
     for row in stored.table.rows:
@@ -108,12 +108,12 @@ def make_metric_table(stored: TableResults, metric: str) -> str:
 
 
 def make_dirty(stored: TableResults) -> list[str]:
-    """The blocks of text and tables of the dirty table, but not how it was measured."""
+    """Makes the text and the table of the dirty section, without the text about the measurement."""
     return [wrap(ABOUT_DIRT), make_dirt_table(stored)]
 
 
 def make_dirt_table(stored: TableResults) -> str:
-    """A line for each subject and variant: the AUROC, its fall, and how many mixed-in images were found."""
+    """Makes a line for each subject and variant: the AUROCs, their fall, and the number of images found."""
     clean, *dirty = DIRT_PERCENTS
     head = [stored.table.noun, "", *(f"image AUROC, {p} %" for p in DIRT_PERCENTS)]
     head += [f"fall at {p} %" for p in dirty] + [f"found at {p} %" for p in dirty]
@@ -132,7 +132,7 @@ def make_dirt_table(stored: TableResults) -> str:
 
 
 def _fall(stored: TableResults, subject: str, clean: str, dirty: str) -> MeanAndSpread | None:
-    """The mean and spread of how much the AUROC falls, over the seeds that have both rows."""
+    """Computes the mean and spread of the fall of the AUROC, over the seeds that have both rows."""
     before, after = (
         {r.seed: r.figures["auroc"] for r in stored.row_results(row) if r.subject == subject}
         for row in (clean, dirty)
@@ -142,7 +142,7 @@ def _fall(stored: TableResults, subject: str, clean: str, dirty: str) -> MeanAnd
 
 
 def _format_found(stored: TableResults, subject: str, row: str) -> str:
-    """The mean over seeds of the mixed-in images that were found, of how many: "9.7 of 11"."""
+    """Formats the mean number of mixed-in images that were found over seeds, for instance "9.7 of 11"."""
     found = [r for r in stored.row_results(row) if r.subject == subject and "found_suspects" in r.figures]
     if not found:
         return NONE
@@ -157,7 +157,7 @@ def _format_interval(stored: TableResults, row: str, subject: str) -> str:
 
 
 def _format_cost(measured: list[Result], key: str) -> str:
-    """The median over cells, or the range of the medians of several machines."""
+    """Formats the median over cells; with several machines, the range of the medians of the machines."""
     by_machine: dict[str, list[float]] = {}
     for result in measured:
         if key in result.figures:

@@ -1,4 +1,4 @@
-"""Compares rows in words: their order with the one that the paper claims, and one row with another.
+"""Compares rows in words: their order with the order that the paper claims, and one row with another.
 
 The paper claims AE+Skip < AE < MemAE < DAAD < DAAD+.
 """
@@ -16,8 +16,8 @@ from reproduction.summary import MeanAndSpread, brightness_separable, mean_over,
 def describe_order(stored: TableResults, metric: str = "auroc", title: str = "") -> str:
     """Describes the order of one table's means over the subjects that all rows have.
 
-    Where brightness alone separates a subject's test images, the brightness-corrected AUROC counts in
-    place of the image AUROC.
+    If brightness alone separates a subject's test images, the brightness-corrected AUROC replaces the image
+    AUROC.
 
     Args:
         stored: the results of the table.
@@ -25,7 +25,7 @@ def describe_order(stored: TableResults, metric: str = "auroc", title: str = "")
         title: the metric in words; "" for the image AUROC.
 
     Returns:
-        "" if a row was not run.
+        The text; "" if a row was not run.
     """
     means, corrected = _comparable_means(stored, metric)
     if not means:
@@ -43,7 +43,7 @@ def describe_order_over_tables(tables: Sequence[TableResults]) -> str:
     """Describes the order of the means over all tables that have all rows. Each table counts the same.
 
     Returns:
-        "" if fewer than two tables have all rows.
+        The text; "" if fewer than two tables have all rows.
     """
     by_table = {
         stored.table.title: _comparable_means(stored, "auroc")[0]
@@ -64,19 +64,19 @@ def describe_order_over_tables(tables: Sequence[TableResults]) -> str:
 
 
 def describe_lead(stored: TableResults, row: str, rival: str, metric: str, title: str) -> str:
-    """Says for which subjects a row is ahead of its rival, and for which it is behind.
+    """Says for which subjects a row is ahead of its rival, and for which subjects it is behind.
 
     A difference counts if it exceeds the larger of the two spreads over seeds.
 
     Args:
         stored: the results of the table.
         row: the name of the row.
-        rival: the name of the row that it is compared with.
+        rival: the name of the row to compare with.
         metric: the metric to compare, a key of `Result.figures`.
         title: the metric in words.
 
     Returns:
-        "" if no subject has both rows.
+        The text; "" if no subject has both rows.
     """
     of_kinds: dict[str, list[str]] = {
         "ahead by more than the spread over seeds for": [],
@@ -102,10 +102,10 @@ def describe_lead(stored: TableResults, row: str, rival: str, metric: str, title
 
 
 def _comparable_means(stored: TableResults, metric: str) -> tuple[dict[str, MeanAndSpread], list[str]]:
-    """Means of the rows that the paper puts in an order.
+    """Computes the means of the rows that the paper puts in an order.
 
     Returns:
-        The means by title; empty if a row is missing. Then the subjects with a corrected AUROC.
+        The means by title, empty if a row is missing; and the subjects with a corrected AUROC.
     """
     separable = brightness_separable(stored) if metric == "auroc" else []
     metrics = {s: "levelled_auroc" if s in separable else metric for s in stored.subjects}
@@ -121,7 +121,7 @@ def _comparable_means(stored: TableResults, metric: str) -> tuple[dict[str, Mean
 
 
 def _compare_with_claim(means: Mapping[str, MeanAndSpread]) -> str:
-    """The rows in ascending order, and whether the paper claims this order: two sentences or three."""
+    """Names the rows in ascending order, and says whether the paper claims this order."""
     order = sorted(means, key=lambda title: means[title].mean)
     ours = " < ".join(f"{title} {means[title].mean:.3f}" for title in order)
     if tuple(order) == paper.CLAIMED_ORDER:

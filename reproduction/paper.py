@@ -1,4 +1,4 @@
-"""Figures that the paper prints (ICCV 2021, arXiv 2107.13118): image AUROC. None of them is ours."""
+"""Has the image AUROCs that the paper prints (ICCV 2021, arXiv 2107.13118). No figure here is ours."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ MVTEC = {
 }
 MVTEC_MEAN = (0.794, 0.802, 0.736, 0.845, 0.895)
 
-# By table and method: the figure over all classes or categories. Where the paper prints one figure of its
+# The figure over all classes or categories, by table and method. If the paper prints only one figure of its
 # own method, we call the method DAAD.
 MEANS = {
     "mnist": {
@@ -36,7 +36,7 @@ MEANS = {
     "mvtec_ad": dict(zip(MVTEC_COLUMNS, MVTEC_MEAN)),
 }  # fmt: skip
 
-# By table, class or category, and method.
+# The figure of one class or category, by table, class or category, and method.
 SUBJECTS = {
     "mvtec_ad": {category: dict(zip(MVTEC_COLUMNS, aurocs)) for category, aurocs in MVTEC.items()},
 }
@@ -45,27 +45,27 @@ CLAIMED_ORDER = ("AE+Skip", "AE", "MemAE", "DAAD", "DAAD+")  # from the worst to
 
 
 def mean_auroc(table: str, method: str) -> float | None:
-    """The paper's figure over all classes or categories of a table; None if the paper prints none."""
+    """Returns the paper's figure over all classes or categories of a table; None if the paper has none."""
     return MEANS.get(table, {}).get(method)
 
 
 def prints_subjects(table: str) -> bool:
-    """Whether the paper prints a figure for each class or category of a table."""
+    """Returns whether the paper prints a figure for each class or category of a table."""
     return table in SUBJECTS
 
 
 def subject_auroc(table: str, subject: str, method: str) -> float | None:
-    """The paper's figure for one class or category; None if the paper prints none."""
+    """Returns the paper's figure for one class or category; None if the paper has no figure."""
     return SUBJECTS.get(table, {}).get(subject, {}).get(method)
 
 
 def mean_over(table: str, subjects: Sequence[str], method: str) -> float | None:
-    """The mean of the paper's figures for these subjects; None if the paper lacks one of them."""
+    """Returns the mean of the paper's figures for these subjects; None if the paper lacks a figure."""
     printed = [subject_auroc(table, subject, method) for subject in subjects]
     known = [auroc for auroc in printed if auroc is not None]
     return sum(known) / len(known) if known and len(known) == len(printed) else None
 
 
 def other_methods(table: str) -> dict[str, float]:
-    """The methods of the paper's table that this project does not implement, with their figures."""
+    """Returns the methods of the paper's table that this project does not implement, with their figures."""
     return {k: v for k, v in MEANS.get(table, {}).items() if k not in CLAIMED_ORDER}

@@ -1,4 +1,4 @@
-"""Pictures beside the tables: score histograms, the curve over division rates, and reconstructions."""
+"""Draws the pictures beside the tables: score histograms, the curve over division rates, reconstructions."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ COLOURS = charts.PAPER
 
 
 def picture_name(table: Table, kind: str) -> str:
-    """The file name of a picture. `kind` is "scores", "curve" or "reconstructions"."""
+    """Returns the file name of a picture. `kind` is "scores", "curve" or "reconstructions"."""
     return f"{table.name}-{kind}.png"
 
 
 def pictured_results(stored: TableResults) -> list[Result]:
-    """The result of every row that is drawn: the table's picture subject, with the row's first seed."""
+    """Returns one result to draw for each row: of the table's picture subject, with the first seed."""
     chosen: dict[str, Result] = {}
     for result in stored.results:
         if result.subject == stored.table.picture_subject and result.step:
@@ -72,7 +72,7 @@ def draw_curve(stored: TableResults, folder: Path) -> None:
 
 
 def draw_reconstructions(stored: TableResults, out: Path, docs: Path) -> Path | None:
-    """Draws test images and every row's reconstructions of them, from the cells' folders.
+    """Draws test images, and the reconstructions of every row, from the cells' folders.
 
     Args:
         stored: the results of the table.
@@ -80,8 +80,8 @@ def draw_reconstructions(stored: TableResults, out: Path, docs: Path) -> Path | 
         docs: the folder of the documentation.
 
     Returns:
-        The path of the picture: beside the results if the images may be published, else in `out`. None if
-        no cell has kept any images.
+        The path of the picture; None if no cell has kept images. The picture lies beside the results if the
+        images may be published, else in `out`.
     """
     # Read what the cells have kept.
     kept = []

@@ -1,4 +1,4 @@
-"""Stored results: one JSON file for each table, small enough for version control.
+"""Loads and stores results: one JSON file for each table, small enough for version control.
 
 docs/results.md is made from these files alone.
 """
@@ -27,17 +27,18 @@ class Result:
     Attributes:
         subject: the class or part that was normal.
         row: the baseline or variant.
-        seed: None for a baseline.
+        seed: the seed of the cell; None for a baseline.
         recipe: a key of `TableResults.recipes`.
         environment: a key of `TableResults.environments`.
         date: the day on which the cell finished, as YYYY-MM-DD.
         step: the number of training steps; 0 for a baseline, 1 if the memories were filled from the data.
-        images: the number of images: "train", "held_out", and of the test set "normal" and "anomalous". If
-            defects were mixed in, "mixed_in" is how many of "train" and "held_out" they are.
+        images: the numbers of images: "train", "held_out", and "normal" and "anomalous" of the test set. If
+            defects were mixed in, "mixed_in" is the number of these images in "train" and "held_out"
+            together.
         figures: the metrics by name, such as "auroc".
         images_per_s: the median of the rates that training logged; 0 if no network was trained.
-        wall_s: seconds from the configuration to the metrics, with loading, compiling and saving, and
-            summed over all attempts.
+        wall_s: the seconds from the configuration to the metrics, summed over all attempts. They include
+            loading, compiling and saving.
         histogram: counts of anomaly scores by label, for the subject that is drawn.
     """
 
@@ -75,11 +76,11 @@ class TableResults:
         return list(dict.fromkeys(r.subject for r in self.results))
 
     def row_results(self, row: str) -> list[Result]:
-        """The results of one row."""
+        """Returns the results of one row."""
         return [r for r in self.results if r.row == row]
 
     def merge(self, other: "TableResults") -> "TableResults":
-        """Returns the results of both. Where both have a cell, the result of `other` counts."""
+        """Returns the results of both tables. If both have a cell, the result of `other` counts."""
         by_key = {r.key: r for r in (*self.results, *other.results)}
         return _arrange(
             self.table,
@@ -99,7 +100,7 @@ class TableResults:
 
 
 def results_path(docs: Path, table: Table) -> Path:
-    """The file of a table's results, in the folder of the documentation."""
+    """Returns the file of a table's results, in the folder of the documentation."""
     return docs / "results" / f"{table.name}.json"
 
 
@@ -134,7 +135,7 @@ def load_all(docs: Path) -> list[TableResults]:
 
 
 def share(tables: Sequence[TableResults]) -> list[TableResults]:
-    """Gives each table the results that it lacks and that another table has measured with the same recipe.
+    """Gives each table the missing results that another table has measured with the same recipe.
 
     The categories of MVTec AD, for instance, are also parts of the inspection table. A table without
     results stays empty.
@@ -181,7 +182,7 @@ def save(path: Path, stored: TableResults) -> None:
 
 
 def to_json(stored: TableResults) -> str:
-    """The text of a file of results."""
+    """Returns the text of a file of results."""
 
     def join_lines(entries: list[str]) -> str:
         return "".join(f"\n    {entry}{',' * (i + 1 < len(entries))}" for i, entry in enumerate(entries))
@@ -201,7 +202,7 @@ def to_json(stored: TableResults) -> str:
 def _arrange(
     table: Table, recipes: dict[str, Any], environments: dict[str, Any], results: list[Result]
 ) -> TableResults:
-    """Sorts the results as the table does, and drops recipes and environments that no result names."""
+    """Sorts the results in the order of the table, and drops unused recipes and environments."""
 
     def position(result: Result) -> tuple[int, int, int]:
         return table.subjects.index(result.subject), table.rows.index(result.row), result.key[2]

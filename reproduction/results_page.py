@@ -1,4 +1,4 @@
-"""docs/results.md. The page depends on the stored results alone."""
+"""Writes docs/results.md from the stored results alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def write(docs: Path) -> None:
 
 
 def render(tables: Sequence[TableResults], picture_names: set[str]) -> str:
-    """The text of the page.
+    """Renders the text of the page.
 
     Args:
         tables: the results of all tables, in their order.
@@ -135,7 +135,7 @@ def _explain_divisions(stored: TableResults) -> str:
 
 
 def _show_extra_metrics(stored: TableResults) -> list[str]:
-    """Pixel metrics and brightness-corrected AUROC. Nothing if no result has such a metric."""
+    """Shows pixel metrics and the brightness-corrected AUROC; nothing if no result has such a metric."""
     metrics = results_tables.find_extra_metrics(stored)
     if not metrics:
         return []
@@ -154,7 +154,7 @@ def _show_extra_metrics(stored: TableResults) -> list[str]:
 
 
 def _describe_measurement(stored: TableResults) -> str:
-    """How, when and where the figures were measured, and which figures are missing or outdated."""
+    """Says how, when and where the figures were measured, and which figures are missing or outdated."""
     measured = stored.results
     trained = [r for r in measured if r.step]
     limits = {stored.recipes[r.recipe]["data"]["limit_test"] for r in measured}
@@ -165,6 +165,8 @@ def _describe_measurement(stored: TableResults) -> str:
     notes = [f"{test_sets}: {normal} normal and {anomalous} anomalous images."]
     if trained:
         notes += _describe_training(trained)
+
+    # Outdated and missing figures, and images that may not be shown.
     outdated = len(measured) - len(stored.select_current(is_smoke).results)
     if outdated:
         notes.append(
@@ -179,6 +181,8 @@ def _describe_measurement(stored: TableResults) -> str:
             f"The images are licensed under {stored.table.data_set.restrictive_license}, so this page does "
             f"not show them{elsewhere}."
         )
+
+    # Dates and machines.
     dates = sorted({r.date for r in measured})
     period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return f"{' '.join(notes)} Measured {period} on {_list_environments(stored)}."
@@ -186,7 +190,7 @@ def _describe_measurement(stored: TableResults) -> str:
 
 def _describe_training(trained: Sequence[Result]) -> list[str]:
     seeds = sorted({r.seed for r in trained if r.seed is not None})
-    steps = [r.step for r in trained if r.images_per_s]  # the others fill their memories, without steps
+    steps = [r.step for r in trained if r.images_per_s]  # the other rows fill their memories, without steps
     notes = [
         f"{f'Last step ({format_range(steps)}), seed' if steps else 'Seed'}{'s' * (len(seeds) > 1)} "
         f"{', '.join(map(str, seeds))}, {format_range(r.images['train'] for r in trained)} images for "
@@ -235,7 +239,7 @@ def _show_recipes(stored: TableResults) -> list[str]:
 
 
 def _make_command(stored: TableResults) -> str:
-    """The command that measures the figures again."""
+    """Returns the command that measures the figures again."""
     table = stored.table
     rows = [row for row in table.rows if stored.row_results(row)]
     seeds = sorted({r.seed for r in stored.results if r.seed is not None})

@@ -1,4 +1,4 @@
-"""The Markdown tables of docs/results.md, each made from the stored results of one table."""
+"""Makes the Markdown tables of docs/results.md from the stored results."""
 
 import json
 import statistics
@@ -26,8 +26,8 @@ EXTRA_METRICS = {
     "levelled_auroc": "image AUROC, brightness-corrected",
 }
 OVERVIEW_ROWS = ("daad", "daad_plus", "patchcore", "daad_features")
-# The last column of the recipes lists all values that differ from the defaults, except these: they have a
-# column of their own, or the page states them elsewhere.
+# The last column of the recipes lists all values that differ from the defaults, except the values of these
+# keys. Such a value has a column of its own, or the page states it elsewhere.
 KEYS_STATED_ELSEWHERE = (
     "data.height", "data.width", "data.channels", "data.source", "data.protocol", "data.fit",
     "data.limit_train", "data.limit_test", "model.base_width", "model.discriminator_width",
@@ -36,7 +36,7 @@ KEYS_STATED_ELSEWHERE = (
 
 
 def make_overview(tables: Sequence[TableResults]) -> str:
-    """A line for each table that compares methods: the paper, our main rows and the best baseline."""
+    """Makes a line for each table that compares methods: the paper, our main rows and the best baseline."""
     lines = []
     for stored in tables:
         if stored.table.compares_divisions or stored.table.compares_dirt:
@@ -61,7 +61,7 @@ def make_overview(tables: Sequence[TableResults]) -> str:
 
 
 def make_means_table(stored: TableResults) -> str:
-    """Means over the subjects: a line for each row of ours, then the methods that only the paper has."""
+    """Makes the table of means over subjects: our rows, and then the methods that only the paper has."""
     table = stored.table
     paper_has_subjects = paper.prints_subjects(table.name)
     head = ["", "paper", "ours", f"{table.data_set.plural} run", "time of a cell", "images/s"]
@@ -87,7 +87,7 @@ def make_means_table(stored: TableResults) -> str:
 
 
 def make_subjects_table(stored: TableResults) -> str:
-    """A line for each subject: our figures, and beside each the paper's if the paper prints one."""
+    """Makes a line for each subject: our figures and, if the paper prints figures, the paper's figures."""
     table = stored.table
     rows = [row for row in table.rows if stored.row_results(row)]
     in_paper = [row for row in rows if paper.prints_subjects(table.name) and row not in BASELINES]
@@ -107,7 +107,7 @@ def make_subjects_table(stored: TableResults) -> str:
 
 
 def make_divisions_table(stored: TableResults) -> str:
-    """A line for each division: the AUROC and the errors of reconstructions."""
+    """Makes a line for each division: the AUROC and the errors of reconstructions."""
     head = ["blocks at every scale", "AUROC", "error, held-out normal", "error, normal", "error, anomalous"]
     baseline = best_baseline_mean(stored, stored.subjects, "auroc")
     lines = []
@@ -124,7 +124,7 @@ def make_divisions_table(stored: TableResults) -> str:
 
 
 def find_extra_metrics(stored: TableResults) -> dict[str, str]:
-    """The titles of the metrics beside the image AUROC that any result has, by name."""
+    """Returns the titles of the metrics beside the image AUROC that any result has, by name."""
     return {
         metric: title
         for metric, title in EXTRA_METRICS.items()
@@ -133,7 +133,7 @@ def find_extra_metrics(stored: TableResults) -> dict[str, str]:
 
 
 def make_extra_metrics_table(stored: TableResults) -> str:
-    """A line for each subject and metric beside the image AUROC."""
+    """Makes a line for each subject and each metric beside the image AUROC."""
     metrics = find_extra_metrics(stored)
     rows = [
         row
@@ -152,7 +152,7 @@ def make_extra_metrics_table(stored: TableResults) -> str:
 
 
 def make_recipes_table(stored: TableResults) -> str:
-    """A line for each trained row: what its configurations set. "" if no network was trained."""
+    """Makes a line for each trained row, with the values of its recipes. Returns "" if no row was trained."""
     lines: list[list[str]] = []
     columns: list[str] = []
     for row in stored.table.variants:
@@ -160,7 +160,7 @@ def make_recipes_table(stored: TableResults) -> str:
         if not recipes:
             continue
         columns = list(recipes[0])
-        # Cells of one row may have several recipes; each different value is listed once.
+        # The cells of one row may have several recipes. Each different value is listed once.
         values = [" / ".join(dict.fromkeys(recipe[column] for recipe in recipes)) for column in columns]
         values.append(_describe_other_values([stored.recipes[r.recipe] for r in stored.row_results(row)]))
         same = next((line for line in lines if line[1:] == values), None)
@@ -172,10 +172,11 @@ def make_recipes_table(stored: TableResults) -> str:
 
 
 def _describe_other_values(trees: Sequence[dict[str, Any]]) -> str:
-    """The values without a column of their own that are not the defaults.
+    """Lists the values that differ from the defaults and have no column of their own.
 
     Args:
-        trees: the recipes of a row's cells. Where they differ, each different value is listed once.
+        trees: the recipes of a row's cells. If recipes differ in a value, each different value is listed
+            once.
     """
     default = config_lib.flat(json.loads(config_lib.to_json(Config())))
     recipes = [config_lib.flat(tree) for tree in trees]
@@ -189,9 +190,9 @@ def _describe_other_values(trees: Sequence[dict[str, Any]]) -> str:
 
 
 def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
-    """The columns of the recipes' table, by title, except the last one."""
+    """Returns the columns of the recipes' table, by title, except the last column."""
     model, train = tree["model"], tree["train"]
-    # Recipes that are older than memories filled from the data do not name this key.
+    # Older recipes do not have this key, because all their memories were learned.
     learns = model.get("items") != "coreset"
     has_discriminator = learns and (tree["loss"]["adversarial"] > 0 or tree["loss"]["alignment"] > 0)
     division = [
@@ -210,14 +211,14 @@ def _describe_recipe(tree: dict[str, Any]) -> dict[str, str]:
 
 
 def _count_subjects(stored: TableResults, ours: MeanAndSpread) -> str:
-    """How many subjects have run: "2 of 15", or "10" if all of the table's default subjects have."""
+    """Says how many subjects have run: "2 of 15", or "10" if all default subjects of the table have run."""
     default = stored.table.default_subjects
     count = len(ours.subjects)
     return f"{count} of {len(default)}" if set(default) - set(ours.subjects) else f"{count}"
 
 
 def _format_pace(results: list[Result]) -> tuple[str, str]:
-    """The time of a cell, and the images/s of training. Each is a median, or a range of several machines'."""
+    """Formats the time of a cell and the images/s of training: a median, or a range over several machines."""
     if not results:
         return NONE, NONE
     environments = dict.fromkeys(r.environment for r in results)

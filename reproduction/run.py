@@ -1,8 +1,8 @@
 """Runs all cells of a table, one after the other.
 
-All cells run in this process, so the libraries are imported once. If a cell raises, its error is reported
-and the next cell starts. If the whole process dies, one cell loses what came after its last checkpoint;
-the same command continues there.
+All cells run in this process, so the libraries are imported once. If a cell fails, its error is reported and
+the next cell starts. If the whole process dies, one cell loses the steps after its last checkpoint. The same
+command then continues from this checkpoint.
 """
 
 import statistics
@@ -21,12 +21,12 @@ from reproduction.cells import BASELINES, Cell, Table
 from reproduction.results import Result, TableResults
 
 SourceKey = tuple[str, str]
-LOG_FILE = "cell.log"  # in a cell's folder: what training would have printed
+LOG_FILE = "cell.log"  # in a cell's folder; has the lines that training prints
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where results lie.
+    """The folders of the results.
 
     Attributes:
         out: the folder of the cells' runs.
@@ -50,22 +50,23 @@ def reproduce(
     Args:
         table: the table of the cells.
         cells: the cells, in the order in which they run.
-        places: where results lie.
+        places: the folders of the results.
         smoke: whether the cells and the stored results belong to a smoke run.
-        only_missing: leave out cells whose results are stored in `places.docs`, wherever they ran, also for
-            another table.
-        drop_checkpoints: remove the last checkpoint of a finished cell, too.
+        only_missing: whether to leave out cells whose results are stored in `places.docs`. These cells may
+            have run on another machine, or for another table.
+        drop_checkpoints: whether to remove the last checkpoint of a finished cell, too.
 
     Returns:
         A line for every cell that failed.
 
     Raises:
-        UserError: no data set of the cells can be loaded, stored results cannot be read, or a place
-            cannot be written.
+        UserError: no data set of the cells can be loaded, stored results cannot be read, or a folder cannot
+            be written.
         SystemExit: a signal came while a cell trained; finished cells and the last step are saved.
     """
+    # Find the cells to run. The page needs the results of all tables, so all of them are loaded here: a
+    # damaged file is reported now instead of after hours.
     cells = _keep_available(cells)
-    # The page needs the results of all tables. A damaged file is reported now instead of after hours.
     tables = {stored.table.name: stored for stored in results.load_all(places.docs)}
     stored, _ = _store_local_results(table, places, smoke)
     if only_missing:
@@ -75,6 +76,8 @@ def reproduce(
     print(_count_cells(table, cells, to_run), flush=True)
     if to_run:
         print(f"cells write their progress to {places.out / table.name / '*' / LOG_FILE}", flush=True)
+
+    # Run the cells, and write the page in any case.
     refusals = _find_refused_sources(to_run)
     try:
         failures = _run_cells(
@@ -97,7 +100,7 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
     Args:
         table: the table of the cells.
         cells: the cells, in the order in which they would run.
-        places: where results lie.
+        places: the folders of the results.
         smoke: whether the cells belong to a smoke run.
 
     Raises:
@@ -122,16 +125,16 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
 def estimate_s(cells: Sequence[Cell], local: TableResults, places: Places) -> float | None:
     """Estimates the seconds that cells will take from results of this machine.
 
-    Stored results do not count: other machines may have measured them. A row without a result is
+    Stored results do not count, because other machines may have measured them. A row without a result is
     estimated from the other rows, so the estimate gets better during the run.
 
     Args:
         cells: the cells without a result.
         local: the results in the cells' folders on this machine.
-        places: where results lie.
+        places: the folders of the results.
 
     Returns:
-        None if no network has been trained here.
+        The seconds; None if no network has been trained on this machine.
     """
     total = 0.0
     for cell in cells:
@@ -141,7 +144,7 @@ def estimate_s(cells: Sequence[Cell], local: TableResults, places: Places) -> fl
         if not similar and cell.row not in BASELINES:
             return None
         remaining = 1 - saved_step(cell.folder(places.out)) / cell.config.train.steps
-        # The median, because the first cell of a kind also compiled its programs.
+        # The median, because the first cell of a row also compiles its programs.
         total += remaining * statistics.median(r.wall_s for r in similar) if similar else 0
     return total
 
@@ -161,8 +164,8 @@ def _run_cells(
 ) -> list[str]:
     """Runs cells and stores each result. Returns a line for every cell that failed.
 
-    `done` is the number of cells that have finished before, and `refusals` has the sources that cannot
-    be loaded, with the reasons.
+    `done` is the number of cells that have finished before. `refusals` has a reason for each source that
+    cannot be loaded.
     """
     local = _load_local_results(table, places, smoke)
     failures: list[str] = []
@@ -267,7 +270,7 @@ def _find_refused_sources(cells: Sequence[Cell]) -> dict[SourceKey, str]:
 
 
 def _source_of(cell: Cell) -> SourceKey:
-    """What tells the sources of images apart: the kind of source, and a name or a path."""
+    """Returns the key of a cell's source of images: the kind of source, and a name or a path."""
     data = cell.config.data
     return data.source, data.path if data.source == "folder" else data.name
 

@@ -1,4 +1,4 @@
-"""Means over seeds and subjects, and the baselines' figures that the other figures are compared with."""
+"""Computes means over seeds and subjects, and finds the best baselines to compare with."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ class MeanAndSpread:
         mean: the mean over `subjects`, in which each subject is the mean over its seeds.
         spread: the standard deviation (n - 1) over seeds of the mean over subjects. None if fewer than two
             seeds have all the subjects.
-        subjects: the subjects that the mean is taken over.
+        subjects: the subjects of the mean.
     """
 
     mean: float
@@ -28,7 +28,7 @@ class MeanAndSpread:
 
 
 def mean_over(stored: TableResults, row: str, metrics: Mapping[str, str]) -> MeanAndSpread | None:
-    """The mean and spread of a row.
+    """Computes the mean and spread of a row.
 
     Args:
         stored: the results of the table.
@@ -36,7 +36,7 @@ def mean_over(stored: TableResults, row: str, metrics: Mapping[str, str]) -> Mea
         metrics: maps every subject that counts to its metric, a key of `Result.figures`.
 
     Returns:
-        None if no result of the row has the metric of its subject.
+        The mean and spread; None if no result of the row has the metric of its subject.
     """
     by_subject: dict[str, dict[int, float]] = {}
     for result in stored.row_results(row):
@@ -53,35 +53,35 @@ def mean_over(stored: TableResults, row: str, metrics: Mapping[str, str]) -> Mea
 
 
 def mean_over_seeds(stored: TableResults, row: str, subject: str, metric: str) -> MeanAndSpread | None:
-    """The mean and spread of one subject; None if the subject has no such metric in this row."""
+    """Computes the mean and spread of one subject; None if the subject has no such metric in this row."""
     return mean_over(stored, row, {subject: metric})
 
 
 def summarise_seeds(values: Sequence[float], subject: str) -> MeanAndSpread:
-    """The mean and spread of one subject's values, one for each seed; there must be at least one."""
+    """Computes the mean and spread of one subject's values, one for each seed. At least one is needed."""
     spread = statistics.stdev(values) if len(values) > 1 else None
     return MeanAndSpread(statistics.mean(values), spread, (subject,))
 
 
 def mean_over_subjects(stored: TableResults, row: str, metric: str) -> MeanAndSpread | None:
-    """The mean and spread over all subjects of a row that have the metric; None if no subject has it."""
+    """Computes the mean and spread over all subjects of a row with the metric; None without such subjects."""
     subjects = dict.fromkeys(r.subject for r in stored.row_results(row) if metric in r.figures)
     return mean_over(stored, row, dict.fromkeys(subjects, metric))
 
 
 def best_baseline(stored: TableResults, subject: str, metric: str) -> float | None:
-    """The best baseline's figure for one subject; None if no baseline has the metric."""
+    """Returns the best baseline's figure for one subject; None if no baseline has the metric."""
     return _best_mean(mean_over_seeds(stored, row, subject, metric) for row in BASELINES)
 
 
 def best_baseline_mean(stored: TableResults, subjects: Sequence[str], metric: str) -> float | None:
-    """The best baseline's mean over the subjects; None if no baseline has the metric for all of them."""
+    """Returns the best baseline's mean over the subjects; None if no baseline has figures for all of them."""
     means = [mean_over(stored, row, dict.fromkeys(subjects, metric)) for row in BASELINES]
     return _best_mean(mean for mean in means if mean and len(mean.subjects) == len(subjects))
 
 
 def brightness_separable(stored: TableResults) -> list[str]:
-    """The subjects whose normal and anomalous test images the mean intensity alone separates.
+    """Returns the subjects whose test images the mean intensity alone separates by their labels.
 
     For these subjects the image AUROC says nothing about defects.
     """
