@@ -24,7 +24,7 @@ from daad_jax.runtime import startup, supervision
 
 HELP = ("-h", "--help")
 LINE_WIDTH = 100  # characters of the help text
-DEBUG_OPTION = "debug"  # every command has it
+DEBUG_OPTION = "debug"  # every command has this option
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class Command:
 
 
 def define_workdir(options: flags.FlagValues, help_text: str) -> None:
+    """Defines --workdir. Its value is None if the user does not give it."""
     define_folder(options, "workdir", help_text)
 
 
@@ -111,12 +112,14 @@ def define_folder(options: flags.FlagValues, name: str, help_text: str) -> None:
 
 
 def define_batch_size(options: flags.FlagValues) -> None:
+    """Defines --batch_size. Its value is None if the user does not give it."""
     flags.DEFINE_integer(
         "batch_size", None, "how many images a device scores at once", 1, MAX_BATCH, flag_values=options
     )
 
 
 def define_config(options: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Defines --config, and --config.KEY for every value. `arguments` name the recipe to load."""
     help_text = (
         f"the recipe, NAME[:words] or FILE.py[:words]; NAME is one of {', '.join(recipes.names())}. "
         "--config.a.b=VALUE changes a value of the recipe; daad_jax/config.py explains every value"

@@ -161,7 +161,7 @@ def _check_features(config: Config, need: Need) -> None:
     need(model.temperature > 0, "model.temperature", "must be above 0")
     if not model.features:
         return
-    # This module imports JAX.
+    # The frozen network. Its module imports JAX, so it is imported only here.
     from daad_jax.extractors.extractor import find_extractor
 
     extractor = find_extractor(model.features)
@@ -172,6 +172,8 @@ def _check_features(config: Config, need: Need) -> None:
         "model.neighbourhood",
         "must be odd, 1 or more",
     )
+
+    # The blocks, and the layers that are read for each of them.
     need(
         1 <= len(model.blocks) <= (MAX_BLOCKS if config.uses_coreset else 1),
         "model.blocks",
@@ -199,6 +201,8 @@ def _check_features(config: Config, need: Need) -> None:
         "train.restore",
         "restores pixels, so it must be '' if model.features is set",
     )
+
+    # The memories whose items come from the data.
     if config.uses_coreset:
         count = len(model.blocks)
         need(

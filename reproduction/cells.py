@@ -176,7 +176,7 @@ TABLES = make_tables(DATA_SETS.values())
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, before it is measured. `seed` is None for baselines, which are not random."""
+    """One number of a table, before its measurement. `seed` is None for baselines, which are not random."""
 
     table: Table
     subject: str

@@ -155,6 +155,8 @@ def _measure_baseline(cell: Cell) -> dict[str, Any]:
     test, labels = np.asarray(splits.test.images), splits.test.labels
     normal = np.concatenate([splits.train.images[:], splits.calibration.images[:]])
     metrics: dict[str, float] = {}
+
+    # Score by brightness, or by the distance to the nearest image.
     if cell.row == "mean_intensity":
         scores = baselines.mean_intensity(test)
         metrics["auroc"], is_brighter = baselines.best_direction_auroc(labels, scores)
@@ -171,6 +173,8 @@ def _measure_baseline(cell: Cell) -> dict[str, Any]:
             sigma = cell.config.score.heat_smoothing * min(test.shape[1:3])
             maps = baselines.difference_maps(images, references, nearest, sigma)
             metrics |= compute_pixel_metrics(splits.test.masks[masked], maps[masked])
+
+        # Score once more without differences in brightness.
         if cell.config.data.protocol == "inspection":
             mean = float(baselines.mean_intensity(normal).mean())
             corrected = (baselines.correct_brightness(x, mean) for x in (test, normal))

@@ -47,7 +47,7 @@ HEAD = (
 
 
 def write(docs: Path) -> None:
-    """Draws the charts and writes results.md. The page is replaced as a whole or stays as it is.
+    """Draws the charts and writes results.md. The page is replaced as a whole, or does not change.
 
     Args:
         docs: the folder of results.md and results/.
@@ -113,7 +113,7 @@ def _make_section(stored: TableResults, picture_names: set[str]) -> str:
 
 
 def _explain_feature_rows(stored: TableResults) -> str:
-    """What sets the rows on features apart; "" if the table has no results of such rows."""
+    """Explains how rows on features differ from the others; "" if the table has no results of such rows."""
     titles = [ROW_TITLES[row] for row in stored.table.feature_rows if stored.row_results(row)]
     if not titles:
         return ""

@@ -218,6 +218,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
     detector, metrics, labels = evaluation.detector, evaluation.image_metrics, evaluation.test.labels
     calibration, rate = detector.calibration, detector.calibration.false_alarm_rate
     normal, anomalous = int((labels == 0).sum()), int(labels.sum())
+    # The figures.
     lines = [
         f"Scored {len(labels)} test images with the checkpoint of step {detector.step}, at "
         f"{evaluation.images_per_s:.0f} images/s. Calibration {detector.calibration_label.describe()}.",
@@ -235,6 +236,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
                 f"The heat maps are large: the pixel figures use one of {evaluation.pixel_stride} of their "
                 "rows and columns."
             )
+    # The threshold, and the images that it flags.
     lines += [
         f"The brackets are {100 * CONFIDENCE:.0f} % intervals: so far do the figures depend on these images.",
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "

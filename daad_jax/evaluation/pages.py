@@ -39,7 +39,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def draw_svg(figure: Figure, name: str) -> Markup:
-    """Returns a chart as markup. It needs no escaping, because charts show only numbers and our own words."""
+    """Returns a chart as markup. Charts need no escaping, because they have only numbers and our words."""
     return Markup(charts.to_svg(figure, name))
 
 

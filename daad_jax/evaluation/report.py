@@ -61,6 +61,7 @@ def render(
         suspects: the least normal training images with their pixels, the least normal image first.
         calibrating: the number of test images that have set the threshold.
     """
+    # Draw the charts and the gallery.
     config, scores, labels = evaluation.detector.config, evaluation.scores, evaluation.test.labels
     threshold = evaluation.detector.threshold
     log = _read_log(workdir / "metrics.jsonl")
@@ -70,6 +71,8 @@ def render(
         "pr": charts.draw_precision_recall,
     }
     sections = _gallery_sections(evaluation)
+
+    # Fill the template.
     return render_page(
         "report.html.j2",
         evaluation=evaluation,

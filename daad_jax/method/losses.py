@@ -44,7 +44,8 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Ar
 
 
 # The values of `config.loss.generator`. "minimax" is the paper's E log(1 - D(x^)). "non_saturating" is
-# -E log D(x^), the default: it has the same fixed point, and a gradient also where the discriminator is sure.
+# -E log D(x^), the default: this loss has the same fixed point, and a gradient also where the discriminator
+# is sure.
 GENERATOR_LOSSES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "non_saturating": lambda fake_logits: jnp.mean(jax.nn.softplus(-fake_logits)),
     "minimax": lambda fake_logits: -jnp.mean(jax.nn.softplus(fake_logits)),

@@ -1,7 +1,7 @@
 """Degrades images, so that the generator must restore them (ARNet, Fei et al. 2020). DAAD has no such task.
 
 A network that only copies its input need not know normal images. A network that must restore a colour or a
-direction has to recognise the object in the image, and it fails on objects that it does not know.
+direction has to recognise the object in the image, and the network fails on unknown objects.
 """
 
 import math

@@ -55,6 +55,14 @@ def build_generator(
     implementation: Implementation = "auto",
     dtype: str = "float32",
 ) -> Generator:
+    """Builds the generator of a configuration.
+
+    Args:
+        config: the configuration of the run.
+        axis_name: the mapped axis over which batch statistics are averaged; None on one device.
+        implementation: the form of the layers, see `models.layers.Implementation`.
+        dtype: the type of the operands of the convolutions, "float32" or "bfloat16".
+    """
     reads_pixels = not config.model.features
     channels = config.data.channels if reads_pixels else channels_of(config.model, 0)
     return Generator(config.model, channels, axis_name, implementation, dtype, reads_pixels)
@@ -63,6 +71,7 @@ def build_generator(
 def build_discriminator(
     config: Config, axis_name: str | None = None, dtype: str = "float32"
 ) -> Discriminator:
+    """Builds the discriminator of a configuration. `build_generator` explains the arguments."""
     return Discriminator(config.model, axis_name, dtype)
 
 

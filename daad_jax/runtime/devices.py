@@ -55,7 +55,7 @@ class DeviceGroup:
         """Compiles `step` in a thread that starts at once; the first call waits for the thread.
 
         Args:
-            step: see `compile_step`.
+            step: the step, as in `compile_step`.
             state: the shapes and types of the state, on no device.
             batch: a batch as `put` returns it.
         """
@@ -92,7 +92,7 @@ class DeviceGroup:
         """Returns one device's copy of a replicated tree, as numpy arrays."""
         if not self.is_parallel:
             return jax.device_get(tree)
-        # A process can read only its own copies, and it needs no gather for them.
+        # A process can read only its own copies, and needs no gather for these.
         return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
     def put(self, batch: np.ndarray, batch_axis: int = 0) -> jax.Array:
@@ -128,7 +128,7 @@ class DeviceGroup:
             images: all images, `[N, ...]`.
             gather: a function of the images and a plan that returns the batch. A plan is a tree of arrays
                 `[b, ...]` (or `[K, b, ...]`).
-            batch_axis: see `put`.
+            batch_axis: the axis of the examples, as in `put`.
         """
         if not self.is_parallel:
             placed, gathering = self.put(images), jax.jit(gather)
@@ -180,7 +180,7 @@ class ParallelFunction:
 
     @property
     def device_count(self) -> int:
-        """The number of devices. The size of a batch must be a multiple of it."""
+        """The number of devices. The size of a batch must be a multiple of this number."""
         return len(self._devices)
 
     def place(self, variables: Any) -> Any:

@@ -17,7 +17,7 @@ SHUTDOWN_TIMEOUT_S = 60  # a process that ends waits so long for the others, and
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the other processes of the run. Call it before any computation.
+    """Joins the other processes of the run. Call this function before any computation.
 
     Args:
         coordinator: the address HOST:PORT of process 0; None if a TPU pod, SLURM, Kubernetes or MPI provides
