@@ -21,14 +21,8 @@ NEWS_S = 20.0  # time between two printed lines about the waiting
 RETRY_S = 0.3
 ANSWER_S = 2.0  # a program that connects must send its greeting within this time
 MAX_LINE = 256  # bytes; input from the network is not trusted
-COMPARED_PACKAGES = (
-    "daad_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-)  # all processes need the same versions
+# All processes need the same versions of these packages.
+COMPARED_PACKAGES = ("daad_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 SAME_REMEDY = "start all processes again with the same options and the same versions"
 
 

@@ -131,8 +131,7 @@ def quiet_libraries() -> None:
 
     Python's hooks for unhandled errors are silenced, too. Only threads and callbacks of libraries reach these
     hooks: our commands end with `SystemExit`, and our threads pass their errors on. JAX still prints about
-        its
-    devices. Call this function before JAX is imported.
+    its devices. Call this function before JAX is imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # only messages of errors that abort the process
     absl_logging.set_verbosity(absl_logging.FATAL)
