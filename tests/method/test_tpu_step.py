@@ -47,3 +47,19 @@ def test_maps_stay_in_bfloat16_on_a_tpu():
     assert all(leaf.dtype != "bfloat16" for leaf in jax.tree.leaves(state))
     _, _, exact = step_for("cpu", "float32")
     np.testing.assert_allclose(metrics["reconstruction"], exact["reconstruction"], rtol=0.02)
+
+
+@pytest.mark.slow
+def test_bfloat16_rounds_no_more_in_the_form_of_the_tpu():
+    (_, exact, _), (_, usual, _), (_, packed, _) = (
+        step_for(*kind) for kind in (("cpu", "float32"), ("cpu", "bfloat16"), ("tpu", "bfloat16"))
+    )
+    for network in ("generator", "discriminator"):
+        gradients = (
+            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(getattr(x, network).opt_state[0].mu)])
+            for x in (exact, usual, packed)
+        )
+        right, of_usual, of_packed = gradients
+        error = np.linalg.norm(of_packed - right)
+        assert error <= 1.5 * np.linalg.norm(of_usual - right)
+        assert error <= 0.1 * np.linalg.norm(right)
