@@ -163,9 +163,9 @@ def test_scores_do_not_depend_on_the_batch(workdir, detector):
     together = detector.score(pictures)
     alone = [detector.score(picture[None]) for picture in pictures]
     np.testing.assert_array_equal([one.scores[0] for one in alone], together.scores)
-    small = Detector.load(workdir, batch_size=1)
-    assert small.batch_size < detector.batch_size
-    found = small.score(pictures)
+    large = Detector.load(workdir, batch_size=8)
+    assert large.batch_size > detector.batch_size
+    found = large.score(pictures)
     np.testing.assert_allclose(found.scores, together.scores, rtol=1e-4)
     np.testing.assert_allclose(found.heat, together.heat, rtol=1e-3, atol=1e-3)
 
