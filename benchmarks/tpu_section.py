@@ -26,6 +26,7 @@ HEAD = (
     "program", "compiled in, s", "GFLOP", "GB", "MB an image", "products, ms", "bytes, ms", "bound by",
     "memory of the chip", "collectives",
 )  # fmt: skip
+# findings/tpu_compiler_counts_fast_memory.sh shows what *GB* counts.
 ABOUT = (
     "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
     "access. All numbers count one chip and one call. *Products* is the time of the operations at the "
