@@ -7,9 +7,8 @@ FOLDER (or --config.data.path) holds the folders of the categories. CATEGORY is 
 resized to 64 x 64. daad_jax/variants.py lists the variants; the default is daad_plus. configs/__init__.py
 gives the reasons for values that all recipes share.
 
-Bottle has an AUROC of 0.973 (DAAD+, mean of three seeds, 2026-11-27). One seed takes two minutes on an H200,
-or about an hour on one CPU core. On features (daad_features) the AUROC is 1.000 after two minutes on two CPU
-cores (2026-11-28). The paper prints 0.976 for DAAD+.
+Bottle has an AUROC of 0.983 (DAAD+, one seed), after six minutes on one CPU core with two threads. On
+features (daad_features) the AUROC is 1.000 after two minutes (2026-11-28). The paper prints 0.976 for DAAD+.
 """
 
 from daad_jax import variants

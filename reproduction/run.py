@@ -67,9 +67,11 @@ def reproduce(
     # Find the cells to run. The page needs the results of all tables, so all of them are loaded here: a
     # damaged file is reported now instead of after hours.
     cells = _keep_available(cells)
-    tables = {stored.table.name: stored for stored in results.load_all(places.docs)}
+    results.load_all(places.docs)
     stored, _ = _store_local_results(table, places, smoke)
     if only_missing:
+        # The stored results have no old recipes any more, so other tables' results can take their places.
+        tables = {each.table.name: each for each in results.load_all(places.docs)}
         known = {r.key for r in (*stored.results, *tables[table.name].select_current(smoke).results)}
         cells = [c for c in cells if c.key not in known]
     to_run = [c for c in cells if not results.load_cell(c, c.folder(places.out))]
