@@ -345,3 +345,30 @@ def test_bad_commands_are_one_line(original, tmp_path, words, says):
     assert len(lines) == 1, err
     assert lines[0].startswith("reproduce.py: error: ")
     assert says in lines[0]
+
+
+def test_results_of_another_table_need_not_run_again(tmp_path, monkeypatch, capsys):
+    """Also where this table still has a result of an old recipe."""
+    inspection = TABLES["inspection"]
+    cell = cells.make_cell(inspection, "bottle", "ae", 0, smoke=False)
+    figures = {
+        "subject": "bottle", "row": "ae", "seed": 0, "environment": "e", "date": "2026-11-28", "step": 1,
+        "images": {"train": 9, "held_out": 1, "normal": 2, "anomalous": 2}, "figures": {"auroc": 0.9},
+        "images_per_s": 1.0, "wall_s": 1.0,
+    }  # fmt: skip
+    environment = {"e": {"python": "3.11", "packages": {"jax": "0.10.2"}, "device": "CPU"}}
+    (baseline,) = cells.choose(TABLE, ["bottle"], ["nearest_l2"], ["0"], smoke=False)
+    measured = {
+        inspection: [(cell.recipe, {})],
+        TABLE: [("old", {}), (baseline.recipe, {"row": "nearest_l2", "seed": None})],
+    }
+    for table, rows in measured.items():
+        known = [results.Result(recipe=recipe, **(figures | changes)) for recipe, changes in rows]
+        recipes = {result.recipe: cells.make_recipe(cell) for result in known}
+        stored = results.TableResults(table, recipes, environment, known)
+        results.save(results.results_path(tmp_path / "docs", table), stored)
+    monkeypatch.setenv("DAAD_MVTEC_DIR", str(tmp_path))
+    places = run.Places(tmp_path / "out", tmp_path / "docs")
+    assert run.reproduce(TABLE, chosen(["bottle"], ["ae"]), places, only_missing=True) == []
+    assert "0 cells of mvtec_ad: 0 done, 0 to run" in capsys.readouterr().out
+    assert [result.row for result in stored_in(places).results] == ["nearest_l2"]
