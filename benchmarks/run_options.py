@@ -1,4 +1,4 @@
-"""The options of a benchmark of one run, and where its results are stored."""
+"""Defines the options of a benchmark of one run, and stores its results."""
 
 import argparse
 import json
@@ -11,12 +11,12 @@ from daad_jax.detection.sources import list_images
 
 
 def make_parser(name: str, description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """The options that benchmarks of a run share: --workdir, --images, --rounds and --docs.
+    """Returns a parser with the options that benchmarks of a run share.
 
     Args:
-        name: of the benchmark, after `python -m benchmarks`.
-        description: for --help.
-        rounds: how many turns each competitor has if nobody says otherwise.
+        name: the name of the benchmark, after `python -m benchmarks`.
+        description: the text for --help.
+        rounds: the default of --rounds, the turns of each competitor.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
@@ -31,12 +31,12 @@ def make_parser(name: str, description: str | None, rounds: int) -> argparse.Arg
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files of a folder and of its sub-folders, in the order of their names."""
+    """Returns the image files of a folder and of its sub-folders, in the order of their names."""
     return sorted({image.path for image in list_images([str(folder)])})
 
 
 def store(docs: Path, section: str, workdir: Path, rows: Any) -> None:
-    """Stores the rows of a run in a section of performance.json, and writes the page anew."""
+    """Stores the rows of a run in a section of performance.json, and writes the page again."""
     from benchmarks import performance_page
 
     stored = docs / "performance.json"

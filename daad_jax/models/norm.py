@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises every channel: `[B, H, W, C]` -> `[B, H, W, C]`, or `[B, h, w, packed^2 C]` as it is."""
+        """Normalises every channel: `[B, H, W, C]`, or packed `[B, h, w, packed^2 C]`, to the same shape."""
         places = self.packed**2
         channels = (x.shape[-1] // places,)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
