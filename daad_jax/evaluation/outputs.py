@@ -238,7 +238,7 @@ def _summarise(evaluation: Evaluation) -> list[str]:
             )
     # The threshold, and the images that it flags.
     lines += [
-        f"The brackets are {100 * CONFIDENCE:.0f} % intervals: so far do the figures depend on these images.",
+        f"The brackets are {100 * CONFIDENCE:.0f} % intervals: other test images could give such figures.",
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
         f"{calibration.describe_promise(rate)}.",
         f"Here the threshold flags {metrics['false_alarms']} of {normal} normal test images (false alarms).",

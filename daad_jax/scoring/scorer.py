@@ -49,15 +49,15 @@ def images_at_once(pixels: int, backend: str) -> int:
 
 
 def choose_batch_size(config: Config, backend: str, cores: int | None = None) -> int:
-    """How many images a device should score at once, unless `config.score.batch_size` says so.
+    """Chooses how many images a device scores at once, unless `config.score.batch_size` is given.
 
     On a CPU, a frozen network reads one image as fast as each of several: 68, 66, 65 and 65 ms an image in
     batches of 1, 2, 4 and 8 (two cores, 224 px). Single images therefore wait for no others, as long as few
     cores share the work.
 
     Args:
-        config: of the run.
-        backend: what JAX calls the kind of device.
+        config: the configuration of the run.
+        backend: "cpu", "gpu" or "tpu".
         cores: how many cores of the CPU each device has; None: as many as this machine gives.
     """
     if config.score.batch_size:
