@@ -1,4 +1,4 @@
-"""The address of a memory: weights of the items, from lengths and cosines."""
+"""Computes the address of a memory, the weights of its items, from lengths and cosines."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,20 @@ EPSILON = 1e-12
 
 
 def inverse_lengths(vectors: jax.Array) -> jax.Array:
-    """1 / max(length, 1e-6): `[..., D]` -> `[...]`."""
+    """Computes 1 / max(length, 1e-6) of each vector: `[..., D]` -> `[...]`."""
     return inverse_root_of_squares(jnp.sum(jnp.square(vectors), -1))
 
 
 def inverse_root_of_squares(squares: jax.Array) -> jax.Array:
-    """1 / max(length, 1e-6), from the squares of lengths."""
+    """Computes 1 / max(length, 1e-6) from the squares of lengths. The shape stays the same."""
     return inverse_root(jnp.where(squares > EPSILON, squares, EPSILON))
 
 
 def cosines_to_weights(cosine: jax.Array, temperature: float, shrink: float) -> jax.Array:
-    """Weights of the items, from their cosines `[..., N]`; `temperature` and `shrink` as in `address`."""
+    """Computes the weights of the items from their cosines. Both are `[..., N]`.
+
+    `memory.address` explains `temperature` and `shrink`.
+    """
     weights = jax.nn.softmax(cosine / temperature, axis=-1)
     if shrink > 0:
         above = jax.nn.relu(weights - shrink)

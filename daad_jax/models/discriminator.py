@@ -39,7 +39,7 @@ class Discriminator(nn.Module):
             last map is f_D.
         """
         chex.assert_rank(images, 4)
-        # As in the generator.
+        # A TPU waits for bytes, see the generator.
         keeps_maps = train and jax.default_backend() == "tpu"
         grid = self._choose_grid(images) if keeps_maps else 0
         x = pack(images, factor_of(0, grid))
@@ -62,7 +62,7 @@ class Discriminator(nn.Module):
         return logits[:, 0], tuple(maps)
 
     def _widths(self, images: jax.Array) -> list[int]:
-        """The channels of each layer's map. The last layer is the first whose map cannot be halved again."""
+        """Lists the channels of each layer's map. The last layer's map cannot be halved again."""
         widths: list[int] = []
         smaller_side = min(images.shape[1:3])
         while not widths or smaller_side >= 2 * SMALLEST_MAP:
@@ -71,5 +71,5 @@ class Discriminator(nn.Module):
         return widths
 
     def _choose_grid(self, images: jax.Array) -> int:
-        """The level to which finer maps are packed, see `packing`."""
+        """Chooses the level to which finer maps are packed, see `packing`."""
         return choose_grid(len(images), [images.shape[3], *self._widths(images)], images.shape[1:3])

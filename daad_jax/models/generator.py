@@ -32,7 +32,7 @@ class Generator(nn.Module):
     reads_pixels: bool = True  # pixels are in [0, 1], so the output is a sigmoid; features are not bounded
 
     def width(self, level: int) -> int:
-        """The number of channels at 1 / 2^level of the full resolution."""
+        """Returns the number of channels at 1 / 2^level of the full resolution."""
         return min(self.config.base_width * 2**level, self.config.max_width)
 
     @nn.compact
@@ -84,13 +84,13 @@ class Generator(nn.Module):
         return jax.nn.sigmoid(logits) if self.reads_pixels else logits, usage
 
     def _choose_grid(self, images: jax.Array) -> int:
-        """The level to which finer maps are packed, see `packing`."""
+        """Chooses the level to which finer maps are packed, see `packing`."""
         widths = [self.width(level) for level in range(self.config.levels + 1)]
         widths[0] = max(widths[0], self.channels)
         return choose_grid(len(images), widths, images.shape[1:3])
 
     def _unit(self, conv: Conv | ConvTranspose, x: jax.Array, train: bool, keeps_maps: bool) -> jax.Array:
-        """Convolution, batch norm and ReLU (ConvBNReLU)."""
+        """Applies a convolution, batch norm and ReLU (ConvBNReLU)."""
         norm = BatchNorm(self.axis_name, train, conv.packing[1], name=f"{conv.name}_norm")
         y = jax.nn.relu(norm(conv(x)))
         return y.astype(self.dtype) if keeps_maps else y

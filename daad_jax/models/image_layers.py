@@ -18,7 +18,7 @@ MAX_IMAGE_PRODUCTS = 96
 
 
 def native_conv(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
-    """XLA's convolution with padding SAME.
+    """Computes a convolution with padding SAME by XLA's own operation.
 
     `[B, H, W, C]` and `[kh, kw, C, F]` -> `[B, ceil(H / stride), ceil(W / stride), F]`.
     """
@@ -32,7 +32,7 @@ def reads_image(channels: int, features: int) -> bool:
 
 @jax.custom_vjp
 def conv3x3_to_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 1 and padding SAME, for an output with few channels.
+    """Computes a convolution with stride 1 and padding SAME, for an output with few channels.
 
     `[B, H, W, C]` and `[3, 3, C, F]` -> `[B, H, W, F]`.
     """
@@ -47,7 +47,7 @@ def conv3x3_to_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def conv3x3_from_image(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 1 and padding SAME, for an input and an output with few channels.
+    """Computes a convolution with stride 1 and padding SAME, for an input and an output with few channels.
 
     `[B, H, W, C]` and `[3, 3, C, F]` -> `[B, H, W, F]`.
     """
@@ -67,7 +67,7 @@ def _to_image_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Opera
 
 
 def _to_image_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """The input's gradient is native. The kernel's gradient is a product of x and patches of the gradient."""
+    """Computes the input's gradient natively, and the kernel's from x and patches of the gradient."""
     x, kernel = operands
     channels, features = kernel.shape[2:]
     (input_gradient,) = jax.linear_transpose(lambda x: native_conv(x, kernel, (1, 1)), x)(gradient)
@@ -81,7 +81,7 @@ def _from_image_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Ope
 
 
 def _from_image_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """Both gradients are native."""
+    """Computes both gradients natively."""
     _, pull = jax.vjp(lambda x, kernel: native_conv(x, kernel, (1, 1)), *operands)
     return pull(gradient)  # type: ignore[no-any-return]
 
@@ -91,7 +91,7 @@ conv3x3_from_image.defvjp(_from_image_forward, _from_image_backward)
 
 
 def extract_patches(x: jax.Array, kernel_size: Pair, strides: Pair) -> jax.Array:
-    """The windows of a convolution with padding SAME, each as one vector.
+    """Extracts the windows of a convolution with padding SAME, each as one vector.
 
     `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), kh * kw * C]`.
     """

@@ -40,22 +40,22 @@ from daad_jax.models.packing import Packing, pack_kernel
 
 # "native" and "split" force one implementation; "split" exists for some shapes only.
 # "auto" takes the faster one for the backend of this process.
-# "portable" chooses when the program runs, on the device that runs it. It is not for training, since its
-# gradient would keep the operands of both implementations.
+# "portable" chooses when the program runs, on the device that runs it. Training must not use "portable",
+# since its gradient would keep the operands of both implementations.
 Implementation = Literal["auto", "native", "split", "portable"]
 
 # A map with at least this many channels per pixel (of all its images) is tiny. Its kernel is much larger, and
 # must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
 
-# On a TPU, our gradient of a transposed convolution is for fine maps with so many values per weight.
+# On a TPU, a transposed convolution uses our gradient if the fine map has at least so many values per weight.
 MIN_VALUES_PER_WEIGHT = 4
 
 
 def choose_implementation(
     kernel_size: Pair, strides: Pair, channels: Pair | None, backend: str
 ) -> Implementation:
-    """The faster implementation of a convolution or a transposed convolution: "split" or "native".
+    """Chooses the faster implementation, "split" or "native", of a convolution or a transposed convolution.
 
     Args:
         kernel_size: (height, width) of the kernel.
@@ -75,7 +75,7 @@ def _has_split(kernel_size: Pair, strides: Pair, channels: Pair | None) -> bool:
 
 
 def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
-    """XLA's transposed convolution with padding SAME.
+    """Computes a transposed convolution with padding SAME by XLA's own operation.
 
     `[B, H, W, C]` and `[kh, kw, C, F]` -> `[B, H * stride, W * stride, F]`.
     """
@@ -87,7 +87,7 @@ def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax
 
 @jax.custom_vjp
 def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 2 and padding SAME.
+    """Computes a convolution with stride 2 and padding SAME.
 
     `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, ceil(H / 2), ceil(W / 2), F]`.
     """
@@ -98,7 +98,7 @@ def conv4x4_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution with stride 2 and padding SAME.
+    """Computes a transposed convolution with stride 2 and padding SAME.
 
     `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`.
     """
@@ -122,7 +122,7 @@ def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _up_from_tiny_map(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv4x4_up` without a copy of the kernel.
+    """Computes `conv4x4_up` without a copy of the kernel.
 
     All pixels are multiplied by all taps. Then each product is added at its place in the output.
     """
@@ -161,7 +161,11 @@ def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
 
 
 def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """Up is the adjoint of down, so its gradients are the gradients of down with input and output swapped."""
+    """Computes both gradients of `conv4x4_up`.
+
+    `conv4x4_up` is the adjoint of `conv4x4_down`. Its gradients are therefore the gradients of
+    `conv4x4_down` with input and output exchanged.
+    """
     x, kernel = operands
     batch, rows, columns, channels = x.shape
     if winograd.is_faster(gradient.shape, channels, x.dtype):
@@ -181,7 +185,7 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
 
 
 def _copy_for_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    """Copies of the operands that XLA cannot recognise as equal to the operands of the forward pass.
+    """Copies the operands so that XLA cannot recognise them as the operands of the forward pass.
 
     The backward pass recomputes Winograd's sums from these copies. Otherwise XLA would notice that the
     forward pass computed the same sums, and would keep those in memory until the backward pass.
@@ -196,26 +200,27 @@ conv4x4_up.defvjp(_up_forward, _up_backward)
 
 
 def _down_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The kernel's gradient of `conv4x4_down`; of `kernel` only the shape and the type count.
+    """Computes the kernel's gradient of `conv4x4_down`. The values of `kernel` do not matter.
 
-    `[B, H, W, C]`, `[B, ceil(H / 2), ceil(W / 2), F]` -> `[4, 4, C, F]`.
+    `[B, H, W, C]` and `[B, ceil(H / 2), ceil(W / 2), F]` -> `[4, 4, C, F]`.
     """
     (result,) = jax.linear_transpose(lambda k: native_conv(x, k, (2, 2)), kernel)(gradient)
     return result
 
 
 def _flip(kernel: jax.Array) -> jax.Array:
-    """The kernel of the adjoint, turned by 180 degrees: `[kh, kw, C, F]` -> `[kh, kw, F, C]`."""
+    """Turns a kernel into the adjoint's, by 180 degrees: `[kh, kw, C, F]` -> `[kh, kw, F, C]`."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 @jax.custom_vjp
 def native_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`native_conv_transpose` of a 4x4 kernel with stride 2, for the TPU.
+    """Computes `native_conv_transpose` of a 4x4 kernel with stride 2, with gradients for the TPU.
 
     The gradients are convolutions with stride 2. XLA's own gradient of the kernel first copies the fine map
-    into the reverse order. Where the kernel is the larger array, that copy is cheap: our gradient has its
-    last two axes exchanged, so XLA would copy the optimiser's moments.
+    into the reverse order. This copy is cheap if the kernel is larger than the map, and then XLA's gradient
+    is the better one: the last two axes of our gradient are exchanged, so XLA would have to copy the
+    optimiser's moments, which are as large as the kernel.
     """
     return native_conv_transpose(x, kernel, (2, 2))
 
@@ -298,13 +303,13 @@ class ConvTranspose(nn.Module):
 def _conv_packed(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None, module: Conv | ConvTranspose
 ) -> jax.Array:
-    """The 3x3 convolution between packed maps."""
+    """Computes the 3x3 convolution between packed maps."""
     y = native_conv(x.astype(module.dtype), kernel.astype(module.dtype), (1, 1))
     return _add_bias(y, None if bias is None else jnp.tile(bias, module.packing[1] ** 2))
 
 
 def _create_parameters(module: Conv | ConvTranspose, channels: int) -> tuple[jax.Array, jax.Array | None]:
-    """The kernel and, if the module uses one, the bias."""
+    """Creates the kernel and, if the module uses one, the bias."""
     shape = (*module.kernel_size, channels, module.features)
     kernel = module.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
     if not module.use_bias:
@@ -324,7 +329,7 @@ Function = Callable[[jax.Array, jax.Array], jax.Array]
 def _select_function(
     module: Conv | ConvTranspose, channels: Pair | None, native: Function, split: Function
 ) -> Function:
-    """The function that the module's `implementation` asks for.
+    """Selects the function that the module's `implementation` asks for.
 
     Raises:
         ValueError: `implementation` is "split", which does not exist for this shape.

@@ -1,4 +1,4 @@
-"""Reads a memory by convolutions, for the TPU: the map stays whole.
+"""Reads a memory by convolutions, so that the map stays whole. This is for the TPU.
 
 `memory.divide` cuts a map into blocks, and `memory.assemble` puts blocks together. On a TPU both copy the map
 into another order, and so do their gradients. A convolution whose strides are the size of a block computes
@@ -21,7 +21,7 @@ def can_read_map(shape: tuple[int, ...], division: Division) -> bool:
     """Tells whether this module can read a map.
 
     Args:
-        shape: of the map as it is stored, packed or not.
+        shape: the shape of the map as it is stored, packed or not.
         division: cuts per axis. No block may be a part of the channels or of a packed pixel.
     """
     return division[2] == 1 and not any(axis % cuts for axis, cuts in zip(shape[1:3], division))
@@ -35,7 +35,7 @@ def read_map(
     temperature: float = 1.0,
     shrink: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the memory can express of each block: `memory.read` between `divide` and `assemble`.
+    """Replaces each block by what the memory can express of it, as `divide`, `read` and `assemble` do.
 
     Args:
         features: `[B, H, W, C]`. Their type is that of the products' operands. Sums, cosines and weights are
@@ -70,7 +70,7 @@ def _conv(features: jax.Array, kernel: jax.Array, block: Pair) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _multiply(features: jax.Array, kernel: jax.Array, block: Pair) -> jax.Array:
-    """The float32 products `[B, rows, columns, N]` of all blocks and items, from operands of any type."""
+    """Multiplies all blocks by all items: float32 `[B, rows, columns, N]`, from operands of any type."""
     return jax.lax.conv_general_dilated(
         features, kernel, block, "VALID", dimension_numbers=NHWC, preferred_element_type=jnp.float32
     )
@@ -85,7 +85,7 @@ def _multiply_forward(
 def _multiply_backward(
     block: Pair, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """JAX has no gradient of a convolution whose result has another type than its operands."""
+    """Computes the gradients, which JAX lacks if the result has another type than the operands."""
     _, pull = jax.vjp(lambda features, kernel: _conv(features, kernel, block), *operands)
     return pull(gradient.astype(operands[0].dtype))  # type: ignore[no-any-return]
 
@@ -95,7 +95,7 @@ _multiply.defvjp(_multiply_forward, _multiply_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _spread(weights: jax.Array, kernel: jax.Array, block: Pair) -> jax.Array:
-    """The weighted sums of all items, each in its block: the adjoint of `_conv`. `[B, H, W, C]`."""
+    """Puts the weighted sum of the items into each block: the adjoint of `_conv`. `[B, H, W, C]`."""
     return jax.lax.conv_transpose(
         weights, kernel, block, "VALID", dimension_numbers=NHWC, transpose_kernel=True
     )
@@ -110,7 +110,7 @@ def _spread_forward(
 def _spread_backward(
     block: Pair, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients by a strided convolution. XLA would first copy the map into the reverse order."""
+    """Computes the gradients by a strided convolution. XLA's own gradient would first reverse the map."""
     weights, kernel = operands
     (kernel_gradient,) = jax.linear_transpose(lambda k: _conv(gradient, k, block), kernel)(weights)
     return _conv(gradient, kernel, block), kernel_gradient

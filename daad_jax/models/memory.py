@@ -17,7 +17,12 @@ INVERSE_LENGTHS = "inverse_lengths"  # the name of a collection of Flax variable
 
 
 def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") -> Division:
-    """Division rates for a map of `shape` = (H, W, C), with 0 standing for the whole axis.
+    """Replaces each division rate of 0 by the length of its axis.
+
+    Args:
+        division: cuts per axis (r_h, r_w, r_c).
+        shape: (H, W, C) of the map.
+        name: the memory's name, for the error.
 
     Raises:
         UserError: a rate that does not divide its axis; names the module, the shape and the rates.
@@ -33,11 +38,11 @@ def resolve(division: Division, shape: tuple[int, ...], name: str = "memory") ->
 
 
 def divide(features: jax.Array, division: Division) -> jax.Array:
-    """Cuts a map into blocks, each flattened to one query.
+    """Cuts a map into blocks. Each block is flattened to one query.
 
     Args:
         features: `[B, H, W, C]`.
-        division: cuts per axis (r_h, r_w, r_c), each dividing its axis.
+        division: cuts per axis (r_h, r_w, r_c). Each number divides its axis.
 
     Returns:
         Queries `[B, Q, D]`, Q = r_h r_w r_c and D = (H / r_h)(W / r_w)(C / r_c).
@@ -70,9 +75,9 @@ def assemble(queries: jax.Array, division: Division, shape: tuple[int, int, int]
 def with_inverse_lengths(variables: dict[str, Any]) -> dict[str, Any]:
     """Adds the `inverse_lengths` of all memory items to a generator's variables.
 
-    They stay right as long as the items do not change, as in scoring. The time to read a single image is the
-    time to go through all items: once for the products, once for the weighted sum, and a third time for the
-    lengths, unless they are known.
+    The lengths stay right as long as the items do not change, as in scoring. A read of a single image spends
+    its time on going through all items: once for the products, once for the weighted sum and, if the lengths
+    are not known, once more for the lengths.
     """
     banks = {name: params["items"] for name, params in variables["params"].items() if "items" in params}
     lengths = {name: {"items": inverse_lengths(items)} for name, items in banks.items()}
@@ -86,15 +91,15 @@ def address(
     shrink: float = 0.0,
     item_scale: jax.Array | None = None,
 ) -> jax.Array:
-    """Weights of the items for every query: softmax over j of cos(q, m_j) / temperature.
+    """Computes the weights of the items for every query: the softmax over j of cos(q, m_j) / temperature.
 
     Args:
         queries: `[..., D]`.
         items: `[N, D]`.
-        temperature: 1 is the paper's equation; far below 1 makes the read select.
-        shrink: MemAE's hard-shrinkage threshold (weights below it become 0, the rest are
-            normalised again); 0 is the paper's equation.
-        item_scale: `inverse_lengths` of the items, if they are known already.
+        temperature: 1 is the paper's equation. A temperature far below 1 selects one item.
+        shrink: MemAE's hard-shrinkage threshold. Weights below it become 0, and the others are scaled to a
+            sum of 1 again. 0 is the paper's equation.
+        item_scale: `inverse_lengths` of the items, if the caller knows them already.
 
     Returns:
         float32 `[..., N]`, rows of sum 1. A query of length 0 has cosine 0 with every item.
@@ -116,7 +121,7 @@ def read(
     shrink: float = 0.0,
     item_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the memory can express of each query: q^ = w M.
+    """Replaces each query by what the memory can express of it: q^ = w M.
 
     Args:
         queries: `[..., D]`.
@@ -133,7 +138,7 @@ def read(
 
 
 def usage(weights: jax.Array) -> dict[str, jax.Array]:
-    """How a batch of queries used the memory.
+    """Measures how a batch of queries used the memory.
 
     Args:
         weights: `[B, Q, N]`.

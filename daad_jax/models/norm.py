@@ -4,16 +4,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-MOMENTUM = 0.9  # most runs are short: the running statistics must settle within a few hundred steps
+MOMENTUM = 0.9  # most runs are short, so the running statistics must settle within a few hundred steps
 EPSILON = 1e-5
 
 
 @jax.custom_jvp
 def inverse_root(x: jax.Array) -> jax.Array:
-    """1 / sqrt(x).
+    """Computes 1 / sqrt(x).
 
-    The derivative uses products only. JAX's derivative divides, and XLA:CPU compiles a division into a loop
-    of its own.
+    The derivative uses products only. JAX's own derivative contains a division, and XLA:CPU compiles a
+    division into a loop of its own.
     """
     return jax.lax.rsqrt(x)
 
@@ -25,7 +25,7 @@ def _inverse_root_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> 
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with the parameters, statistics and results of `nn.BatchNorm`, in less memory.
+    """Batch norm that needs less memory than `nn.BatchNorm`, with its parameters, statistics and results.
 
     Here the result is computed as x * a + b, whose gradient needs only x. Flax computes
     (x - mean) * a + bias, whose gradient keeps x - mean in memory beside x.

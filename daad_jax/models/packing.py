@@ -22,11 +22,11 @@ Packing = tuple[int, int]  # of the input and of the output of a layer; 1: not p
 
 
 def choose_grid(batch: int, widths: Sequence[int], size: tuple[int, ...]) -> int:
-    """The level to whose size all finer maps are packed; 0 if none is packed.
+    """Chooses the level to whose size all finer maps are packed; 0 if none is packed.
 
     Args:
-        batch: images on a device.
-        widths: channels of the maps at 1, 1/2, 1/4, ... of the full resolution.
+        batch: the number of images on a device.
+        widths: the channels of the maps at 1, 1/2, 1/4, ... of the full resolution.
         size: (H, W) of the full resolution.
     """
     if batch >= LANES:
@@ -42,12 +42,12 @@ def choose_grid(batch: int, widths: Sequence[int], size: tuple[int, ...]) -> int
 
 
 def factor_of(level: int, grid: int) -> int:
-    """How many pixels of a level a pixel of the grid has along each axis."""
+    """Counts the pixels of a level that one pixel of the grid holds along each axis."""
     return int(2 ** max(grid - level, 0))
 
 
 def pack(x: jax.Array, factor: int) -> jax.Array:
-    """`[B, H, W, C]` -> `[B, H / factor, W / factor, factor^2 C]`."""
+    """Packs a map: `[B, H, W, C]` -> `[B, H / factor, W / factor, factor^2 C]`."""
     if factor == 1:
         return x
     batch, height, width, channels = x.shape
@@ -57,7 +57,7 @@ def pack(x: jax.Array, factor: int) -> jax.Array:
 
 
 def unpack(x: jax.Array, factor: int) -> jax.Array:
-    """The inverse of `pack`."""
+    """Unpacks a map: `[B, H, W, factor^2 C]` -> `[B, H factor, W factor, C]`."""
     if factor == 1:
         return x
     batch, height, width, packed = x.shape
@@ -66,11 +66,12 @@ def unpack(x: jax.Array, factor: int) -> jax.Array:
 
 
 def pack_kernel(kernel: jax.Array, packing: Packing, transposed: bool, parts: int = 1) -> jax.Array:
-    """The kernel of the 3x3 convolution that replaces a layer between packed maps.
+    """Builds the kernel of the 3x3 convolution that replaces a layer between packed maps.
 
     Args:
         kernel: `[k, k, C, F]` of a convolution with padding SAME: 3x3 with stride 1, or 4x4 with stride 2.
-        packing: of the input and of the output. One pixel of the grid is the same part of the image in both.
+        packing: the factors of the input and of the output. In both, one pixel of the grid is the same part
+            of the image.
         transposed: True for a transposed convolution (4x4, stride 2).
         parts: how many packed maps were concatenated to the input.
 

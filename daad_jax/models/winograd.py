@@ -24,9 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Both limits were measured: below them the sums cost more time than the saved multiplications.
-MIN_COARSE_PIXELS = (
-    512  # of the coarse map, over all images of the batch; few pixels do not repay the kernel's sums
-)
+MIN_COARSE_PIXELS = 512  # over all images of the batch; fewer pixels do not repay the kernel's sums
 # `is_faster` compares the multiplications with the additions over the maps. `up` needs the fewest additions.
 MIN_PRODUCTS_PER_SUM = 50
 MIN_PRODUCTS_PER_SUM_UP = 16
@@ -53,7 +51,7 @@ def is_faster(
 
 
 def down(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
-    """Convolution with stride 2 and padding SAME.
+    """Computes a convolution with stride 2 and padding SAME.
 
     Args:
         x: `[B, H, W, C]`; 4 divides H and W.
@@ -72,7 +70,7 @@ def down(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array
 
 
 def up(x: jax.Array, kernel: jax.Array, transposed: bool = True) -> jax.Array:
-    """Transposed convolution with stride 2 and padding SAME: the adjoint of `down`.
+    """Computes a transposed convolution with stride 2 and padding SAME: the adjoint of `down`.
 
     Args:
         x: `[B, h, w, F]`; 2 divides h and w.
@@ -91,7 +89,7 @@ def up(x: jax.Array, kernel: jax.Array, transposed: bool = True) -> jax.Array:
 
 
 def kernel_gradient(fine: jax.Array, coarse: jax.Array, transposed: bool) -> jax.Array:
-    """The kernel's gradient of `down` or `up`, from the fine and the coarse map.
+    """Computes the kernel's gradient of `down` or `up` from the fine and the coarse map.
 
     One of the maps is the input of the convolution, the other the gradient of its output.
 
@@ -116,7 +114,7 @@ KERNEL_COEFFICIENTS = ((1, 1, 0), (0, 1, 1))
 
 
 def _combine(terms: Sequence[jax.Array], coefficients: Sequence[tuple[int, ...]]) -> jax.Array:
-    """The three sums of the terms, weighted by the coefficients: terms `[...]` -> `[3, ...]`."""
+    """Adds the terms three times, each time weighted by other coefficients: terms `[...]` -> `[3, ...]`."""
     shape = (3, *(1,) * terms[0].ndim)
     weighted = [
         jnp.asarray(row, jnp.float32).reshape(shape) * term[None] for row, term in zip(coefficients, terms)
@@ -125,7 +123,7 @@ def _combine(terms: Sequence[jax.Array], coefficients: Sequence[tuple[int, ...]]
 
 
 def _fine_to_factors(x: jax.Array) -> list[jax.Array]:
-    """The factors from the fine map: `[B, H, W, C]` -> three `[3, B H / 4 W / 4, 4C]`."""
+    """Computes the factors of the fine map: `[B, H, W, C]` -> three `[3, B H / 4 W / 4, 4C]`."""
     cells = _pixels_to_cells(x)
     p0, p1, p2 = _every_other(cells, 3, cells.shape[1] // 2, 1)
     columns = cells.shape[2] // 2
@@ -134,7 +132,7 @@ def _fine_to_factors(x: jax.Array) -> list[jax.Array]:
 
 
 def _products_to_fine(products: list[jax.Array]) -> jax.Array:
-    """The transpose of `_fine_to_factors`, from three `[3, B, H / 4, W / 4, 4C]`."""
+    """Computes the transpose of `_fine_to_factors` from three `[3, B, H / 4, W / 4, 4C]`."""
 
     def merge(three: Iterable[jax.Array], axis: int) -> jax.Array:
         m1, m2, m3 = three
@@ -149,7 +147,7 @@ def _products_to_fine(products: list[jax.Array]) -> jax.Array:
 
 
 def _coarse_to_factors(y: jax.Array) -> list[jax.Array]:
-    """The factors from the coarse map: `[B, h, w, F]` -> three `[3, B h / 2 w / 2, F]`."""
+    """Computes the factors of the coarse map: `[B, h, w, F]` -> three `[3, B h / 2 w / 2, F]`."""
     y0, y1 = _every_other(y, 2, y.shape[1] // 2, 1)
     columns = y.shape[2] // 2
     rows = [_combine(_every_other(row, 2, columns, 2), COARSE_COEFFICIENTS) for row in (y0, y0 + y1, -y1)]
@@ -157,7 +155,7 @@ def _coarse_to_factors(y: jax.Array) -> list[jax.Array]:
 
 
 def _products_to_coarse(products: list[jax.Array]) -> jax.Array:
-    """The transpose of `_coarse_to_factors`, from three `[3, B, h / 2, w / 2, F]`."""
+    """Computes the transpose of `_coarse_to_factors` from three `[3, B, h / 2, w / 2, F]`."""
 
     def merge(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
         return [m1 + m2, m2 - m3]
@@ -168,7 +166,7 @@ def _products_to_coarse(products: list[jax.Array]) -> jax.Array:
 
 
 def _kernel_to_factors(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
-    """The factors from the kernel.
+    """Computes the factors of the kernel.
 
     `[4, 4, C, F]` -> three `[3, 4C, F]`; if `transposed`, `[4, 4, F, C]` -> three `[3, F, 4C]`.
     """
@@ -181,7 +179,7 @@ def _kernel_to_factors(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
 
 
 def _products_to_kernel(products: list[jax.Array], transposed: bool) -> jax.Array:
-    """The transpose of `_kernel_to_factors`."""
+    """Computes the transpose of `_kernel_to_factors`."""
 
     def merge(m1: jax.Array, m2: jax.Array, m3: jax.Array) -> jax.Array:
         return jnp.stack([m1 + m2, m2 + m3])
@@ -195,7 +193,7 @@ def _products_to_kernel(products: list[jax.Array], transposed: bool) -> jax.Arra
 
 
 def _taps_first(transposed: bool) -> tuple[int, ...]:
-    """The order of the axes of a kernel (tap, pixel, tap, pixel, rows, columns) in the factors.
+    """Returns the order of a kernel's axes (tap, pixel, tap, pixel, rows, columns) in the factors.
 
     The two tap axes come first. The two pixel axes stand beside the channels of the fine map.
     """
@@ -214,14 +212,14 @@ def _pixels_to_cells(x: jax.Array) -> jax.Array:
 
 
 def _cells_to_pixels(cells: jax.Array) -> jax.Array:
-    """The transpose of `_pixels_to_cells`."""
+    """Computes the transpose of `_pixels_to_cells`."""
     batch, height, width, channels = cells.shape
     x = cells.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, 2 * height, 2 * width, -1)[:, 1:-1, 1:-1]
 
 
 def _every_other(x: jax.Array, starts: int, count: int, axis: int) -> list[jax.Array]:
-    """The elements s, s + 2, ... of an axis, `count` of them, for each s from 0 to `starts` - 1."""
+    """Takes `count` elements s, s + 2, ... of an axis, for each s from 0 to `starts` - 1."""
     return [jax.lax.slice_in_dim(x, s, s + 2 * count - 1, 2, axis) for s in range(starts)]
 
 
