@@ -11,7 +11,6 @@ import daad_jax
 from tests.documentation import pages
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -48,25 +47,20 @@ def test_no_page_names_a_file_of_another_site(site):
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_a_reader_finds_a_setting_without_a_network(site, screen):
+def test_a_reader_finds_a_setting_without_a_network(site, browser, screen):
     """In a browser that opens the files: a search finds a setting, and its page opens."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     width, height = SCREENS[screen]
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": height})
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((site / "index.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        page.locator("label[for=__search], .md-search__button").locator("visible=true").first.click()
-        page.keyboard.type("false_alarm_rate")
-        hit = page.locator("a", has_text=re.compile("false_alarm_rate")).first
-        hit.wait_for(timeout=20_000)
-        hit.click()
-        page.wait_for_url(re.compile("configuration|scoring|threshold|commands"), timeout=20_000)
-        assert "false_alarm_rate" in page.content()
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": height})
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((site / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.locator("label[for=__search], .md-search__button").locator("visible=true").first.click()
+    page.keyboard.type("false_alarm_rate")
+    hit = page.locator("a", has_text=re.compile("false_alarm_rate")).first
+    hit.wait_for(timeout=20_000)
+    hit.click()
+    page.wait_for_url(re.compile("configuration|scoring|threshold|commands"), timeout=20_000)
+    assert "false_alarm_rate" in page.content()
+    page.close()
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
