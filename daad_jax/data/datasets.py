@@ -116,6 +116,7 @@ def _count_splits(given: Splits) -> Iterator[tuple[str, str, int, int]]:
 def _make_splits(
     decoded: Decoded, labels: np.ndarray, config: Config, history: History | None, found_notes: list[str]
 ) -> Splits:
+    """Assigns every usable image to training, calibration or test, as `history` did if there is one."""
     data = config.data
     # Unreadable images are in no split.
     is_usable = np.ones(len(labels), bool)

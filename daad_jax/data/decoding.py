@@ -190,6 +190,7 @@ def is_grey(path: Path) -> bool:
 
 
 def _decode_file(file: IO[bytes], name: str, page: int, max_pixels: int) -> Picture:
+    """Decodes one page of an open image file, by Pillow or by the reader of its format."""
     image_format = identify(file.read(SIGNATURE_BYTES))
     if not image_format:
         raise ValueError("cannot identify image file: it begins like no format that is read")

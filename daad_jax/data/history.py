@@ -102,6 +102,7 @@ class History:
     def _roles_by_content(
         self, images: Sequence[NormalImage], config: DataConfig, seed: int, groups: np.ndarray | None
     ) -> list[str]:
+        """Gives each known image the role that it had, and shares out the new images."""
         trained, held_out = ContentIndex(self.trained), ContentIndex(self.held_out)
         roles = [
             # An image that has trained stays a training image, even if a copy of it was held out.

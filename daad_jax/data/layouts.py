@@ -147,6 +147,7 @@ def _read_folders(names: Iterable[str]) -> dict[str, _Folder]:
 
 
 def _read_folder(path: str, meanings: dict[str, dict[str, Meaning]]) -> _Folder:
+    """Reads the part, the role and the class of a folder from the names along its path."""
     folder, parent = _Folder(path), ""
     for name in path.split("/") if path else []:
         meaning, siblings = meanings[parent][name], meanings[parent]

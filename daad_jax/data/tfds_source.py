@@ -245,6 +245,7 @@ def _make_sample(
     features: _Features,
     max_pixels: int,
 ) -> Sample:
+    """Describes an example of TFDS. Its image and mask are decoded only when they are needed."""
     label = int(example[features.label])
     if label < 0:
         raise UserError(f"{number}: this image has no class (its label is {label}); choose another data set")

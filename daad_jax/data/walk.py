@@ -125,6 +125,7 @@ class _Walk:
         self._reached: set[str] = set()
 
     def __iter__(self) -> Iterator[WalkedFile]:
+        """Yields the files of all folders. No folder is listed twice, however links lead to it."""
         # The folders to list, the next one last: the path below the root, the reason to leave out all files
         # in the folder, and whether a link leads to it.
         waiting: list[tuple[str, str, bool]] = [("", "", False)]

@@ -149,6 +149,7 @@ def _load_test(
 def _write_files(
     evaluation: Evaluation, workdir: Path, folder: Path, tested: _Tested, calibrating: int
 ) -> None:
+    """Writes all files of an evaluation, or none of them."""
     # Collect the figures.
     detector, test = evaluation.detector, evaluation.test
     labels, gallery_indices = test.labels, evaluation.gallery_indices

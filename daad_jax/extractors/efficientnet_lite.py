@@ -177,6 +177,7 @@ class EfficientNetLite:
         layers: tuple[int, ...],
         depthwise: Callable[[jax.Array, Params, int, Pads], jax.Array],
     ) -> tuple[jax.Array, ...]:
+        """Runs the blocks up to the last layer: images `[B, H, W, 3]` in [0, 1] -> the maps of `layers`."""
         x = (255 * images - 127) / 128
         x = _relu6(convolve(x, params["stem"], 2, same_pads(x.shape[1:3], 3, 2)))
         maps = []

@@ -133,6 +133,7 @@ def parse_tensors(content: bytes, name: str) -> dict[str, np.ndarray]:
 
 
 def _parse(content: bytes) -> dict[str, np.ndarray]:
+    """Reads the tensors of a file. The five pickles build nothing but tensors."""
     stream = io.BytesIO(content)
     magic, version, _, saved, keys = (_Unpickler(stream).load() for _ in range(5))
     if (magic, version) != (MAGIC_NUMBER, FORMAT_VERSION):

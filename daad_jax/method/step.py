@@ -65,6 +65,7 @@ def make_train_step(
         return (logits, maps[-1]), new.get("batch_stats", {})
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        """Makes one step of both networks. Each of them runs once forwards for all losses."""
         assert state.generator is not None  # a coreset has no steps
         # The generator's forward pass, and the reconstruction loss.
         images = encode(state.features, batch)

@@ -110,6 +110,7 @@ def find_versions() -> list[str]:
 
 
 def _gather(cluster: Cluster, timeout_s: float) -> dict[int, socket.socket]:
+    """Waits, as process 0, for a connection of every other process, and lets all of them start."""
     patience, links = _Patience(cluster, timeout_s), dict[int, socket.socket]()
     came = set[int]()
     # Accept connections until all processes are there.
@@ -181,6 +182,7 @@ def _admit(listener: socket.socket, cluster: Cluster, links: dict[int, socket.so
 
 
 def _join(cluster: Cluster, timeout_s: float) -> socket.socket:
+    """Connects to process 0, and waits until it lets all processes start."""
     patience = _Patience(cluster, timeout_s)
     while True:
         patience.wait_for([0])

@@ -200,6 +200,7 @@ class _Watch:
                 self._hear(index, "")
 
     def _hear(self, index: int, line: str) -> None:
+        """Acts on a line of another process's watcher."""
         word, _, text = line.partition(" ")
         if word == "alive":
             return

@@ -214,6 +214,7 @@ class Scorer:
         return self.calibrate_measured(self.measure(variables, held_out, grids), groups)
 
     def _measure_images(self, batches: Batches, count: int) -> Measured:
+        """Measures all images: both distances of each, and the maps of every few images."""
         stride = self._map_stride(count, self._config.data.height * self._config.data.width)
         r, alignment, r_maps, l_maps = [], [], [], []
         first = 0

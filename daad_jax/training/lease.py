@@ -98,6 +98,8 @@ def _read(place: Path) -> tuple[int, Holder, float]:
 
 
 class _Lease:
+    """A lease in a bucket, which this process takes, renews and gives back."""
+
     def __init__(self, place: Path, lease_s: float) -> None:
         self._place, self._lease_s = place, lease_s
         self._generation = 0
@@ -110,6 +112,7 @@ class _Lease:
         }
 
     def acquire(self, busy_message: str) -> None:
+        """Takes the lease once it is free or its holder has not renewed it for too long."""
         watched, since = -1, 0.0
         while True:
             generation, holder, age = _read(self._place)

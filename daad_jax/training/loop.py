@@ -231,6 +231,7 @@ def _loop(
     log: RunLog,
     signals: list[int],
 ) -> None:
+    """Trains from `first_step` to the end, and logs, saves and stops on the way."""
     config = run.config
     scorer = Scorer(config)
     pending: list[Any] = []  # metrics of the calls since the last log line
