@@ -52,11 +52,13 @@ async def _post_one_after_another(
     end, number = time.perf_counter() + seconds, 0
     while (start := time.perf_counter()) < end:
         body = bodies[number % len(bodies)]
-        writer.write(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.decode())
-        length = re.search(rb"content-length: (\d+)", head)
+        writer.write(
+            b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(answer.decode())
+        length = re.search(rb"content-length: (\d+)", answer)
         await reader.readexactly(int(length[1]) if length else 0)
         latencies.append(time.perf_counter() - start)
         number += 1
