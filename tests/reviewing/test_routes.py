@@ -460,10 +460,10 @@ def test_images_of_one_part_count_once(tmp_path, monkeypatch):
 
 def test_a_missing_table_of_groups_is_said(root, tmp_path):
     review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
-    run = review._run
+    run = review._run.now
     data = replace(run.config.data, group="parts.csv:part")
     arguments = review._folder, run._replace(config=replace(run.config, data=data)), review._found
-    again = type(review)(review._workdir, *arguments, review._store, review._marks)
+    again = type(review)(review._run.workdir, *arguments, review._store, review._marks)
     assert "parts.csv: this file does not exist" in again.progress()["notes"]
     review.close()
 
