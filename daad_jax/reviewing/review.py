@@ -116,14 +116,14 @@ class Review:
         Args:
             marks: how many changes of marks the page has seen.
         """
-        is_running = self._scoring.is_running
+        is_running, problem = self._scoring.is_running, self._follow()
         with self._lock:
             done, calibration = len(self._outcomes), self._run.now.label.id
         state = calibration, self._marks.change_count
         if not is_running and self._drift[0] != state:
             self._drift = state, self._describe_drift()
         changes = self._marks.changes_since(marks)
-        notes = [self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
+        notes = [problem, self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
         if count := len(self._remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
@@ -199,6 +199,7 @@ class Review:
         """
         with self._calibrating:
             # Choose the images that are marked as good.
+            self._run.follow()
             outcomes, run = self._snapshot()
             is_good, is_free = [], []
             for image, score, _ in outcomes:
@@ -231,12 +232,31 @@ class Review:
     def use(self, id_: str) -> dict[str, Any]:
         """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
         with self._calibrating:
+            self._run.follow()
             now = calibrations.use(self._run.workdir, id_)
             return self._change([f"Calibration {now} is in use again."])
 
-    def verdicts(self, threshold: float) -> Iterator[str]:
-        """Yields the lines of a CSV file, see `write_verdicts`."""
-        return write_verdicts(*self._snapshot(), self._marks, threshold)
+    def verdicts(self, threshold: float, calibration: str) -> Iterator[str]:
+        """Returns the lines of a CSV file, see `write_verdicts`.
+
+        Args:
+            threshold: an image with a higher score is anomalous.
+            calibration: the id of the calibration whose scores the page shows.
+
+        Raises:
+            UserError: see `RunInUse.find`.
+        """
+        outcomes, _ = self._snapshot()
+        return write_verdicts(outcomes, self._run.find(calibration), self._marks, threshold)
+
+    def _follow(self) -> str:
+        """Takes over another program's calibration, see `RunInUse.follow`, unless this review calibrates."""
+        if not self._calibrating.acquire(blocking=False):
+            return ""
+        try:
+            return self._run.follow()
+        finally:
+            self._calibrating.release()
 
     def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
         """Returns all outcomes so far, and the run with the calibration in use."""

@@ -2,12 +2,17 @@
 
 import copy
 import threading
+import time
 from pathlib import Path
 
+from daad_jax.buckets import is_in_bucket
 from daad_jax.detection.detector import Detector
 from daad_jax.errors import UserError
+from daad_jax.training import calibrations
 from daad_jax.training.calibration_files import fingerprint
 from daad_jax.training.calibrations import CalibratedRun
+
+SLOW_CHECK_S = 30.0  # between two checks in a bucket, or after a problem
 
 
 class RunInUse:
@@ -20,8 +25,10 @@ class RunInUse:
 
     def __init__(self, workdir: Path, run: CalibratedRun) -> None:
         self.workdir, self._opened = workdir, run
-        self._lock = threading.Lock()  # guards all attributes below
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
         self._now = run
+        self._by_id = {run.label.id: run}  # all that were in use since the review began
+        self._problem, self._next_check = "", 0.0
         self._compiled: Detector | None = None  # with the calibration of `_opened`
 
     @property
@@ -33,6 +40,37 @@ class RunInUse:
     def is_approximate(self) -> bool:
         """Whether scores of images with several tiles are approximate, see `store_key`."""
         return store_key(self._opened) != store_key(self._now)
+
+    def find(self, id_: str) -> CalibratedRun:
+        """Returns the run with a calibration that was in use since the review began.
+
+        Raises:
+            UserError: no such calibration was in use.
+        """
+        with self._lock:
+            if id_ not in self._by_id:
+                raise UserError(f"calibration {id_}: was not in use in this review; load the page again")
+            return self._by_id[id_]
+
+    def follow(self) -> str:
+        """Takes over the calibration that another program has put into use, such as `daad-jax calibrate`.
+
+        Only a small file is read, unless the calibration has changed.
+
+        Returns:
+            Why the calibration that is in use now cannot be taken over; "" if there is no problem.
+        """
+        with self._lock:
+            if time.monotonic() < self._next_check:
+                return self._problem
+            try:
+                self._set(calibrations.reload(self.workdir, self._now))
+                self._problem = ""
+            except UserError as error:
+                self._problem = f"The review goes on with calibration {self._now.label.id}. {error}"
+            if self._problem or is_in_bucket(self.workdir):
+                self._next_check = time.monotonic() + SLOW_CHECK_S
+            return self._problem
 
     def replace(self, run: CalibratedRun) -> CalibratedRun:
         """Puts another calibration into use, and returns the run with the calibration before.
@@ -49,15 +87,19 @@ class RunInUse:
                 "the review again"
             )
         with self._lock:
-            before, self._now = self._now, run
+            before = self._now
+            self._set(run)
         return before
+
+    def _set(self, run: CalibratedRun) -> None:
+        self._now = self._by_id[run.label.id] = run
 
     def first_detector(self) -> Detector:
         """Returns the detector with the calibration that was in use when the review began.
 
         The stored distances belong to this calibration, see `store_key`. The first call compiles.
         """
-        with self._lock:
+        with self._compiling:
             if self._compiled is None:
                 run = self._opened
                 self._compiled = Detector(run.state, run.config, run.calibration, label=run.label)

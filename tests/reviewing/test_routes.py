@@ -35,7 +35,7 @@ from tests.reviewing.small_review import (
     open_large_review,
     open_review,
 )
-from tests.untrained_run import reused_scorer
+from tests.untrained_run import make_run, reused_scorer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -335,7 +335,8 @@ def test_marks_and_undo(root, tmp_path):
         undone = client.post("/api/undo", json={"marks": "2"}).json()
         assert undone == {"id": id_, "mark": "good", "marks": 3}
         assert mark(client, "good/torn.png", "good").status_code == 409
-        table = client.get("/verdicts.csv?threshold=0.001")
+        in_use = client.get("/api/review").json()["calibration"]
+        table = client.get(f"/verdicts.csv?threshold=0.001&calibration={in_use}")
     assert "attachment" in table.headers["content-disposition"]
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(table.text))}
     assert len(rows) == 49
@@ -348,6 +349,9 @@ def test_marks_and_undo(root, tmp_path):
         assert rows_of(client)["good/001.png"]["mark"] == "good"
         for bad in ("", "x", "nan", "inf"):
             assert client.get("/verdicts.csv", params={"threshold": bad}).status_code == 400
+        refused = client.get("/verdicts.csv?threshold=1&calibration=00000000")
+        assert refused.status_code == 409
+        assert refused.json()["error"].startswith("calibration 00000000: was not in use in this review; load")
 
 
 def test_windows_see_each_others_marks_and_overwrite_none_unseen(root, tmp_path):
@@ -427,6 +431,63 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
         assert rows_of(client)["good/030.png"]["score"] == rows["good/030.png"]["score"]
         assert client.post("/api/use", json={"id": "../../x"}).status_code == 409
     assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False, False]
+
+
+def test_a_calibration_of_another_program_is_taken_over(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    out = shutil.copytree(root / "out", tmp_path / "out")
+    good = draw(tmp_path / "good", 30, 7)
+    with client_of(open_review(workdir, root / "parts", out)) as client:
+        mark(client, "good/001.png", "good")
+        before, rows = client.get("/api/review").json(), rows_of(client)
+        address = f"/verdicts.csv?threshold={before['threshold']}&calibration={before['calibration']}"
+        table = client.get(address).text
+        heat = client.get(f"/heat/{make_id('blot/003.png')}").content
+        made = recalibration.calibrate_run(workdir, [str(good)])
+        assert client.get("/api/progress").json()["calibration"] == made.label.id
+        after, now = client.get("/api/review").json(), rows_of(client)
+        assert after["threshold"] == made.calibration.threshold != before["threshold"]
+        expected = Detector.load(workdir).score(root / "parts" / "blot/003.png")
+        assert now["blot/003.png"]["score"] == pytest.approx(expected.scores[0], rel=1e-6)
+        assert now["blot/003.png"]["p_value"] == pytest.approx(expected.p_values[0])
+        assert now["good/001.png"]["mark"] == "good"
+        assert client.get(f"/heat/{make_id('blot/003.png')}").content != heat
+        # A window that still shows the old scores gets the verdicts that it shows.
+        assert client.get(address).text == table
+        # The next calibration goes back to this one, and a mark names it.
+        for number in range(20):
+            mark(client, f"good/{number:03d}.png", "good", now[f"good/{number:03d}.png"]["mark"])
+        assert made.label.id in (out / "labels.csv").read_text().splitlines()[-1].split(",")
+        other = recalibration.calibrate_run(workdir, [str(good)], rate=0.2)
+        assert client.post("/api/recalibrate", json={"confidence": ""}).json()["before"] == other.label.id
+        calibrations.use(workdir, "training")
+        assert client.get("/api/progress").json()["calibration"] == before["calibration"]
+        assert {row["score"] for row in rows_of(client).values()} == {row["score"] for row in rows.values()}
+
+
+def test_a_calibration_that_cannot_be_taken_over_is_said(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    review = open_review(workdir, draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    in_use = review.describe()["calibration"]
+    file = workdir / "calibrations" / "in_use.json"
+    file.parent.mkdir()
+    file.write_text("{")
+    found = review.progress()
+    assert found["calibration"] == in_use
+    assert found["notes"].startswith(
+        f"The review goes on with calibration {in_use}. {file}: this calibration"
+    )
+    file.unlink()
+    # Trained on, and calibrated then.
+    shutil.rmtree(workdir)
+    config = replace(review.config, seed=5)
+    make_run(workdir, config)
+    made = recalibration.calibrate_run(workdir, [str(draw(tmp_path / "good", 30, 7))])
+    again = type(review)(
+        workdir, review._folder, review._run.now, review._found, review._store, review._marks
+    )
+    assert f"calibration {made.label.describe()} is in use now, but it belongs" in again.progress()["notes"]
+    review.close()
 
 
 def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
