@@ -102,5 +102,8 @@ class Gate:
 
 
 def _token_of(scope: Scope) -> str:
-    query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10)
+    try:
+        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10)
+    except ValueError:  # too many fields
+        return ""
     return query.get("token", [""])[0]

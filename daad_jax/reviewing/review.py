@@ -2,29 +2,30 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.data.good_images import describe_left_out, load_chosen
 from daad_jax.detection.drift_watch import DriftWatch
-from daad_jax.detection.recalibration import calibrate_with, describe_outliers, describe_promises
 from daad_jax.errors import UserError
 from daad_jax.escaping import for_page
-from daad_jax.reviewing.fair_sample import describe_bias
 from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage, number_groups
 from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome, score_outcomes
+from daad_jax.reviewing.marked_calibration import calibrate_from_marks
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
 from daad_jax.reviewing.run_in_use import RunInUse
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
 from daad_jax.reviewing.verdict_table import write_verdicts
-from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
-from daad_jax.training import calibrations, run_data
+from daad_jax.scoring.false_alarms import images_needed
+from daad_jax.training import calibrations
 from daad_jax.training.calibrations import CalibratedRun
+
+PATIENCE_S = 5.0  # until a window that wants to calibrate is refused
 
 
 class Review:
@@ -61,7 +62,7 @@ class Review:
         self._outcomes: dict[str, Outcome] = {}  # by the image's id, in the order of scoring
         self._lock = threading.Lock()  # guards the outcomes
         self._calibrating = threading.Lock()
-        self.pictures = Pictures(run.config.data, store, self._run.detector)
+        self.pictures = Pictures(run.config.data, store, self._run.detector, self._digest_of)
         known = store.read_scores()
         todo = []
         for image in found.images:
@@ -71,7 +72,9 @@ class Review:
                 todo.append(image)
         # The id of a calibration and a count of changes, and the sentence about the drift at that moment.
         self._drift = ("", 0), ""
-        self._remarked: set[str] = set()  # ids of images whose file has changed since they were marked
+        # The SHA-256 of images whose file had changed since they were marked, by id.
+        self._remarked: dict[str, str] = {}
+        self._note_remarked(list(self._outcomes.values()))
         self._scoring = FolderScoring(todo, self._run.first_detector, store, self.pictures, self._add)
 
     @property
@@ -124,7 +127,9 @@ class Review:
             self._drift = state, self._describe_drift()
         changes = self._marks.changes_since(marks)
         notes = [problem, self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
-        if count := len(self._remarked):
+        with self._lock:
+            remarked = list(self._remarked.items())
+        if count := sum(self._marks.is_of_other_content(*each) for each in remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
                 if count == 1
@@ -195,44 +200,18 @@ class Review:
             how many images are `flagged_now` and `passed_now`, and the calibration `before`.
 
         Raises:
-            UserError: no image is marked as good, or see `recalibration.calibrate_with`.
+            UserError: another window calibrates; or see `calibrate_from_marks`.
         """
-        with self._calibrating:
-            # Choose the images that are marked as good.
-            self._run.follow()
+        with self._alone():
             outcomes, run = self._snapshot()
-            is_good, is_free = [], []
-            for image, score, _ in outcomes:
-                mark = self._marks.get(image.id, score.sha256) if score else ""
-                is_good.append(mark == GOOD)
-                is_free.append(mark == NO_MARK and image.label != LABEL_DEFECT)
-            chosen = [image.file for (image, _, _), good in zip(outcomes, is_good) if good]
-            if not chosen:
-                raise UserError("no image is marked as good; mark good images first")
-            known = run_data.read(self._run.workdir)
-            good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
-            # Calibrate, and look whether the marked images are a fair sample.
-            before = score_outcomes(outcomes, run.calibration)
-            made = calibrate_with(self._run.workdir, run, good, [str(self._folder)], confidence=confidence)
-            stored = made.stored
-            groups = np.array([self._groups.get(image.id, n) for n, (image, _, _) in enumerate(outcomes)])
-            bias = describe_bias(before, np.array(is_good), np.array(is_free), groups)
-            left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
-            lines = [
-                f"Calibration {stored.label.describe()} is in use now.",
-                bias,
-                left_out,
-                *good.notes,
-                stored.drift,
-                describe_outliers(stored.outliers) if stored.outliers else "",
-                *describe_promises(stored.calibration, stored.rate, stored.confidence),
-            ]
-            return self._change([_in_words_of_the_page(line) for line in lines if line])
+            lines = calibrate_from_marks(
+                self._run.workdir, run, self._folder, outcomes, self._marks, self._groups, confidence
+            )
+            return self._change(lines)
 
     def use(self, id_: str) -> dict[str, Any]:
         """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
-        with self._calibrating:
-            self._run.follow()
+        with self._alone():
             now = calibrations.use(self._run.workdir, id_)
             return self._change([f"Calibration {now} is in use again."])
 
@@ -248,6 +227,20 @@ class Review:
         """
         outcomes, _ = self._snapshot()
         return write_verdicts(outcomes, self._run.find(calibration), self._marks, threshold)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lets one window at a time change the calibration. Raises UserError while another one does so.
+
+        Nobody waits, because a waiting window would take a thread that saves marks.
+        """
+        if not self._calibrating.acquire(timeout=PATIENCE_S):
+            raise UserError("another window calibrates this run; wait until it is done")
+        try:
+            self._run.follow()
+            yield
+        finally:
+            self._calibrating.release()
 
     def _follow(self) -> str:
         """Takes over another program's calibration, see `RunInUse.follow`, unless this review calibrates."""
@@ -289,12 +282,25 @@ class Review:
         score = float(score_outcomes([outcome], run.calibration)[0])
         return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
 
+    def _digest_of(self, image: ReviewImage) -> str:
+        """Returns the SHA-256 of the file that was scored; "" if the image has no score."""
+        with self._lock:
+            outcome = self._outcomes.get(image.id)
+        return outcome[1].sha256 if outcome and outcome[1] else ""
+
     def _add(self, outcomes: list[Outcome]) -> None:
         with self._lock:
             self._outcomes.update((outcome[0].id, outcome) for outcome in outcomes)
-        for image, score, _ in outcomes:
-            if score and self._marks.is_of_other_content(image.id, score.sha256):
-                self._remarked.add(image.id)
+        self._note_remarked(outcomes)
+
+    def _note_remarked(self, outcomes: list[Outcome]) -> None:
+        found = {
+            image.id: score.sha256
+            for image, score, _ in outcomes
+            if score and self._marks.is_of_other_content(image.id, score.sha256)
+        }
+        with self._lock:
+            self._remarked |= found
 
     def _describe_drift(self) -> str:
         """Returns one line about a drift of the images that are no known defects; "" if there is none."""
@@ -308,11 +314,3 @@ class Review:
         watch = DriftWatch(run.calibration, run.config.data)
         watch.add([image.name for image, _, _ in watched], score_outcomes(watched, run.calibration))
         return watch.describe()
-
-
-def _in_words_of_the_page(line: str) -> str:
-    """Replaces the command's options in a sentence of `calibrate` by the buttons of the page."""
-    line = line.replace("go back with --use", "go back with the button below")
-    return line.replace(
-        f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
-    )

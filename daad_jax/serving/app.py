@@ -254,11 +254,12 @@ def make_app(detector: Judge, name: str, max_waiting: int, limits: Limits, threa
     Args:
         detector: scores the images.
         name: the name of the run, for answers.
-        max_waiting: how many images may wait.
+        max_waiting: how many images may wait. A request has no more images.
         limits: what a request may take.
         threads: the number of threads that decode images and draw heat maps.
     """
     queue = ScoringQueue(detector, max_waiting)
+    limits = limits._replace(images=min(limits.images, max_waiting))  # more could never be scored
     pool = ThreadPoolExecutor(threads, "decoding")
     run = Run(name, detector.step, detector.calibration_label.id, detector.threshold)
     meters = Meters(detector.calibration, detector.threshold, lambda: queue.waiting)

@@ -67,10 +67,11 @@ class HostCheck:
         """Returns why the host is refused; "" if the request may go on."""
         given = headers.getlist("host")
         hosts = self._trusted.hosts
-        if EVERY_NAME in hosts or not given:  # only HTTP/1.0 has no Host, and browsers do not use it
+        if not given:  # only HTTP/1.0 has no Host, and browsers do not use it
             return ""
         name = name_of_host(given[0])
-        if len(given) == 1 and name and (name in hosts or _leads_nowhere_else(name)):
+        is_known = EVERY_NAME in hosts or name in hosts or _leads_nowhere_else(name)
+        if len(given) == 1 and name and is_known:
             return ""
         return (
             f"Host: {given[0][:MAX_SHOWN]}: the server does not answer for this name; if the name is right, "

@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,7 @@ from daad_jax.detection import recalibration
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_heat, draw_overlay
 from daad_jax.errors import UserError
+from daad_jax.reviewing import review as review_module
 from daad_jax.reviewing.folder_images import list_images, make_id
 from daad_jax.reviewing.gate import HEADERS, Gate
 from daad_jax.training import calibrations
@@ -90,6 +93,7 @@ def test_without_the_token_nothing_is_shown(root):
         "/?token=",
         "/?token=other",
         "/?token=%ff",
+        f"/?token={TOKEN}{'&a=1' * 10}",
         "/api/images",
         f"/api/images?token={TOKEN}",
     ):
@@ -309,8 +313,27 @@ def test_fifty_thousand_images_are_listed_whole(root, tmp_path):
     assert set(columns["mark"]) == {"none"}
 
 
-def test_a_damaged_store_is_emptied(root, tmp_path, capsys):
-    (tmp_path / "scores.sqlite").write_bytes(b"SQLite format 3\0" + b"\1" * 3000)
+@pytest.mark.parametrize("damage", ["header", "page", "infinite", "text"])
+def test_a_damaged_store_is_emptied(client, root, tmp_path, capsys, damage):
+    file = tmp_path / "scores.sqlite"
+    if damage == "header":
+        file.write_bytes(b"SQLite format 3\0" + b"\1" * 3000)
+    else:
+        shutil.copy(root / "out" / "scores.sqlite", file)
+    if damage == "page":
+        with closing(sqlite3.connect(file)) as connection:
+            (page,) = connection.execute(
+                "SELECT rootpage FROM sqlite_master WHERE name = 'scores'"
+            ).fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        with file.open("r+b") as opened:
+            opened.seek((page - 1) * size)
+            opened.write(b"\xff" * size)
+    elif damage != "header":
+        with closing(sqlite3.connect(file)) as connection:
+            wrong = 9e999 if damage == "infinite" else "much"
+            connection.execute("UPDATE scores SET alignment = ? WHERE rowid = 7", (wrong,))
+            connection.commit()
     review = open_review(root / "bolts", root / "parts", tmp_path)
     assert len(review._scoring._images) == 49
     assert "the images are scored again" in capsys.readouterr().err
@@ -499,6 +522,41 @@ def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
         assert rows_of(client)["001.png"]["mark"] == "none"
         assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
         assert rows_of(client)["000.png"]["label"] == ""
+    with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
+        assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
+        mark(client, "001.png", "good")
+        assert client.get("/api/progress").json()["notes"] == ""
+
+
+def test_an_image_that_changes_meanwhile_is_not_shown_and_does_not_calibrate(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    folder = draw(tmp_path / "parts", 30, 1)
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        for number in range(30):
+            mark(client, f"{number:03d}.png", "good")
+        draw(folder, 1, 5, blot=True, first=7)
+        for kind in ("image", "heat"):
+            assert client.get(f"/{kind}/{make_id('006.png')}").status_code == 200
+            refused = client.get(f"/{kind}/{make_id('007.png')}")
+            assert refused.status_code == 409
+            assert refused.json()["error"] == (
+                "007.png: has changed since it was scored; start the review again"
+            )
+        refused = client.post("/api/recalibrate", json={"confidence": ""})
+        assert refused.status_code == 409
+        assert "007.png: has changed since it was marked (1 such image(s)); start" in refused.json()["error"]
+        assert not (workdir / "calibrations").exists()
+
+
+def test_a_window_that_may_not_calibrate_keeps_no_thread(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(review_module, "PATIENCE_S", 0.01)
+    review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    with review._alone():
+        for change in (review.recalibrate, lambda: review.use("training")):
+            with pytest.raises(UserError, match="another window calibrates this run; wait until it is done"):
+                change()
+        assert review.progress()["notes"] == ""
+    review.close()
 
 
 def test_images_of_one_part_count_once(tmp_path, monkeypatch):

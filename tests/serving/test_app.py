@@ -177,6 +177,17 @@ def test_a_full_queue_refuses_at_once_and_goes_on_later(detector):
         assert "daad_refused_requests_total 1.0" in client.get("/metrics").text
 
 
+def test_a_request_that_could_never_wait_is_not_told_to_try_again(detector):
+    files = [("image", (f"{i}.png", png(noise()[0]))) for i in range(3)]
+    with make_client(detector, max_waiting=2) as client:
+        refused = client.post("/score", files=files)
+        assert refused.status_code == 400
+        assert "Maximum number of files is 2" in refused.json()["error"]
+        schema = client.get("/openapi.json").json()["paths"]["/score"]["post"]["requestBody"]["content"]
+        assert schema["multipart/form-data"]["schema"]["properties"]["image"]["maxItems"] == 2
+        assert client.post("/score", files=files[:2]).status_code == 200
+
+
 def test_an_answer_that_takes_too_long_is_given_up(detector):
     held = Held(detector)
     with make_client(held, Limits(seconds=0.2)) as client:

@@ -57,9 +57,10 @@ NAMED = checked("0.0.0.0", "0.0.0.0", ["Parts.example.com", " other.example."])
         ("evil.example#127.0.0.1", 421, 200, 421),
         ("127.0.0.1.evil.example", 421, 200, 421),
         ("notlocalhost", 421, 200, 421),
-        ("", 421, 200, 421),
-        ("[", 421, 200, 421),
-        ("[::1", 421, 200, 421),
+        # These are no hosts.
+        ("", 421, 421, 421),
+        ("[", 421, 421, 421),
+        ("[::1", 421, 421, 421),
     ],
 )
 def test_hosts(host, on_loopback, on_all_addresses, with_names):
