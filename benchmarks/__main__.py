@@ -6,8 +6,8 @@ step, memory, score, latency and start compare us with PyTorch; the engines take
 parts, growth, input and (on a GPU) calls measure our training step alone. The default is all pieces. Without
 PyTorch (pip install '.[bench]'), only our engine runs. `python -m benchmarks tpu --help`: what the TPU's
 compiler says of our programs. `python -m benchmarks serve --help` loads the server, and `python -m
-benchmarks deployments --help` compares exported files in other libraries. Results from a GPU are stored
-beside the processor's.
+benchmarks deployments --help` compares exported files in other libraries. `python -m benchmarks untrained
+--help` makes a run for images of another size. Results from a GPU are stored beside the processor's.
 """
 
 import argparse
@@ -225,13 +225,13 @@ def main() -> None:
         from benchmarks import tpu_compiler
 
         return tpu_compiler.main(sys.argv[2:])
-    if sys.argv[1:2] in (["serve"], ["deployments"]):
+    if sys.argv[1:2] in (["serve"], ["deployments"], ["untrained"]):
         startup.restart_with_large_pages("benchmarks")
         startup.compile_quickly()
-        from benchmarks import deployments, serving_load
+        from benchmarks import deployments, resized_run, serving_load
 
-        chosen = serving_load if sys.argv[1] == "serve" else deployments
-        return chosen.main(sys.argv[2:])
+        commands = {"serve": serving_load, "deployments": deployments, "untrained": resized_run}
+        return commands[sys.argv[1]].main(sys.argv[2:])
     startup.compile_quickly(trains=True)  # for this process; the engines set their own flags
     startup.restart_with_large_pages("benchmarks")
     # This process (which measures matrix products) and the engines share a GPU's memory. Without these

@@ -65,12 +65,20 @@ class Browser:
         self.version = f"onnxruntime-web {page.evaluate('window.version')}, wasm, {threads} thread(s)"
 
     def time(self, count: int) -> float:
-        """The milliseconds for the first `count` images."""
-        return float(self._page.evaluate("n => window.time(n)", count))
+        """The milliseconds for the first `count` images. Raises RuntimeError if the page fails."""
+        return float(self._evaluate("n => window.time(n)", count))
 
     def scores(self) -> dict[str, list[float]]:
         """`score`, `p_value` and `anomalous` of all images."""
-        return self._page.evaluate("() => window.scores()")  # type: ignore[no-any-return]
+        return self._evaluate("() => window.scores()")  # type: ignore[no-any-return]
+
+    def _evaluate(self, expression: str, argument: object = None) -> Any:
+        from playwright.sync_api import Error
+
+        try:
+            return self._page.evaluate(expression, argument)
+        except Error as error:  # for instance, the 4 GB of wasm are full
+            raise RuntimeError(f"onnxruntime-web: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

@@ -7,7 +7,8 @@ ABOUT_DEPLOYMENTS = (
     "200 real images in files of `daad-jax export`. *Difference* is the largest relative difference of a "
     "score from `Detector`'s, and *verdicts* is how many are others. Each library and `Detector` took turns; "
     "times are medians, of prepared images, with the heat map. *Times* is the median of the quotients: above "
-    "1, `Detector` is faster."
+    "1, `Detector` is faster. The weights of a run called *untrained* are random, which changes no time. An "
+    "empty cell: the library fails with so many images."
 )
 ABOUT_SERVING = (
     "Clients of one process, each with one connection, send image files to `daad-jax serve` on the same "
@@ -21,7 +22,8 @@ def make_deployments(runs: dict[str, Record]) -> list[str]:
 
     Args:
         runs: the record of each run, by its name. A record has `rows`, which `deployments.measure` returned,
-            and `versions`.
+            and `versions`, and it may have `size`: height and width of the images, in pixels. Runs of small
+            images come first.
     """
     if not runs:
         return []
@@ -31,10 +33,11 @@ def make_deployments(runs: dict[str, Record]) -> list[str]:
         "    python -m benchmarks deployments --workdir RUN --images FOLDER --web DIST --python PYTHON...",
         ABOUT_DEPLOYMENTS,
     ]
-    for name, record in runs.items():
+    for name, record in sorted(runs.items(), key=lambda run: run[1].get("size", [0])):
         rows = record["rows"]
-        counts = [*next((row["ms"] for row in rows if "ms" in row), {})]
-        head = [name, "difference", "verdicts"]
+        counts = sorted({count for row in rows for count in row.get("ms", {})}, key=int)
+        size = f", {' x '.join(map(str, record['size']))} px" if "size" in record else ""
+        head = [f"{name}{size}", "difference", "verdicts"]
         for count in counts:
             head += [f"{count} image{'s' * (count != '1')}, ms", "`Detector`, ms", "times"]
         lines = [_row(head), "|" + "---|" * len(head)]
@@ -44,6 +47,9 @@ def make_deployments(runs: dict[str, Record]) -> list[str]:
                 continue
             cells = [row["version"], f"{row['difference']:.1e}", f"{row['verdicts']} of {row['images']}"]
             for count in counts:
+                if count not in row.get("ms", {}):
+                    cells += [""] * 3
+                    continue
                 times = (row["ms"][count], row["detector_ms"][count])
                 cells += [*(f"{ms:.1f}" for ms in times), f"{row['ratio'][count]:.2f}"]
             lines.append(_row(cells))

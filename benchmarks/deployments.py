@@ -3,8 +3,9 @@
     daad-jax export --workdir RUN
     python -m benchmarks deployments --workdir RUN --images FOLDER --web node_modules/onnxruntime-web/dist
 
-Each installed library runs in its own process; `--python` names interpreters
-with other versions of JAX. The libraries and `Detector` take turns, so that their times can be compared.
+Each installed library runs in its own process; `--python` names interpreters with other versions of JAX. The
+libraries and `Detector` take turns, so that their times can be compared. `python -m benchmarks untrained`
+makes runs for images of other sizes. Large images take minutes a turn: give fewer --rounds or --counts.
 """
 
 import json
@@ -34,7 +35,7 @@ LIBRARIES = {  # by name: the package that it needs, and the file that it reads
     "openvino-f32": ("openvino", "model.onnx"),
 }
 MAX_IMAGES = 200  # that are compared
-COUNTS = (1, 16)  # images of a timed call
+COUNTS = (1, 16, 64)  # images of a timed call
 PAUSE_S = 0.2  # between turns: the threads of the library that ran before stop spinning in this time
 Record = dict[str, Any]
 
@@ -45,7 +46,7 @@ class Library(Protocol):
     version: str
 
     def time(self, count: int) -> float:
-        """The milliseconds for the first `count` images."""
+        """The milliseconds for the first `count` images. Raises RuntimeError if the library fails."""
 
     def scores(self) -> dict[str, list[float]]:
         """`score`, `p_value` and `anomalous` of all images."""
@@ -124,25 +125,35 @@ def race(
     Returns:
         For each library, three numbers by the number of images: `ms`, the median milliseconds of the library;
         `detector_ms`, the median milliseconds of the detector in the same turns; and `ratio`, the median of
-        library / detector. Above 1, the detector is faster.
+        library / detector. Above 1, the detector is faster. A library that fails, perhaps for want of memory,
+        has no numbers for this number of images and for all further ones.
     """
     result: dict[str, Record] = {name: {"ms": {}, "detector_ms": {}, "ratio": {}} for name in libraries}
+    alive = dict(libraries)
     for count, detector in detectors.items():
-        pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in libraries}
+        pairs: dict[str, list[tuple[float, float]]] = {}
         for number in range(rounds + 1):  # the first round compiles, and is dropped
-            for name, library in libraries.items():
+            for name, library in list(alive.items()):
                 time.sleep(PAUSE_S)
-                theirs = library.time(count)
+                try:
+                    theirs = library.time(count)
+                except RuntimeError as error:
+                    print(f"{name}: fails at {count} image(s): {error}", flush=True)
+                    del alive[name]
+                    pairs.pop(name, None)
+                    continue
                 time.sleep(PAUSE_S)
                 start = time.perf_counter()
                 list(detector.score_prepared(images[:count]))
                 if number:
-                    pairs[name].append((theirs, 1000 * (time.perf_counter() - start)))
+                    ours = 1000 * (time.perf_counter() - start)
+                    pairs.setdefault(name, []).append((theirs, ours))
         for name, times in pairs.items():
             theirs_ms, ours_ms = zip(*times)
             result[name]["ms"][str(count)] = statistics.median(theirs_ms)
             result[name]["detector_ms"][str(count)] = statistics.median(ours_ms)
             result[name]["ratio"][str(count)] = statistics.median(a / b for a, b in times)
+            print(f"{count} image(s), {name}: {result[name]['ms'][str(count)]:.1f} ms", flush=True)
     return result
 
 
@@ -151,6 +162,7 @@ def measure(
     folder: Path,
     images: np.ndarray,
     rounds: int,
+    counts: Sequence[int] = COUNTS,
     pythons: Sequence[str] = (),
     web: Path | None = None,
     chromium: str = "chromium",
@@ -162,11 +174,12 @@ def measure(
         folder: the folder of the exported files.
         images: prepared, `[N, H, W, C]`.
         rounds: turns; 0: compares only.
+        counts: how many images a timed call has, in ascending order.
         pythons: interpreters with other versions of JAX.
         web: the folder `dist` of onnxruntime-web; None: no browser.
         chromium: the browser.
     """
-    detectors = {count: Detector.load(workdir, count) for count in COUNTS}
+    detectors = {count: Detector.load(workdir, count) for count in counts}
     rows: dict[str, Record] = {}
     libraries: dict[str, Library] = {}
     with ExitStack() as stack:
@@ -181,15 +194,19 @@ def measure(
             )
             try:
                 child = stack.enter_context(running(python, name, model, place / "images.npy"))
-                rows[key] = compare(child, detectors[COUNTS[-1]], images)
+                rows[key] = compare(child, detectors[counts[-1]], images)
             except RuntimeError as error:
                 rows[key] = {"error": str(error)}
                 continue
             libraries[key] = child
         if web is not None:
             opened = browsing(web, folder / "model.onnx", images, place / "web", chromium)
-            libraries["web"] = stack.enter_context(opened)
-            rows["web"] = compare(libraries["web"], detectors[COUNTS[-1]], images)
+            browser = stack.enter_context(opened)
+            try:
+                rows["web"] = compare(browser, detectors[counts[-1]], images)
+                libraries["web"] = browser
+            except RuntimeError as error:
+                rows["web"] = {"error": str(error)}
         for key, row in rows.items():
             print(f"{key}: {row}", flush=True)
         for key, times in race(libraries, detectors, images, rounds).items() if rounds else ():
@@ -202,19 +219,27 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--export", type=Path, help="the exported files; default: WORKDIR/export")
     parser.add_argument("--python", nargs="+", default=[], help="interpreters with other versions of JAX")
     parser.add_argument("--web", type=Path, help="the folder dist of the npm package onnxruntime-web")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=COUNTS, help="images of a timed call; default: %(default)s"
+    )
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="default: %(default)s")
     given = parser.parse_args(arguments)
     detector = Detector.load(given.workdir, 1)
-    found = find_images(given.images)
+    found, counts = find_images(given.images), sorted(set(given.counts))
+    if len(found) < counts[-1] or counts[0] < 1:
+        parser.error(f"--counts: must be from 1 to {len(found)}, the number of images in {given.images}")
     paths = random.Random(0).sample(found, min(len(found), MAX_IMAGES))
     images = np.stack([detector.prepare(path) for path in paths])
     folder = given.export or given.workdir / "export"
-    rows = measure(given.workdir, folder, images, given.rounds, given.python, given.web, given.chromium)
+    rows = measure(
+        given.workdir, folder, images, given.rounds, counts, given.python, given.web, given.chromium
+    )
     for row in rows.values():
         print(describe(row))
     if given.docs:
         # Without the interpreters' places on this machine.
-        store(given.docs, "deployments", given.workdir, list(rows.values()))
+        size = list(images.shape[1:3])
+        store(given.docs, "deployments", given.workdir, list(rows.values()), size=size)
 
 
 def describe(row: Record) -> str:

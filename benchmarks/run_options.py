@@ -35,13 +35,13 @@ def find_images(folder: Path) -> list[Path]:
     return sorted({image.path for image in list_images([str(folder)])})
 
 
-def store(docs: Path, section: str, workdir: Path, rows: Any) -> None:
-    """Stores the rows of a run in a section of performance.json, and writes the page again."""
+def store(docs: Path, section: str, workdir: Path, rows: Any, **facts: Any) -> None:
+    """Stores the rows of a run and facts about it in a section of performance.json, and writes the page."""
     from benchmarks import performance_page
 
     stored = docs / "performance.json"
     records = json.loads(stored.read_text()) if stored.is_file() else {}
     versions = performance_page.versions() | {"load of the machine": f"{os.getloadavg()[0]:.0f}"}
-    records.setdefault(section, {})[workdir.absolute().name] = {"rows": rows, "versions": versions}
+    records.setdefault(section, {})[workdir.absolute().name] = {"rows": rows, "versions": versions} | facts
     files.write_text(stored, json.dumps(records, indent=1))
     performance_page.write(records, docs)

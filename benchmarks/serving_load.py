@@ -10,38 +10,20 @@ and, for the latency, one image in one call. Both decode the same files.
 import asyncio
 import multiprocessing
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.run_options import find_images, make_parser, store
+from benchmarks.served_run import serving
 
 CLIENTS = (1, 8, 64)
 IMAGES = 64  # of a call in the loop, and of the files that the clients send
 PAUSE_S = 0.3  # between turns: the threads of the process that ran before stop spinning in this time
 Record = dict[str, Any]
-
-
-@contextmanager
-def serving(workdir: Path, options: Sequence[str]) -> Iterator[int]:
-    """Starts the server, and yields its port. In the end it gets a SIGTERM."""
-    command = [sys.executable, "-m", "daad_jax", "serve", f"--workdir={workdir}", "--port=0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            for line in server.stdout:
-                if found := re.search(r"at http://127\.0\.0\.1:(\d+) ", line):
-                    yield int(found[1])
-                    return
-            raise RuntimeError("the server ended before it was ready; its message stands above")
-        finally:
-            server.terminate()
 
 
 async def _post_one_after_another(
@@ -52,11 +34,13 @@ async def _post_one_after_another(
     end, number = time.perf_counter() + seconds, 0
     while (start := time.perf_counter()) < end:
         body = bodies[number % len(bodies)]
-        writer.write(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.decode())
-        length = re.search(rb"content-length: (\d+)", head)
+        writer.write(
+            b"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(answer.decode())
+        length = re.search(rb"content-length: (\d+)", answer)
         await reader.readexactly(int(length[1]) if length else 0)
         latencies.append(time.perf_counter() - start)
         number += 1
@@ -99,9 +83,11 @@ def measure(
     record: Record = {str(clients): {"rate": [], "latencies": []} for clients in CLIENTS}
     record["loop"] = {"rate": [], "latencies": []}
     context = multiprocessing.get_context("spawn")
-    with serving(workdir, options) as port:
+    with serving(workdir, options) as server:
         ours, theirs = context.Pipe()
-        clients_process = context.Process(target=_run_clients, args=(theirs, port, images), daemon=True)
+        clients_process = context.Process(
+            target=_run_clients, args=(theirs, server.port, images), daemon=True
+        )
         clients_process.start()
 
         def ask_server(clients: int, seconds: float) -> Record:

@@ -12,14 +12,12 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import httpx2 as httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks.served_run import serving
 from daad_jax.config import Config
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.predictions import predict
@@ -107,39 +106,12 @@ def run_round(root: Path, config: Config, number: int, rng: random.Random) -> bo
     return was_stopped
 
 
-class Server:
-    """`daad-jax serve` in a process of its own."""
-
-    def __init__(self, workdir: Path) -> None:
-        command = [sys.executable, "-m", "daad_jax", "serve", f"--workdir={workdir}", "--port=0"]
-        self._process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
-        assert self._process.stdout
-        self.address = ""
-        for line in self._process.stdout:
-            if found := re.search(r"http://\S+", line):
-                self.address = found[0]
-                return
-        raise RuntimeError(f"the server ended with status {self._process.wait()}")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, images: list[Path]) -> None:
-        """Has images scored, each by a request. Raises an error if one has no score."""
-        with httpx.Client(base_url=self.address, timeout=60) as client:
-            for image in images:
-                answer = client.post(
-                    "/score", content=image.read_bytes(), headers={"content-type": "image/png"}
-                )
-                answer.raise_for_status()
-
-    def stop(self) -> None:
-        """Stops the server by SIGTERM. Raises an error if the exit status does not name this signal."""
-        self._process.terminate()
-        status = self._process.wait(60)
-        if status not in (0, 128 + signal.SIGTERM):
-            raise RuntimeError(f"the server ended with status {status}")
+def ask(address: str, images: Sequence[Path]) -> None:
+    """Lets a server score images, one in a request. Raises an error if an image has no score."""
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for image in images:
+            answer = client.post("/score", content=image.read_bytes(), headers={"content-type": "image/png"})
+            answer.raise_for_status()
 
 
 def measure(root: Path, server: int) -> list[float]:
@@ -202,16 +174,13 @@ def main() -> None:
         config = make_config(root)
         with redirect_stdout(log):
             stops += run_round(root, config, 1, rng)
-        server = Server(root / "run")
-        until = time.monotonic() + 60 * options.minutes
-        try:
+        with serving(root / "run") as server:
+            until = time.monotonic() + 60 * options.minutes
             while time.monotonic() < until or not samples:
                 with redirect_stdout(log):
                     stops += run_round(root, config, len(samples) + 2, rng)
-                server.ask(sorted((root / "new").iterdir())[:REQUESTS])
+                ask(server.address, sorted((root / "new").iterdir())[:REQUESTS])
                 samples.append(measure(root, server.pid))
-        finally:
-            server.stop()
     rounds = np.array(samples)
     (options.out / "soak.json").write_text(json.dumps({"measured": list(MEASURED), "rounds": samples}))
     draw(rounds, options.out / "soak.png")

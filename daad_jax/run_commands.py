@@ -96,6 +96,14 @@ def _define_serve(options: flags.FlagValues, arguments: Sequence[str]) -> None:
     flags.DEFINE_string(
         "host", "127.0.0.1", "the address to listen at; 0.0.0.0 answers other machines", flag_values=options
     )
+    flags.DEFINE_list(
+        "hosts",
+        [],
+        "names that the server answers for, such as parts.example.com, and whose pages may post images; "
+        "separated by commas, * for every name (default: localhost and IP addresses; every name if other "
+        "machines are answered)",
+        flag_values=options,
+    )
     flags.DEFINE_integer("port", 8000, "the port; 0 takes any that is free", 0, 65535, flag_values=options)
     flags.DEFINE_integer(
         "max_waiting", 256, "how many images may wait; more are refused", 1, 2**20, flag_values=options
@@ -126,7 +134,7 @@ def _serve(call: Invocation) -> None:
 
         workdir = call.workdir()
         detector, name = Detector.load(workdir, options.batch_size), name_of(workdir)
-    serve(detector, name, options.host, options.port, options.max_waiting)
+    serve(detector, name, options.host, options.port, options.max_waiting, options.hosts)
 
 
 def _define_predict_on_ray(options: flags.FlagValues, arguments: Sequence[str]) -> None:

@@ -5,11 +5,13 @@ Two kinds of strangers can reach the port: other users of the machine, and web p
 
 import secrets
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from daad_jax.serving.host_check import name_of_host
 
 OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
 PAGE = "/"  # the only address that takes the token from the address bar
@@ -75,7 +77,7 @@ class Gate:
         """Returns the HTTP status for a refused request; 0 if the request may go on."""
         host = headers.get("host", "")
         # DNS rebinding: the name of a foreign page may lead to this machine. Host then has this foreign name.
-        if len(headers.getlist("host")) != 1 or _name_of(host) not in OWN_HOSTS:
+        if len(headers.getlist("host")) != 1 or name_of_host(host) not in OWN_HOSTS:
             return 421
         is_page = scope["path"] == PAGE and scope["method"] in SAFE_METHODS
         origin = headers.get("origin")
@@ -100,13 +102,8 @@ class Gate:
 
 
 def _token_of(scope: Scope) -> str:
-    query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10)
-    return query.get("token", [""])[0]
-
-
-def _name_of(host: str) -> str:
-    """Returns the name in a Host header, without the port."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
+        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10)
+    except ValueError:  # too many fields
         return ""
+    return query.get("token", [""])[0]

@@ -2,30 +2,30 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from daad_jax.config import Config
-from daad_jax.data.good_images import describe_left_out, load_chosen
-from daad_jax.detection.detector import Detector
 from daad_jax.detection.drift_watch import DriftWatch
-from daad_jax.detection.recalibration import calibrate_with, describe_outliers, describe_promises
 from daad_jax.errors import UserError
 from daad_jax.escaping import for_page
-from daad_jax.reviewing.fair_sample import describe_bias
 from daad_jax.reviewing.folder_images import LABEL_DEFECT, FolderImages, ReviewImage, number_groups
 from daad_jax.reviewing.folder_scoring import FolderScoring, Outcome, score_outcomes
+from daad_jax.reviewing.marked_calibration import calibrate_from_marks
 from daad_jax.reviewing.marks import DEFECT, GOOD, NO_MARK, About, Marked, Marks
+from daad_jax.reviewing.run_in_use import RunInUse
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.reviewing.shown_pictures import Pictures
 from daad_jax.reviewing.threshold_steps import find_steps
 from daad_jax.reviewing.verdict_table import write_verdicts
-from daad_jax.scoring.false_alarms import CONFIDENCE, images_needed
-from daad_jax.training import calibrations, run_data
-from daad_jax.training.calibration_files import fingerprint
+from daad_jax.scoring.false_alarms import images_needed
+from daad_jax.training import calibrations
 from daad_jax.training.calibrations import CalibratedRun
+
+PATIENCE_S = 5.0  # until a window that wants to calibrate is refused
 
 
 class Review:
@@ -49,7 +49,7 @@ class Review:
         store: ScoreStore,
         marks: Marks,
     ) -> None:
-        self._workdir, self._folder, self._run, self._found = workdir, folder, run, found
+        self._run, self._folder, self._found = RunInUse(workdir, run), folder, found
         self._store, self._marks = store, marks
         self._by_id = {image.id: image for image in found.images}
         self._groups: dict[str, int] = {}  # by the image's id; empty if no images belong together
@@ -60,10 +60,9 @@ class Review:
         except UserError as error:  # the table of groups is not here; calibrating needs it
             self._group_problem = f"No calibration is possible: {error}"
         self._outcomes: dict[str, Outcome] = {}  # by the image's id, in the order of scoring
-        self._lock = threading.Lock()  # guards the run, the outcomes and the detector
+        self._lock = threading.Lock()  # guards the outcomes
         self._calibrating = threading.Lock()
-        self._compiled: Detector | None = None
-        self.pictures = Pictures(run.config.data, store, self._detector)
+        self.pictures = Pictures(run.config.data, store, self._run.detector, self._digest_of)
         known = store.read_scores()
         todo = []
         for image in found.images:
@@ -73,12 +72,14 @@ class Review:
                 todo.append(image)
         # The id of a calibration and a count of changes, and the sentence about the drift at that moment.
         self._drift = ("", 0), ""
-        self._remarked: set[str] = set()  # ids of images whose file has changed since they were marked
-        self._scoring = FolderScoring(todo, self._detector, store, self.pictures, self._add)
+        # The SHA-256 of images whose file had changed since they were marked, by id.
+        self._remarked: dict[str, str] = {}
+        self._note_remarked(list(self._outcomes.values()))
+        self._scoring = FolderScoring(todo, self._run.first_detector, store, self.pictures, self._add)
 
     @property
     def config(self) -> Config:
-        return self._run.config
+        return self._run.now.config
 
     def start(self) -> None:
         """Begins to score the images that have no score yet."""
@@ -95,9 +96,9 @@ class Review:
 
     def describe(self) -> dict[str, Any]:
         """Describes the run, the folder and the calibration, for the page."""
-        run = self._run
+        run = self._run.now
         return {
-            "run": for_page(self._workdir.absolute().name),
+            "run": for_page(self._run.workdir.absolute().name),
             "folder": for_page(str(self._folder)),
             "step": run.label.step,
             "calibration": run.label.id,
@@ -118,15 +119,17 @@ class Review:
         Args:
             marks: how many changes of marks the page has seen.
         """
-        is_running = self._scoring.is_running
+        is_running, problem = self._scoring.is_running, self._follow()
         with self._lock:
-            done, calibration = len(self._outcomes), self._run.label.id
+            done, calibration = len(self._outcomes), self._run.now.label.id
         state = calibration, self._marks.change_count
         if not is_running and self._drift[0] != state:
             self._drift = state, self._describe_drift()
         changes = self._marks.changes_since(marks)
-        notes = [self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
-        if count := len(self._remarked):
+        notes = [problem, self._scoring.problem, self._group_problem, "" if is_running else self._drift[1]]
+        with self._lock:
+            remarked = list(self._remarked.items())
+        if count := sum(self._marks.is_of_other_content(*each) for each in remarked):
             notes.append(
                 "1 image has changed since it was marked, so its mark does not count."
                 if count == 1
@@ -197,69 +200,69 @@ class Review:
             how many images are `flagged_now` and `passed_now`, and the calibration `before`.
 
         Raises:
-            UserError: no image is marked as good, or see `recalibration.calibrate_with`.
+            UserError: another window calibrates; or see `calibrate_from_marks`.
         """
-        with self._calibrating:
-            # Choose the images that are marked as good.
+        with self._alone():
             outcomes, run = self._snapshot()
-            is_good, is_free = [], []
-            for image, score, _ in outcomes:
-                mark = self._marks.get(image.id, score.sha256) if score else ""
-                is_good.append(mark == GOOD)
-                is_free.append(mark == NO_MARK and image.label != LABEL_DEFECT)
-            chosen = [image.file for (image, _, _), good in zip(outcomes, is_good) if good]
-            if not chosen:
-                raise UserError("no image is marked as good; mark good images first")
-            known = run_data.read(self._workdir)
-            good = load_chosen(run.config, self._folder, chosen, known.history if known else None)
-            # Calibrate, and look whether the marked images are a fair sample.
-            before = score_outcomes(outcomes, run.calibration)
-            made = calibrate_with(self._workdir, run, good, [str(self._folder)], confidence=confidence)
-            stored = made.stored
-            groups = np.array([self._groups.get(image.id, n) for n, (image, _, _) in enumerate(outcomes)])
-            bias = describe_bias(before, np.array(is_good), np.array(is_free), groups)
-            left_out = f"left out: {describe_left_out(good.left_out)}" if good.left_out else ""
-            lines = [
-                f"Calibration {stored.label.describe()} is in use now.",
-                bias,
-                left_out,
-                *good.notes,
-                stored.drift,
-                describe_outliers(stored.outliers) if stored.outliers else "",
-                *describe_promises(stored.calibration, stored.rate, stored.confidence),
-            ]
-            return self._change([_in_words_of_the_page(line) for line in lines if line])
+            lines = calibrate_from_marks(
+                self._run.workdir, run, self._folder, outcomes, self._marks, self._groups, confidence
+            )
+            return self._change(lines)
 
     def use(self, id_: str) -> dict[str, Any]:
         """Puts another calibration of the run into use; see `calibrations.use` and `recalibrate`."""
-        with self._calibrating:
-            now = calibrations.use(self._workdir, id_)
+        with self._alone():
+            now = calibrations.use(self._run.workdir, id_)
             return self._change([f"Calibration {now} is in use again."])
 
-    def verdicts(self, threshold: float) -> Iterator[str]:
-        """Yields the lines of a CSV file, see `write_verdicts`."""
-        return write_verdicts(*self._snapshot(), self._marks, threshold)
+    def verdicts(self, threshold: float, calibration: str) -> Iterator[str]:
+        """Returns the lines of a CSV file, see `write_verdicts`.
+
+        Args:
+            threshold: an image with a higher score is anomalous.
+            calibration: the id of the calibration whose scores the page shows.
+
+        Raises:
+            UserError: see `RunInUse.find`.
+        """
+        outcomes, _ = self._snapshot()
+        return write_verdicts(outcomes, self._run.find(calibration), self._marks, threshold)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lets one window at a time change the calibration. Raises UserError while another one does so.
+
+        Nobody waits, because a waiting window would take a thread that saves marks.
+        """
+        if not self._calibrating.acquire(timeout=PATIENCE_S):
+            raise UserError("another window calibrates this run; wait until it is done")
+        try:
+            self._run.follow()
+            yield
+        finally:
+            self._calibrating.release()
+
+    def _follow(self) -> str:
+        """Takes over another program's calibration, see `RunInUse.follow`, unless this review calibrates."""
+        if not self._calibrating.acquire(blocking=False):
+            return ""
+        try:
+            return self._run.follow()
+        finally:
+            self._calibrating.release()
 
     def _snapshot(self) -> tuple[list[Outcome], CalibratedRun]:
         """Returns all outcomes so far, and the run with the calibration in use."""
         with self._lock:
-            return list(self._outcomes.values()), self._run
+            return list(self._outcomes.values()), self._run.now
 
     def _change(self, lines: list[str]) -> dict[str, Any]:
         """Loads the calibration that is in use now, and returns which verdicts change, see `recalibrate`."""
-        run = calibrations.load(self._workdir)
-        outcomes, old = self._snapshot()
-        if fingerprint(run.of_training, run.label.step) != fingerprint(old.of_training, old.label.step):
-            raise UserError(
-                f"{self._workdir}: has trained on since this review began, to step {run.label.step}; start "
-                "the review again"
-            )
-        with self._lock:
-            self._run = run
-            if self._compiled:
-                _apply(self._compiled, run)
+        run = calibrations.load(self._run.workdir)
+        outcomes, _ = self._snapshot()
+        old = self._run.replace(run)
         was, is_now = (score_outcomes(outcomes, c) > c.threshold for c in (old.calibration, run.calibration))
-        if store_key(old) != store_key(run):
+        if self._run.is_approximate:
             lines = [*lines, "Scores of images with several tiles are approximate until the next start."]
         changed = [image.id for (image, _, _), a, b in zip(outcomes, was, is_now) if a != b]
         return {
@@ -273,26 +276,31 @@ class Review:
 
     def _about(self, id_: str) -> About | None:
         with self._lock:
-            outcome, run = self._outcomes.get(id_), self._run
+            outcome, run = self._outcomes.get(id_), self._run.now
         if outcome is None or outcome[1] is None:
             return None
         score = float(score_outcomes([outcome], run.calibration)[0])
         return About(outcome[0].name, outcome[1].sha256, score, run.label.id)
 
+    def _digest_of(self, image: ReviewImage) -> str:
+        """Returns the SHA-256 of the file that was scored; "" if the image has no score."""
+        with self._lock:
+            outcome = self._outcomes.get(image.id)
+        return outcome[1].sha256 if outcome and outcome[1] else ""
+
     def _add(self, outcomes: list[Outcome]) -> None:
         with self._lock:
             self._outcomes.update((outcome[0].id, outcome) for outcome in outcomes)
-        for image, score, _ in outcomes:
-            if score and self._marks.is_of_other_content(image.id, score.sha256):
-                self._remarked.add(image.id)
+        self._note_remarked(outcomes)
 
-    def _detector(self) -> Detector:
-        """Returns the detector. The first call compiles."""
+    def _note_remarked(self, outcomes: list[Outcome]) -> None:
+        found = {
+            image.id: score.sha256
+            for image, score, _ in outcomes
+            if score and self._marks.is_of_other_content(image.id, score.sha256)
+        }
         with self._lock:
-            if self._compiled is None:
-                run = self._run
-                self._compiled = Detector(run.state, run.config, run.calibration, label=run.label)
-            return self._compiled
+            self._remarked |= found
 
     def _describe_drift(self) -> str:
         """Returns one line about a drift of the images that are no known defects; "" if there is none."""
@@ -306,27 +314,3 @@ class Review:
         watch = DriftWatch(run.calibration, run.config.data)
         watch.add([image.name for image, _, _ in watched], score_outcomes(watched, run.calibration))
         return watch.describe()
-
-
-def _in_words_of_the_page(line: str) -> str:
-    """Replaces the command's options in a sentence of `calibrate` by the buttons of the page."""
-    line = line.replace("go back with --use", "go back with the button below")
-    return line.replace(
-        f"--confidence {CONFIDENCE} chooses such a threshold", "tick the box for such a threshold"
-    )
-
-
-def store_key(run: CalibratedRun) -> str:
-    """Returns a text that differs between runs with different distances R and L.
-
-    The distances depend on the checkpoint. With tiles, they also depend on the calibration, which decides
-    which tile is the least normal.
-    """
-    of_calibration = run.label.id if run.config.data.tiles and run.calibration.gamma < 1 else ""
-    return f"{fingerprint(run.of_training, run.label.step)} {of_calibration}"
-
-
-def _apply(detector: Detector, run: CalibratedRun) -> None:
-    """Gives a compiled detector another calibration, without compiling again."""
-    detector.calibration, detector.calibration_label = run.calibration, run.label
-    detector.threshold = run.calibration.threshold

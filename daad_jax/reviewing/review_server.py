@@ -42,7 +42,8 @@ def review(workdir: Path, folder: str, out: str | None, port: int) -> None:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
     from daad_jax.reviewing.folder_images import list_images
     from daad_jax.reviewing.marks import Marks
-    from daad_jax.reviewing.review import Review, store_key
+    from daad_jax.reviewing.review import Review
+    from daad_jax.reviewing.run_in_use import store_key
     from daad_jax.reviewing.score_store import ScoreStore
 
     # Prepare the folder for marks and scores.

@@ -132,14 +132,15 @@ class Routes:
         return Response(shown.content, media_type=shown.kind, headers={"Cache-Control": KEEP_PICTURES})
 
     async def verdicts(self, request: Request) -> Response:
-        """Sends the verdicts of all images at a threshold, as a CSV file."""
+        """Sends the verdicts of all images at a threshold and by a calibration, as a CSV file."""
         try:
             threshold = float(request.query_params.get("threshold", ""))
         except ValueError:
             threshold = float("nan")
         if not abs(threshold) < float("inf"):
             raise HTTPException(400, "threshold: must be a number")
-        table = await self._in_thread(lambda: "".join(self._review.verdicts(threshold)))
+        calibration = request.query_params.get("calibration", "")
+        table = await self._in_thread(lambda: "".join(self._review.verdicts(threshold, calibration)))
         headers = {"Content-Disposition": 'attachment; filename="verdicts.csv"'}
         return Response(table, media_type="text/csv; charset=utf-8", headers=headers)
 

@@ -3,6 +3,7 @@
 You may delete the file between reviews: the next review scores the images again.
 """
 
+import math
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -64,7 +65,6 @@ class ScoreStore:
                 self._connection = self._open()
             except sqlite3.Error as again:
                 raise UserError(f"{file}: cannot be written ({again}); give another --out") from again
-        self._bytes = self._connection.execute("SELECT TOTAL(LENGTH(content)) FROM thumbnails").fetchone()[0]
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, check_same_thread=False)
@@ -79,18 +79,16 @@ class ScoreStore:
                 connection.executescript("DELETE FROM about; DELETE FROM scores; DELETE FROM thumbnails;")
                 connection.execute("INSERT INTO about VALUES (?)", (self._key,))
             connection.commit()
+            self._scores = _read_scores(connection)
+            self._bytes = connection.execute("SELECT TOTAL(LENGTH(content)) FROM thumbnails").fetchone()[0]
         except BaseException:
             connection.close()
             raise
         return connection
 
     def read_scores(self) -> dict[tuple[str, str], StoredScore]:
-        """Returns all scores, by id and stamp."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT id, stamp, reconstruction, alignment, clipped, sha256 FROM scores"
-            ).fetchall()
-        return {(row[0], row[1]): StoredScore(row[2], row[3], bool(row[4]), row[5]) for row in rows}
+        """Returns the scores of earlier reviews, by id and stamp."""
+        return self._scores
 
     def write_scores(self, scores: Iterable[tuple[str, str, StoredScore]]) -> None:
         """Keeps (id, stamp, score) of images. Raises UserError if the file cannot be written."""
@@ -98,12 +96,14 @@ class ScoreStore:
         self._write("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def read_thumbnail(self, id_: str, stamp: str) -> bytes | None:
-        """Returns the thumbnail of an image; None if none is kept for this stamp."""
-        with self._lock:
+        """Returns the thumbnail of an image; None if none is kept for this stamp, or the file is damaged."""
+        with self._lock, suppress(sqlite3.Error):
             found = self._connection.execute(
                 "SELECT content FROM thumbnails WHERE id = ? AND stamp = ?", (id_, stamp)
             ).fetchone()
-        return bytes(found[0]) if found else None
+            if found and isinstance(found[0], bytes):
+                return found[0]
+        return None
 
     def write_thumbnail(self, id_: str, stamp: str, content: bytes) -> None:
         """Keeps a thumbnail, unless all thumbnails would take over `MAX_THUMBNAIL_BYTES`."""
@@ -122,9 +122,28 @@ class ScoreStore:
                 self._connection.executemany(statement, rows)
                 self._connection.commit()
             except sqlite3.Error as error:
-                raise UserError(f"{self._file}: cannot be written ({error}); make room there") from error
+                raise UserError(
+                    f"{self._file}: cannot be written ({error}); make room there, "
+                    "or delete this file, and start the review again"
+                ) from error
 
     def close(self) -> None:
         with self._lock, suppress(sqlite3.Error):
             self._connection.commit()
             self._connection.close()
+
+
+def _read_scores(connection: sqlite3.Connection) -> dict[tuple[str, str], StoredScore]:
+    """Returns all scores, by id and stamp. Raises sqlite3.Error if a row cannot be one of ours."""
+    scores = {}
+    for id_, stamp, reconstruction, alignment, clipped, sha256 in connection.execute(
+        "SELECT id, stamp, reconstruction, alignment, clipped, sha256 FROM scores"
+    ):
+        try:
+            distances = float(reconstruction), float(alignment)
+        except (TypeError, ValueError):
+            distances = math.nan, math.nan
+        if not all(map(math.isfinite, distances)):
+            raise sqlite3.DatabaseError(f"the score of {id_!r} is no number")
+        scores[id_, stamp] = StoredScore(*distances, bool(clipped), sha256)
+    return scores

@@ -16,6 +16,7 @@ from daad_jax.data.images import resize, show_pixels, shrink_to_fit, to_uint8, u
 from daad_jax.detection.detections import Detections
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_heat
+from daad_jax.errors import UserError
 from daad_jax.reviewing.folder_images import ReviewImage
 from daad_jax.reviewing.score_store import ScoreStore
 
@@ -41,10 +42,18 @@ class Pictures:
         data: says how the run reads images.
         store: keeps thumbnails.
         detector: returns the detector, which heat maps and reconstructions need.
+        digest_of: returns the SHA-256 of the file that was scored, "" if none was. Another file is not shown,
+            because the score and the marks are not of this file.
     """
 
-    def __init__(self, data: DataConfig, store: ScoreStore, detector: Callable[[], Detector]) -> None:
-        self._data, self._store, self._detector = data, store, detector
+    def __init__(
+        self,
+        data: DataConfig,
+        store: ScoreStore,
+        detector: Callable[[], Detector],
+        digest_of: Callable[[ReviewImage], str],
+    ) -> None:
+        self._data, self._store, self._detector, self._digest_of = data, store, detector, digest_of
         self._cache = RecentPictures(CACHE_BYTES)
         self._scoring = threading.Lock()  # here, only one image at a time goes through the model
 
@@ -52,7 +61,7 @@ class Pictures:
         """Returns a small picture. Raises UserError if the image cannot be read."""
         content = self._store.read_thumbnail(image.id, image.stamp)
         if content is None:
-            picture, _ = image.file.load(self._data.max_pixels)
+            picture = self._load(image)
             content = self.keep_thumbnail(image, picture)
         return Shown(content, _kind_of(content))
 
@@ -70,8 +79,7 @@ class Pictures:
         """Returns the image in its own size, at most 8192 pixels. Raises UserError if it cannot be read."""
 
         def make() -> Shown:
-            picture, _ = image.file.load(self._data.max_pixels)
-            pixels = show_pixels(picture, self._data)
+            pixels = show_pixels(self._load(image), self._data)
             height, width = pixels.shape[:2]
             size = shrink_to_fit(height, width, MAX_SHOWN_SIDE, MAX_SHOWN_SIDE)
             if size != (height, width):
@@ -127,11 +135,22 @@ class Pictures:
         ((entries, detections),) = detector.stream([WatchedFile.of(image.file, note)])
         if error := entries[0].error:
             raise error
+        self._require_unchanged(image, entries[0].sha256)
         assert detections is not None
         return {
             "heat": self._draw_heat(detections, *sizes[0]),
             "reconstruction": self._draw_reconstruction(detections, *sizes[0]),
         }
+
+    def _load(self, image: ReviewImage) -> Picture:
+        """Decodes an image. Raises UserError if it cannot be read, or has changed since it was scored."""
+        picture, digest = image.file.load(self._data.max_pixels)
+        self._require_unchanged(image, digest)
+        return picture
+
+    def _require_unchanged(self, image: ReviewImage, digest: str) -> None:
+        if self._digest_of(image) not in ("", digest):
+            raise UserError(f"{image.name}: has changed since it was scored; start the review again")
 
     def _draw_heat(self, found: Detections, height: int, width: int) -> Shown:
         size = shrink_to_fit(height, width, MAX_HEAT_SIDE, MAX_HEAT_SIDE)

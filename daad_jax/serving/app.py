@@ -5,6 +5,7 @@ import base64
 import io
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -35,12 +36,15 @@ class Limits(NamedTuple):
 
     Attributes:
         body: the largest body of a request, in bytes.
-        all_bodies: the bodies of all requests that are read or scored at one time, in bytes.
+        heat: the largest heat maps of an answer together, in bytes of base64.
+        all_bodies: the bodies of all requests that are read or scored at one time, and the heat maps of their
+            answers, in bytes.
         images: the most images of a request.
         seconds: a client must send its body in this time. Scoring then has the same time once more.
     """
 
     body: int = 64 * 2**20
+    heat: int = 256 * 2**20
     all_bodies: int = 512 * 2**20
     images: int = 64
     seconds: float = 60.0
@@ -60,6 +64,25 @@ class Run(NamedTuple):
     step: int
     calibration: str
     threshold: float
+
+
+class Reservation:
+    """Counts the bytes that one request takes.
+
+    Args:
+        service: counts the bytes of all requests.
+    """
+
+    def __init__(self, service: "Service") -> None:
+        self._service, self._bytes = service, 0
+
+    def add(self, count: int) -> None:
+        """Takes more bytes. Raises HTTPException (503) if all requests together take too many."""
+        self._bytes += count
+        self._service.reserve(count)
+
+    def release(self) -> None:
+        self._service.reserve(-self._bytes)
 
 
 class Service:
@@ -90,34 +113,34 @@ class Service:
         heat = request.query_params.get("heat", "none")
         if heat not in HEATS:
             raise HTTPException(400, f"heat={heat[:40]!r}: must be one of {', '.join(HEATS)}")
-        reserved = 0
+        reserved = Reservation(self)
         try:
             # Read the body, and count its bytes while they arrive.
             async with asyncio.timeout(self._limits.seconds):
                 body = bytearray()
                 async for chunk in request.stream():
-                    reserved += len(chunk)
-                    self._reserve(len(chunk))
+                    reserved.add(len(chunk))
                     body += chunk
                     if len(body) > self._limits.body:
                         raise HTTPException(413, f"the body has over {self._limits.body} bytes")
             # Score the images.
             images = await self._images_of(request, bytes(body))
             async with asyncio.timeout(self._limits.seconds):
-                entries = await self._judge(images, heat)
+                entries = await self._judge(images, heat, reserved)
         except TimeoutError:
             raise HTTPException(
                 503, f"there was no answer within {self._limits.seconds:g} seconds", {"Retry-After": "5"}
             ) from None
         finally:
-            self._bytes -= reserved
+            reserved.release()
         self._meters.answered(time.perf_counter() - started)
         status = 422 if any("error" in entry for entry in entries) else 200
         return JSONResponse({**self._run._asdict(), "images": entries}, status)
 
-    def _reserve(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
+        """Counts bytes; see `Reservation`."""
         self._bytes += count
-        if self._bytes > self._limits.all_bodies:
+        if count > 0 and self._bytes > self._limits.all_bodies:
             raise HTTPException(503, "too many bytes wait to be scored; try again", {"Retry-After": "1"})
 
     async def _images_of(self, request: Request, body: bytes) -> list[tuple[str, bytes]]:
@@ -146,12 +169,14 @@ class Service:
         finally:
             await form.close()
 
-    async def _judge(self, images: Sequence[tuple[str, bytes]], heat: str) -> list[dict[str, Any]]:
+    async def _judge(
+        self, images: Sequence[tuple[str, bytes]], heat: str, reserved: Reservation
+    ) -> list[dict[str, Any]]:
         """Returns the entry of each image in the answer."""
         in_thread = asyncio.get_running_loop().run_in_executor
         # Decode all images, and queue the usable ones.
         opened = await asyncio.gather(
-            *(in_thread(self._pool, self._open, name, content) for name, content in images)
+            *(in_thread(self._pool, self._open, name, content, heat != "none") for name, content in images)
         )
         usable = [image for image in opened if isinstance(image, Opened)]
         try:
@@ -159,35 +184,50 @@ class Service:
         except QueueFullError:
             self._meters.refused()
             raise HTTPException(503, "too many images wait; try again", {"Retry-After": "1"}) from None
-        waiting = [
+        waiting = deque(
             (name, next(futures) if isinstance(image, Opened) else image, image)
             for (name, _), image in zip(images, opened)
-        ]
-        # Wait for the verdicts, one image after another.
-        entries = []
+        )
+        # Wait for the verdicts, one image after another. A described result is dropped, because heat maps of
+        # images in tiles are large.
+        entries, heat_bytes = [], 0
         try:
-            for name, future, image in waiting:
-                if isinstance(future, UserError):
-                    entries.append(self._refuse(name, future))
-                    continue
-                try:
-                    found = await asyncio.wrap_future(future)
-                except UserError as error:
-                    entries.append(self._refuse(name, error))
-                    continue
-                entry = self._describe(name, found, image)
-                if heat != "none":
-                    entry["heat"] = await in_thread(self._pool, encode_heat, found, heat)
+            while waiting:
+                entry = await self._entry_of(*waiting[0], heat)
+                waiting.popleft()
                 entries.append(entry)
+                size = len(entry["heat"]["base64"]) if "heat" in entry else 0
+                reserved.add(size)
+                heat_bytes += size
+                if heat_bytes > self._limits.heat:
+                    raise HTTPException(
+                        413, f"the heat maps have over {self._limits.heat} bytes; send fewer images at once"
+                    )
         finally:
             for _, future, _ in waiting:
                 if isinstance(future, Future):
                     future.cancel()
         return entries
 
-    def _open(self, name: str, content: bytes) -> Opened | UserError:
+    async def _entry_of(
+        self, name: str, future: "Future[Detections] | UserError", image: Any, heat: str
+    ) -> dict[str, Any]:
+        """Waits for the verdict of an image, and returns its entry in the answer."""
         try:
-            return self._queue.open(content, name)
+            if isinstance(future, UserError):
+                raise future
+            found = await asyncio.wrap_future(future)
+        except UserError as error:
+            return self._refuse(name, error)
+        entry = self._describe(name, found, image)
+        if heat != "none":
+            loop = asyncio.get_running_loop()
+            entry["heat"] = await loop.run_in_executor(self._pool, encode_heat, found, heat)
+        return entry
+
+    def _open(self, name: str, content: bytes, needs_heat: bool) -> Opened | UserError:
+        try:
+            return self._queue.open(content, name, needs_heat)
         except UserError as error:
             return UserError(str(error))  # a new error, because a traceback keeps the image in memory
 
@@ -254,11 +294,12 @@ def make_app(detector: Judge, name: str, max_waiting: int, limits: Limits, threa
     Args:
         detector: scores the images.
         name: the name of the run, for answers.
-        max_waiting: how many images may wait.
+        max_waiting: how many images may wait. A request has no more images.
         limits: what a request may take.
         threads: the number of threads that decode images and draw heat maps.
     """
     queue = ScoringQueue(detector, max_waiting)
+    limits = limits._replace(images=min(limits.images, max_waiting))  # more could never be scored
     pool = ThreadPoolExecutor(threads, "decoding")
     run = Run(name, detector.step, detector.calibration_label.id, detector.threshold)
     meters = Meters(detector.calibration, detector.threshold, lambda: queue.waiting)

@@ -73,7 +73,9 @@ def describe_api(max_images: int, max_bytes: int) -> dict[str, Any]:
     }
     refusals = {
         "400": _answer("the request cannot be understood", ERROR),
-        "413": _answer(f"the body has over {max_bytes} bytes", ERROR),
+        "403": _answer("a web page of another server has sent the request", ERROR),
+        "413": _answer(f"the body has over {max_bytes} bytes, or the heat maps are too large", ERROR),
+        "421": _answer("the server does not answer for the name in the header Host", ERROR),
         "503": _answer("too much waits, or there was no answer in time; try again", ERROR),
     }
     return {

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -53,11 +54,13 @@ class Opened(NamedTuple):
         prepared: the result of `images.prepare`, `[H, W, C]`. In a run with tiles, the bytes of the file: a
             large decoded image would take much memory while it waits.
         clipped: see `Detections`.
+        needs_heat: whether the answer shows the heat map.
     """
 
     name: str
     prepared: np.ndarray | bytes
     clipped: bool
+    needs_heat: bool = False
 
 
 class ScoringQueue:
@@ -83,8 +86,13 @@ class ScoringQueue:
         """The number of images that wait or are scored now."""
         return self._count
 
-    def open(self, content: bytes, name: str) -> Opened:
+    def open(self, content: bytes, name: str, needs_heat: bool = False) -> Opened:
         """Decodes an image, as `Detector.prepare` does.
+
+        Args:
+            content: the bytes of the file.
+            name: the name of the image, for messages.
+            needs_heat: see `Opened`.
 
         Raises:
             UserError: the image cannot be used; the message names it.
@@ -92,13 +100,14 @@ class ScoringQueue:
         data = self._detector.config.data
         picture, _ = open_image(content, name, data.max_pixels)
         prepared = content if data.tiles else prepare(picture, data, name)
-        return Opened(name, prepared, exceeds_range(picture, data))
+        return Opened(name, prepared, exceeds_range(picture, data), needs_heat)
 
     def submit(self, images: Sequence[Opened]) -> list[Future[Detections]]:
         """Adds images to the queue.
 
         Returns:
             A future for each image. The future returns `Detections` with N = 1, or raises UserError. The
+            detections have no reconstruction, and without `Opened.needs_heat` neither heat map nor image. The
             image of a cancelled future is not scored, unless its turn has come already.
 
         Raises:
@@ -151,8 +160,20 @@ class ScoringQueue:
     def _score(self, images: list[Opened]) -> list[Detections]:
         """Returns the detections of each image, N = 1."""
         if self._detector.config.data.tiles:
-            return [self._detector.score([image.prepared]) for image in images]
+            return [_reduce(self._detector.score([image.prepared]), image) for image in images]
         pixels = np.stack([image.prepared for image in images])  # type: ignore[misc]
         # A batch by itself: the results must not wait for a next batch.
         (found,) = self._detector.judge([pixels], [image.name for image in images].__getitem__)
-        return [found.take(index) for index in range(len(images))]
+        return [_reduce(found.take(index), image) for index, image in enumerate(images)]
+
+
+def _reduce(found: Detections, image: Opened) -> Detections:
+    """Returns the detections of an image without the arrays that no answer needs.
+
+    These arrays are as large as the image in a run with tiles, and would wait for the other images of a
+    request.
+    """
+    if image.needs_heat:
+        return replace(found, reconstructions=None)
+    nothing = np.zeros((0, 0, 0))
+    return replace(found, heat=nothing, images=nothing, reconstructions=None)

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ DRAIN_SECONDS = 30  # after a signal, open requests have this time to end
 MAX_CONNECTIONS = 512  # the server refuses further connections
 
 
-def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) -> None:
+def serve(
+    detector: Judge, name: str, host: str, port: int, max_waiting: int, hosts: Sequence[str] = ()
+) -> None:
     """Answers requests until SIGTERM or Ctrl-C. Requests that have begun are answered before the end.
 
     Args:
@@ -25,18 +28,22 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
         host: the address to listen at.
         port: the port to listen at; 0 takes any free port.
         max_waiting: how many images may wait; further requests are refused with status 503.
+        hosts: further names of the server, see `host_check.find_trusted`.
 
     Raises:
-        UserError: the extra `serve` is not installed, or the address cannot be used.
+        UserError: the extra `serve` is not installed, the address cannot be used, or `hosts` has no names.
     """
     try:
         import uvicorn  # noqa: F401
 
         from daad_jax.serving.app import Limits, make_app
+        from daad_jax.serving.host_check import HostCheck, find_trusted
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'daad_jax[serve]'") from error
     listener = listen(host, port)
     with listener:
+        address, taken, *_ = listener.getsockname()
+        trusted = find_trusted(host, address, hosts)
         # Compile the program before the first request.
         start = time.perf_counter()
         data = detector.config.data
@@ -44,9 +51,8 @@ def serve(detector: Judge, name: str, host: str, port: int, max_waiting: int) ->
         list(detector.score_prepared(blank))
         say(f"compiled in {time.perf_counter() - start:.1f} s")
         # Listen, say where, and answer requests.
-        app = make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1)
+        app = HostCheck(make_app(detector, name, max_waiting, Limits(), os.cpu_count() or 1), trusted)
         listener.listen(max_waiting)  # before the address is printed, so that its reader can connect
-        address, taken, *_ = listener.getsockname()
         shown = f"[{address}]" if ":" in address else address
         say(f"serving {name}, step {detector.step}, at http://{shown}:{taken} (POST images to /score)")
         answer_until_signal(app, listener, DRAIN_SECONDS, MAX_CONNECTIONS)

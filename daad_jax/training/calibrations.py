@@ -41,20 +41,45 @@ def load(workdir: Path) -> CalibratedRun:
     Raises:
         UserError: see `checkpoint.load`; or the calibration in use is damaged or missing.
     """
-    state, config, trained = checkpoint.load(workdir)
-    step = int(state.step)
-    label = CalibrationLabel.of_training(trained, step)
+    run = _load_training(workdir)
     in_use = calibration_files.read_in_use(workdir)
-    if in_use is not None:
-        stored = calibration_files.read(workdir, in_use)
-        if stored.checkpoint == fingerprint(trained, step):
-            return CalibratedRun(state, config, stored.calibration, stored.label, stored, trained)
+    if in_use is None:
+        return run
+    stored = calibration_files.read(workdir, in_use)
+    if not _is_of_checkpoint(stored, run):
         warn(
             f"{workdir}: calibration {stored.label.describe()} belongs to the checkpoint of step "
-            f"{stored.label.step}, not to this one of step {step}, so the one of the training is used; "
-            "calibrate again, or end this warning with calibrate --use training"
+            f"{stored.label.step}, not to this one of step {run.label.step}, so the one of the training is "
+            "used; calibrate again, or end this warning with calibrate --use training"
         )
-    return CalibratedRun(state, config, trained, label, None, trained)
+        return run
+    return _with_stored(run, stored)
+
+
+def reload(workdir: Path, run: CalibratedRun) -> CalibratedRun:
+    """Returns a loaded run with the calibration that is in use now. The checkpoint is not read again.
+
+    Args:
+        workdir: the folder of the run.
+        run: the run. It is returned itself if its calibration is still in use.
+
+    Raises:
+        UserError: the calibration in use is damaged or missing, or belongs to another checkpoint.
+    """
+    in_use = calibration_files.read_in_use(workdir)
+    if in_use == (run.stored.label.id if run.stored else None):
+        return run
+    if in_use is None:
+        label = CalibrationLabel.of_training(run.of_training, run.label.step)
+        return run._replace(calibration=run.of_training, label=label, stored=None)
+    stored = calibration_files.read(workdir, in_use)
+    if not _is_of_checkpoint(stored, run):
+        raise UserError(
+            f"{workdir}: calibration {stored.label.describe()} is in use now, but it belongs to the "
+            f"checkpoint of step {stored.label.step}, and step {run.label.step} is loaded; start again, or "
+            "calibrate again"
+        )
+    return _with_stored(run, stored)
 
 
 def use(workdir: Path, name: str) -> str:
@@ -83,7 +108,7 @@ def use(workdir: Path, name: str) -> str:
             f"--use {name}: {problem}; {did_you_mean(name, [OF_TRAINING, *ids])}; --list shows all"
         )
     stored = calibration_files.read(workdir, matches[0])
-    if stored.checkpoint != fingerprint(run.of_training, run.label.step):
+    if not _is_of_checkpoint(stored, run):
         raise UserError(
             f"--use {name}: belongs to the checkpoint of step {stored.label.step}, and the run has trained "
             f"since, to step {run.label.step}; calibrate again"
@@ -107,7 +132,7 @@ def list_all(workdir: Path) -> list[Listed]:
         except UserError as error:
             later.append(("", Listed(each, each, each == in_use, str(error))))
             continue
-        fits = stored.checkpoint == fingerprint(run.of_training, run.label.step)
+        fits = _is_of_checkpoint(stored, run)
         problem = "" if fits else f"of the checkpoint of step {stored.label.step}, before the run trained on"
         listed = Listed(each, stored.label.describe(), fits and each == in_use, problem)
         later.append((stored.label.created, listed))
@@ -121,3 +146,11 @@ def _load_training(workdir: Path) -> CalibratedRun:
     state, config, trained = checkpoint.load(workdir)
     label = CalibrationLabel.of_training(trained, int(state.step))
     return CalibratedRun(state, config, trained, label, None, trained)
+
+
+def _is_of_checkpoint(stored: StoredCalibration, run: CalibratedRun) -> bool:
+    return stored.checkpoint == fingerprint(run.of_training, run.label.step)
+
+
+def _with_stored(run: CalibratedRun, stored: StoredCalibration) -> CalibratedRun:
+    return run._replace(calibration=stored.calibration, label=stored.label, stored=stored)

@@ -60,6 +60,21 @@ def test_turns_are_paired(monkeypatch):
     }
 
 
+def test_a_library_that_fails_later_keeps_its_earlier_times(monkeypatch, capsys):
+    class Small(Fixed):
+        def time(self, count):
+            if count > 1:
+                raise RuntimeError("no memory")
+            return 3.0
+
+    monkeypatch.setattr(deployments, "PAUSE_S", 0)
+    detectors = dict.fromkeys((1, 16, 64), FixedDetector())
+    found = deployments.race({"a": Small(), "b": Fixed()}, detectors, np.zeros(64), 1)
+    assert found["a"]["ms"] == {"1": 3.0}
+    assert found["b"]["ms"] == {"1": 3.0, "16": 48.0, "64": 192.0}
+    assert capsys.readouterr().out.count("a: fails at") == 1
+
+
 def test_a_library_that_fails_is_told(tmp_path, capfd):
     np.save(tmp_path / "images.npy", np.zeros((1, 2, 2, 1), np.uint8))
     child = deployments.running(sys.executable, "stablehlo", tmp_path / "no", tmp_path / "images.npy")
@@ -85,13 +100,23 @@ def test_the_page_shows_both(tmp_path):
     broken = {"error": "it ended"}
     rate = {"rate": 45.0, "p50": 20.0, "p99": 31.0}
     records = {
-        "deployments": {"cells": {"rows": [timed, broken], "versions": VERSIONS}},
+        "deployments": {
+            "large": {"rows": [timed, row | {"ms": {}}], "versions": VERSIONS, "size": [256, 128]},
+            "small": {"rows": [row], "versions": VERSIONS, "size": [64, 64]},
+            "cells": {"rows": [timed, broken], "versions": VERSIONS},
+        },
         "serve": {"cells": {"rows": {"1": rate, "loop": rate | {"rate": 50.0}}, "versions": VERSIONS}},
     }
     performance_page.write(json.loads(json.dumps(records)), tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| library 1 | 3.4e-06 | 0 of 200 | 9.0 | 8.0 | 1.10 | 80.0 | 40.0 | 2.00 |" in text
     assert "| it ended | " in text
+    # By size; an empty cell where a library fails.
+    titles = [line for line in text.splitlines() if "| difference |" in line]
+    assert [title.split(" | ")[0] for title in titles] == [
+        "| cells", "| small, 64 x 64 px", "| large, 256 x 128 px"
+    ]  # fmt: skip
+    assert "| library 1 | 3.4e-06 | 0 of 200 |  |  |  |  |  |  |" in text
     assert "| 1 client | 45.0 | 20.0 | 31.0 | 0.90 |" in text
     assert "| `Detector.score` in a loop | 50.0 | 20.0 | 31.0 | 1.00 |" in text
     assert deployment_section.make_deployments({}) == deployment_section.make_serving({}) == []

@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 from daad_jax.data.image_files import ImageFile
 from daad_jax.reviewing.folder_images import FolderImages, ReviewImage, list_images, make_id
 from daad_jax.reviewing.marks import Marks
-from daad_jax.reviewing.review import Review, store_key
+from daad_jax.reviewing.review import Review
 from daad_jax.reviewing.routes import make_app
+from daad_jax.reviewing.run_in_use import store_key
 from daad_jax.reviewing.score_store import ScoreStore, StoredScore
 from daad_jax.training import calibrations
 from tests.tiny import tiny_config

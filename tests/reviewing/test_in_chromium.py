@@ -21,6 +21,7 @@ from daad_jax.training import calibrations  # noqa: E402
 from tests.reviewing.small_review import (  # noqa: E402
     COOKIE,
     TOKEN,
+    draw,
     draw_folder,
     make_reviewed_run,
     open_large_review,
@@ -278,6 +279,56 @@ def test_two_windows_see_each_other(browser, root, tmp_path):
         now = calibrations.load(tmp_path / "bolts").label.id
         two.until(f"document.getElementById('summary').textContent.includes('{now}')")
         assert [e for tab in (one, two) for e in tab.errors if "409" not in e] == []
+
+
+def test_a_calibration_of_the_command_comes_into_the_page(browser, root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    good = draw(tmp_path / "good", 30, 7)
+    with Child(workdir, root / "parts") as child, Tab(browser) as tab:
+        tab.open(child.address)
+        tab.page.select_option("#show", "flagged")
+        tab.page.focus("#grid")
+        tab.press("ArrowRight")
+        tab.save("g")
+        shown = tab.page.locator(".tile[aria-selected=true]").get_attribute("title")
+        tab.press("Enter")
+        tab.page.wait_for_selector("#heat:not([hidden])")
+        heat = tab.page.locator("#heat").get_attribute("src")
+        # A lower threshold, by the command, while the image is open.
+        done = subprocess.run(
+            [sys.executable, "-m", "daad_jax", "calibrate", f"--workdir={workdir}", str(good), "--rate=0.5"],
+            cwd=ROOT, env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        now = calibrations.load(workdir)
+        tab.until(
+            f"document.getElementById('notice-text').textContent.includes('Calibration {now.label.id}')"
+        )
+        assert f"Calibration {now.label.id}" in tab.text("#message")
+        assert float(tab.page.locator("#threshold").input_value()) == pytest.approx(
+            now.calibration.threshold, rel=1e-3
+        )
+        # The same image stays open, with its new heat map, and a mark is for this image.
+        assert tab.text("#viewer-name") == shown
+        tab.until(f"document.getElementById('heat').src.endsWith('-{now.label.id}')")
+        assert not heat.endswith(now.label.id)
+        tab.save("d")
+        labels = rows(workdir / "review" / "parts" / "labels.csv")
+        assert [row["mark"] for row in labels] == ["good", "defect"]
+        assert (labels[1]["name"], labels[1]["calibration"]) == (shown, now.label.id)
+        # The page lists the verdicts that have changed, and exports what it shows.
+        tab.press("Escape")
+        (changed,) = re.findall(r"(\d+) verdict", tab.text("#notice-text"))
+        tab.page.select_option("#show", "changed")
+        assert tab.numbers("#shown")[0] == int(changed) > 0
+        with tab.page.expect_download() as download:
+            tab.page.locator("#export").press("Enter")
+        table = rows(Path(download.value.path()))
+        assert {row["calibration"] for row in table} == {now.label.id}
+        assert sum(row["verdict"] == "anomalous" for row in table) == tab.numbers("#flagged")[0]
+        tab.page.locator("#notice-close").press("Enter")
+        tab.page.wait_for_selector("#notice", state="hidden")
+        assert tab.errors == []
 
 
 @pytest.fixture(scope="module")

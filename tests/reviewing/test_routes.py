@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,7 @@ from daad_jax.detection import recalibration
 from daad_jax.detection.detector import Detector
 from daad_jax.detection.overlay import draw_heat, draw_overlay
 from daad_jax.errors import UserError
+from daad_jax.reviewing import review as review_module
 from daad_jax.reviewing.folder_images import list_images, make_id
 from daad_jax.reviewing.gate import HEADERS, Gate
 from daad_jax.training import calibrations
@@ -35,7 +38,7 @@ from tests.reviewing.small_review import (
     open_large_review,
     open_review,
 )
-from tests.untrained_run import reused_scorer
+from tests.untrained_run import make_run, reused_scorer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +93,7 @@ def test_without_the_token_nothing_is_shown(root):
         "/?token=",
         "/?token=other",
         "/?token=%ff",
+        f"/?token={TOKEN}{'&a=1' * 10}",
         "/api/images",
         f"/api/images?token={TOKEN}",
     ):
@@ -309,8 +313,27 @@ def test_fifty_thousand_images_are_listed_whole(root, tmp_path):
     assert set(columns["mark"]) == {"none"}
 
 
-def test_a_damaged_store_is_emptied(root, tmp_path, capsys):
-    (tmp_path / "scores.sqlite").write_bytes(b"SQLite format 3\0" + b"\1" * 3000)
+@pytest.mark.parametrize("damage", ["header", "page", "infinite", "text"])
+def test_a_damaged_store_is_emptied(client, root, tmp_path, capsys, damage):
+    file = tmp_path / "scores.sqlite"
+    if damage == "header":
+        file.write_bytes(b"SQLite format 3\0" + b"\1" * 3000)
+    else:
+        shutil.copy(root / "out" / "scores.sqlite", file)
+    if damage == "page":
+        with closing(sqlite3.connect(file)) as connection:
+            (page,) = connection.execute(
+                "SELECT rootpage FROM sqlite_master WHERE name = 'scores'"
+            ).fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        with file.open("r+b") as opened:
+            opened.seek((page - 1) * size)
+            opened.write(b"\xff" * size)
+    elif damage != "header":
+        with closing(sqlite3.connect(file)) as connection:
+            wrong = 9e999 if damage == "infinite" else "much"
+            connection.execute("UPDATE scores SET alignment = ? WHERE rowid = 7", (wrong,))
+            connection.commit()
     review = open_review(root / "bolts", root / "parts", tmp_path)
     assert len(review._scoring._images) == 49
     assert "the images are scored again" in capsys.readouterr().err
@@ -335,7 +358,8 @@ def test_marks_and_undo(root, tmp_path):
         undone = client.post("/api/undo", json={"marks": "2"}).json()
         assert undone == {"id": id_, "mark": "good", "marks": 3}
         assert mark(client, "good/torn.png", "good").status_code == 409
-        table = client.get("/verdicts.csv?threshold=0.001")
+        in_use = client.get("/api/review").json()["calibration"]
+        table = client.get(f"/verdicts.csv?threshold=0.001&calibration={in_use}")
     assert "attachment" in table.headers["content-disposition"]
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(table.text))}
     assert len(rows) == 49
@@ -348,6 +372,9 @@ def test_marks_and_undo(root, tmp_path):
         assert rows_of(client)["good/001.png"]["mark"] == "good"
         for bad in ("", "x", "nan", "inf"):
             assert client.get("/verdicts.csv", params={"threshold": bad}).status_code == 400
+        refused = client.get("/verdicts.csv?threshold=1&calibration=00000000")
+        assert refused.status_code == 409
+        assert refused.json()["error"].startswith("calibration 00000000: was not in use in this review; load")
 
 
 def test_windows_see_each_others_marks_and_overwrite_none_unseen(root, tmp_path):
@@ -429,6 +456,63 @@ def test_calibrating_from_marks_is_calibrate_and_can_be_taken_back(root, tmp_pat
     assert [each.is_in_use for each in calibrations.list_all(workdir)] == [True, False, False]
 
 
+def test_a_calibration_of_another_program_is_taken_over(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    out = shutil.copytree(root / "out", tmp_path / "out")
+    good = draw(tmp_path / "good", 30, 7)
+    with client_of(open_review(workdir, root / "parts", out)) as client:
+        mark(client, "good/001.png", "good")
+        before, rows = client.get("/api/review").json(), rows_of(client)
+        address = f"/verdicts.csv?threshold={before['threshold']}&calibration={before['calibration']}"
+        table = client.get(address).text
+        heat = client.get(f"/heat/{make_id('blot/003.png')}").content
+        made = recalibration.calibrate_run(workdir, [str(good)])
+        assert client.get("/api/progress").json()["calibration"] == made.label.id
+        after, now = client.get("/api/review").json(), rows_of(client)
+        assert after["threshold"] == made.calibration.threshold != before["threshold"]
+        expected = Detector.load(workdir).score(root / "parts" / "blot/003.png")
+        assert now["blot/003.png"]["score"] == pytest.approx(expected.scores[0], rel=1e-6)
+        assert now["blot/003.png"]["p_value"] == pytest.approx(expected.p_values[0])
+        assert now["good/001.png"]["mark"] == "good"
+        assert client.get(f"/heat/{make_id('blot/003.png')}").content != heat
+        # A window that still shows the old scores gets the verdicts that it shows.
+        assert client.get(address).text == table
+        # The next calibration goes back to this one, and a mark names it.
+        for number in range(20):
+            mark(client, f"good/{number:03d}.png", "good", now[f"good/{number:03d}.png"]["mark"])
+        assert made.label.id in (out / "labels.csv").read_text().splitlines()[-1].split(",")
+        other = recalibration.calibrate_run(workdir, [str(good)], rate=0.2)
+        assert client.post("/api/recalibrate", json={"confidence": ""}).json()["before"] == other.label.id
+        calibrations.use(workdir, "training")
+        assert client.get("/api/progress").json()["calibration"] == before["calibration"]
+        assert {row["score"] for row in rows_of(client).values()} == {row["score"] for row in rows.values()}
+
+
+def test_a_calibration_that_cannot_be_taken_over_is_said(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    review = open_review(workdir, draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    in_use = review.describe()["calibration"]
+    file = workdir / "calibrations" / "in_use.json"
+    file.parent.mkdir()
+    file.write_text("{")
+    found = review.progress()
+    assert found["calibration"] == in_use
+    assert found["notes"].startswith(
+        f"The review goes on with calibration {in_use}. {file}: this calibration"
+    )
+    file.unlink()
+    # Trained on, and calibrated then.
+    shutil.rmtree(workdir)
+    config = replace(review.config, seed=5)
+    make_run(workdir, config)
+    made = recalibration.calibrate_run(workdir, [str(draw(tmp_path / "good", 30, 7))])
+    again = type(review)(
+        workdir, review._folder, review._run.now, review._found, review._store, review._marks
+    )
+    assert f"calibration {made.label.describe()} is in use now, but it belongs" in again.progress()["notes"]
+    review.close()
+
+
 def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
     folder = draw(tmp_path / "parts", 3, 1)
     with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
@@ -438,6 +522,41 @@ def test_a_changed_image_loses_its_mark_and_is_scored_again(root, tmp_path):
         assert rows_of(client)["001.png"]["mark"] == "none"
         assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
         assert rows_of(client)["000.png"]["label"] == ""
+    with client_of(open_review(root / "bolts", folder, tmp_path / "out")) as client:
+        assert "1 image has changed since it was marked" in client.get("/api/progress").json()["notes"]
+        mark(client, "001.png", "good")
+        assert client.get("/api/progress").json()["notes"] == ""
+
+
+def test_an_image_that_changes_meanwhile_is_not_shown_and_does_not_calibrate(root, tmp_path):
+    workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
+    folder = draw(tmp_path / "parts", 30, 1)
+    with client_of(open_review(workdir, folder, tmp_path / "out")) as client:
+        for number in range(30):
+            mark(client, f"{number:03d}.png", "good")
+        draw(folder, 1, 5, blot=True, first=7)
+        for kind in ("image", "heat"):
+            assert client.get(f"/{kind}/{make_id('006.png')}").status_code == 200
+            refused = client.get(f"/{kind}/{make_id('007.png')}")
+            assert refused.status_code == 409
+            assert refused.json()["error"] == (
+                "007.png: has changed since it was scored; start the review again"
+            )
+        refused = client.post("/api/recalibrate", json={"confidence": ""})
+        assert refused.status_code == 409
+        assert "007.png: has changed since it was marked (1 such image(s)); start" in refused.json()["error"]
+        assert not (workdir / "calibrations").exists()
+
+
+def test_a_window_that_may_not_calibrate_keeps_no_thread(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(review_module, "PATIENCE_S", 0.01)
+    review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
+    with review._alone():
+        for change in (review.recalibrate, lambda: review.use("training")):
+            with pytest.raises(UserError, match="another window calibrates this run; wait until it is done"):
+                change()
+        assert review.progress()["notes"] == ""
+    review.close()
 
 
 def test_images_of_one_part_count_once(tmp_path, monkeypatch):
@@ -460,10 +579,10 @@ def test_images_of_one_part_count_once(tmp_path, monkeypatch):
 
 def test_a_missing_table_of_groups_is_said(root, tmp_path):
     review = open_review(root / "bolts", draw(tmp_path / "parts", 2, 1), tmp_path / "out")
-    run = review._run
+    run = review._run.now
     data = replace(run.config.data, group="parts.csv:part")
     arguments = review._folder, run._replace(config=replace(run.config, data=data)), review._found
-    again = type(review)(review._workdir, *arguments, review._store, review._marks)
+    again = type(review)(review._run.workdir, *arguments, review._store, review._marks)
     assert "parts.csv: this file does not exist" in again.progress()["notes"]
     review.close()
 

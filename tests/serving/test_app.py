@@ -177,6 +177,17 @@ def test_a_full_queue_refuses_at_once_and_goes_on_later(detector):
         assert "daad_refused_requests_total 1.0" in client.get("/metrics").text
 
 
+def test_a_request_that_could_never_wait_is_not_told_to_try_again(detector):
+    files = [("image", (f"{i}.png", png(noise()[0]))) for i in range(3)]
+    with make_client(detector, max_waiting=2) as client:
+        refused = client.post("/score", files=files)
+        assert refused.status_code == 400
+        assert "Maximum number of files is 2" in refused.json()["error"]
+        schema = client.get("/openapi.json").json()["paths"]["/score"]["post"]["requestBody"]["content"]
+        assert schema["multipart/form-data"]["schema"]["properties"]["image"]["maxItems"] == 2
+        assert client.post("/score", files=files[:2]).status_code == 200
+
+
 def test_an_answer_that_takes_too_long_is_given_up(detector):
     held = Held(detector)
     with make_client(held, Limits(seconds=0.2)) as client:
@@ -184,6 +195,39 @@ def test_an_answer_that_takes_too_long_is_given_up(detector):
         held.may_score.set()
     assert answer.status_code == 503
     assert answer.json()["error"] == "there was no answer within 0.2 seconds"
+
+
+def test_heat_maps_of_an_answer_are_limited(detector):
+    files = [("image", (f"{i}.png", png(noise()[0]))) for i in range(4)]
+    size = 4 * -(-16 * 16 * 4 // 3)  # a map in base64
+    with make_client(detector, Limits(heat=4 * size)) as client:
+        assert client.post("/score?heat=map", files=files).status_code == 200
+    with make_client(detector, Limits(heat=4 * size - 1)) as client:
+        refused = client.post("/score?heat=map", files=files)
+        assert refused.status_code == 413
+        assert (
+            refused.json()["error"]
+            == f"the heat maps have over {4 * size - 1} bytes; send fewer images at once"
+        )
+        assert client.post("/score", files=files).status_code == 200
+        assert client.get("/metrics").text.count("daad_waiting_images 0.0") == 1
+    # Heat maps count as bytes that wait, until the answer is there.
+    with make_client(detector, Limits(all_bodies=len(png(noise()[0])) + size - 100)) as client:
+        for _ in range(3):
+            assert client.post("/score", content=png(noise()[0])).status_code == 200
+            assert client.post("/score?heat=map", content=png(noise()[0])).status_code == 503
+
+
+def test_results_that_wait_have_only_what_their_answer_needs(detector):
+    queue = ScoringQueue(detector, 8)
+    image = png(noise()[0])
+    bare, shown = (queue.submit([queue.open(image, "x", needs)])[0].result() for needs in (False, True))
+    queue.close()
+    assert bare.scores == shown.scores == detector.score(image).scores
+    assert (bare.heat.size, bare.images.size) == (0, 0)
+    assert shown.heat.shape == (1, 16, 16)
+    assert shown.images.shape == (1, 16, 16, 3)
+    assert bare.reconstructions is shown.reconstructions is None
 
 
 def test_too_many_bytes_at_once_are_refused(detector):

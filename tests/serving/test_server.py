@@ -68,9 +68,16 @@ def test_a_server_answers_and_ends_after_the_requests_that_have_begun(workdir):
         with urllib.request.urlopen(asked) as answer:
             page = answer.read().decode()
         assert f"curl --data-binary @part.png http://127.0.0.1:{port}/score" in page
+        # Web pages of strangers are refused, whatever name leads here.
+        for header, status in (({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)):
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/score", body, header)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(asked)
+            assert refused.value.code == status
+            assert "start the server with --hosts=NAME" in json.load(refused.value)["error"]
         # Half of a request, a signal, the other half.
         with socket.create_connection(("127.0.0.1", port)) as late:
-            head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
             late.sendall(head.encode() + body[:10])
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz"):  # the server has the first half
                 child.send_signal(signal.SIGTERM)
@@ -102,6 +109,17 @@ def test_a_run_and_an_exported_file_exclude_each_other(workdir):
     _, error = child.communicate(timeout=120)
     assert child.returncode == 2
     assert "--workdir and --export exclude each other" in error
+
+
+def test_a_name_that_is_none_is_one_line(workdir):
+    child = start(workdir, "--port=0", "--hosts=parts.example.com,https://other.example")
+    _, error = child.communicate(timeout=120)
+    assert child.returncode == 2
+    assert error.splitlines() == [
+        "python -m daad_jax serve: error: --hosts=parts.example.com,https://other.example: "
+        "'https://other.example' is no name of a host; give names such as parts.example.com, without http:// "
+        "and port, and separate them by commas"
+    ]
 
 
 @pytest.mark.slow

@@ -78,6 +78,8 @@ export class Grid {
     const tile = this.tiles.get(place);
     tile.firstChild.removeAttribute("src"); // a request that still waits is given up
     tile.hidden = true;
+    tile.removeAttribute("id"); // another tile may get it
+    tile.removeAttribute("aria-selected");
     this.tiles.delete(place);
     this.free.push(tile);
   }

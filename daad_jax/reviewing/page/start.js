@@ -22,7 +22,9 @@ let isSaving = false;
 let saves = 0; // how often this window has begun or ended to save
 let marksSeen = 0; // how many changes of marks, of any window, this one shows
 let isScoring = true; // as the last answer said
-let closedNotice = ""; // the reader has seen it
+let news = ""; // about a calibration, until the reader closes the line
+let notes = ""; // of the server
+let closedNotes = ""; // the reader has seen them
 const version = Date.now().toString(36); // pictures of earlier sessions must not come from the browser's cache
 const threshold = new Threshold({ onMove: () => moved(), onChange: () => rearrange(true) });
 const viewer = new Viewer(version, { onStep: (step) => step_(step), onClose: () => element("grid").focus() });
@@ -130,12 +132,39 @@ function takeMarks({ marks, changes }) {
   afterMark();
 }
 
-// Another window has put another calibration into use.
+// Another window, or `daad-jax calibrate`, has put another calibration into use. Nothing moves under the eyes of
+// the user, and the selected image stays selected.
 async function takeCalibration() {
-  images.changed = new Set();
+  const before = count(), was = flaggedBefore(before);
   await load();
-  rearrange(true);
-  tell(`In another window, calibration ${review.calibration_text} was put into use.`);
+  const isNow = flaggedBefore(before);
+  images.changed = new Set([...was, ...isNow].filter((id) => was.has(id) !== isNow.has(id)));
+  appendFrom(before);
+  if (viewer.isOpen) open();
+  const line = `Calibration ${review.calibration_text} is in use now. It was put into use outside of this window.`;
+  tell(line, true);
+  const changed = images.changed.size;
+  news = `${line} ` +
+    (changed ? `${changed} verdict(s) change: Show, “changed by the calibration” lists them.` : "No verdict changes.");
+  showNotice();
+}
+
+// The ids of the images that the calibrated threshold flags, of those before a number.
+function flaggedBefore(end) {
+  return new Set(images.id.filter((_, n) => n < end && images.score[n] > threshold.calibrated));
+}
+
+// Adds the images from this number on at the end of the grid.
+function appendFrom(first) {
+  const fresh = [];
+  for (let n = first; n < count(); n++) if (passes(n, filters())) fresh.push(n);
+  grid.append(fresh);
+  summarise();
+}
+
+function showNotice() {
+  element("notice-text").textContent = [news, notes].filter(Boolean).join(" ");
+  element("notice").hidden = !news && (!notes || notes === closedNotes);
 }
 
 // Loads what is new since the last time: scores, and what other windows have done. It never ends.
@@ -157,10 +186,7 @@ async function follow() {
       threshold.refresh();
       // Nothing moves under the eyes of somebody who looks at the images already.
       if (viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
-        const fresh = [];
-        for (let n = before; n < count(); n++) if (passes(n, filters())) fresh.push(n);
-        grid.append(fresh);
-        summarise();
+        appendFrom(before);
       } else {
         rearrange();
       }
@@ -168,9 +194,8 @@ async function follow() {
     element("progress-row").hidden = !progress.is_scoring;
     element("progress").value = count() / Math.max(1, review.total);
     element("progress-text").textContent = `Scoring: ${count()} of ${review.total} images`;
-    const notice = progress.notes;
-    element("notice-text").textContent = notice;
-    element("notice").hidden = !notice || notice === closedNotice;
+    notes = progress.notes;
+    showNotice();
     setTimeout(follow, progress.is_scoring || progress.done > count() ? POLL : IDLE_POLL);
   } catch (error) {
     tell(error.message, true);
@@ -181,6 +206,8 @@ async function follow() {
 // Takes over the run and its calibration, with the scores that all images have by it.
 async function load() {
   const [about, rows] = await Promise.all([get("/api/review"), get("/api/images?since=0")]);
+  // Between both answers, another calibration may have been put into use.
+  if (about.calibration !== rows.calibration) return load();
   review = about;
   take(rows);
   marksSeen = rows.marks;
@@ -189,7 +216,7 @@ async function load() {
   element("calibrate-now").textContent = review.calibration_text;
   element("toggle-reconstruction").hidden = !review.has_reconstruction;
   viewer.calibration = review.calibration;
-  threshold.calibrate(review.threshold, review.steps, review.counts_groups);
+  threshold.calibrate(review.calibration, review.threshold, review.steps, review.counts_groups);
 }
 
 const changeCalibration = (address, content) => save(async () => {
@@ -198,6 +225,8 @@ const changeCalibration = (address, content) => save(async () => {
     const result = await post(address, content);
     images.changed = new Set(result.changed);
     await load();
+    news = "";
+    showNotice();
     rearrange();
     showCalibration(result);
   } catch (error) {
@@ -247,8 +276,9 @@ function connect() {
     element("grid").focus();
   });
   element("notice-close").addEventListener("click", () => {
-    closedNotice = element("notice-text").textContent;
-    element("notice").hidden = true;
+    news = "";
+    closedNotes = notes;
+    showNotice();
     element("grid").focus();
   });
   document.addEventListener("keydown", pressed);

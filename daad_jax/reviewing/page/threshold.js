@@ -27,7 +27,8 @@ export class Threshold {
   }
 
   // Takes over a calibration: its threshold, and what other thresholds promise.
-  calibrate(calibrated, steps, countsGroups) {
+  calibrate(id, calibrated, steps, countsGroups) {
+    this.id = id;
     this.calibrated = calibrated;
     this.steps = steps;
     this.countsGroups = countsGroups;
@@ -97,7 +98,8 @@ export class Threshold {
     element("false").textContent = `${found.falseAlarms} of ${found.good} good images`;
     element("promise").textContent = this.promise(images.threshold);
     element("counts-short").textContent = `${format(images.threshold)}: ${found.flagged} of ${found.scored} flagged`;
-    element("export").href = `/verdicts.csv?threshold=${encodeURIComponent(images.threshold)}`;
+    element("export").href =
+      `/verdicts.csv?threshold=${encodeURIComponent(images.threshold)}&calibration=${this.id}`;
     this.found = found;
   }
 
