@@ -100,8 +100,8 @@ def _require_different(train: Split) -> None:
     images, count = train.images, len(train.images)
     if count > 1 and all(np.array_equal(images[0], images[row]) for row in range(1, count)):
         raise UserError(
-            f"config.data: all training images have the same pixels ({train.names[0]} and {len(train) - 1} more), "
-            "so they do not show how good images differ; give different images of good parts"
+            f"config.data: all training images have the same pixels ({train.names[0]} and {len(train) - 1} "
+            "more), so they do not show how good images differ; give different images of good parts"
         )
 
 

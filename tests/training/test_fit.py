@@ -183,7 +183,7 @@ def test_features_that_are_not_finite_are_refused(images, tmp_path, monkeypatch)
 
 
 def test_equal_training_images_are_refused(images, tmp_path):
-    with pytest.raises(UserError, match="all training images have the same pixels .*give different images"):
+    with pytest.raises(UserError, match="all training images have the same pixels"):
         train(tiny_feature_config(), tmp_path / "run", data=np.repeat(images[:1], 6, 0))
 
 
