@@ -118,7 +118,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     pixel_metrics, intervals = None, {"auroc": auroc_interval(test.labels, scores)}
     if has_known_pixels is not None:
         known = np.flatnonzero(has_known_pixels).tolist()
-        masks = [test.mask(i)[::stride, ::stride] for i in known]
+        masks = [_sample_mask(test.mask(i), stride) for i in known]
         known_heat = [heat[i] for i in known]
         pixel_metrics = compute_pixel_metrics(masks, known_heat)
         intervals["pixel_auroc"] = pixel_auroc_interval(masks, known_heat)
@@ -148,6 +148,19 @@ def _find_stride(test: Split) -> int:
         return 1
     pixels = sum(rows * columns for rows, columns in (grid.joined_size for grid in test.grids))
     return max(1, math.ceil(math.sqrt(pixels / MAX_FIGURE_PIXELS)))
+
+
+def _sample_mask(mask: np.ndarray, stride: int) -> np.ndarray:
+    """Takes every `stride`-th row and column of a mask `[h, w]`, as heat maps are taken.
+
+    A defect between them would be lost. Its mask then keeps the nearest row and column before each pixel.
+    """
+    sampled = mask[::stride, ::stride]
+    if mask.any() and not sampled.any():
+        rows, columns = np.nonzero(mask)
+        sampled = np.zeros_like(sampled)
+        sampled[rows // stride, columns // stride] = 1
+    return sampled
 
 
 def _shrink(detections: Detections) -> Detections:
