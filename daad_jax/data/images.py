@@ -150,8 +150,8 @@ def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
 def scale_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scales a mask to the nearest pixels: uint8 `[h, w]` of 0 and 1 -> `[height, width]`.
 
-    If no marked pixel is left, because the defect is too small, every pixel that the defect touches is marked.
-    The image would otherwise count as an image without a mask.
+    If no marked pixel is left, because the defect is too small, every pixel that it touches is marked. The
+    image would otherwise count as an image without a mask.
     """
     if mask.shape == (height, width):
         return mask
