@@ -7,7 +7,7 @@ from PIL import Image
 
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import GREY_MODES, Picture, picture_size
-from daad_jax.data.pixel_range import find_limits, to_levels, to_unit
+from daad_jax.data.pixel_range import find_limits, to_levels, to_unit, warn_of_new_type
 from daad_jax.data.tiles import TileGrid
 from daad_jax.errors import UserError
 
@@ -28,6 +28,7 @@ def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
     Raises:
         UserError: the image has another size and `config.fit` is "exact".
     """
+    warn_of_new_type(picture, config, name)
     size = picture_size(picture)
     inner = find_inner_size(size, (config.height, config.width), config.fit, name)
     if config.bits == 16:
