@@ -38,7 +38,8 @@ def _define_train(options: flags.FlagValues, arguments: Sequence[str]) -> None:
         "fresh_hold_out",
         False,
         "go on with a run although its images have changed: a share of the new good images is held out for "
-        "the threshold, but no image that has trained. It needs more config.train.steps",
+        "the threshold, but no image that has trained. It needs networks that learn, and more "
+        "config.train.steps",
         flag_values=options,
     )
     _define_check(options)

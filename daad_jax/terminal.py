@@ -16,6 +16,11 @@ def warn(line: str) -> None:
     _write([f"warning: {line}"], sys.stderr)
 
 
+def format_rate(per_second: float) -> str:
+    """Writes a rate, which is rarely exact: "123", "4.5" or "0.25", so that a slow rate is not 0."""
+    return f"{per_second:.0f}" if per_second >= 10 else f"{per_second:.2g}"
+
+
 def _write(lines: list[str] | tuple[str, ...], stream: TextIO) -> None:
     from tqdm import tqdm  # --help needs no bars
 

@@ -20,7 +20,7 @@ from daad_jax.errors import UserError
 from daad_jax.files import LOCK_FILE, exclusive
 from daad_jax.terminal import warn
 
-FORMAT = 7  # of the files in an entry; entries of another format are not used
+FORMAT = 8  # of the files in an entry; entries of another format are not used
 _verified: set[tuple[str, ...]] = set()  # entries whose checksums this process has computed
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import GREY_MODES, Picture, picture_size
-from daad_jax.data.pixel_range import find_limits, to_levels, to_unit
+from daad_jax.data.pixel_range import find_limits, to_levels, to_unit, warn_of_new_type
 from daad_jax.data.tiles import TileGrid
 from daad_jax.errors import UserError
 
@@ -28,6 +28,7 @@ def prepare(picture: Picture, config: DataConfig, name: str) -> np.ndarray:
     Raises:
         UserError: the image has another size and `config.fit` is "exact".
     """
+    warn_of_new_type(picture, config, name)
     size = picture_size(picture)
     inner = find_inner_size(size, (config.height, config.width), config.fit, name)
     if config.bits == 16:
@@ -121,6 +122,8 @@ def convert_channels(image: Image.Image, channels: int) -> Image.Image:
 def fit_mask(mask: np.ndarray, config: DataConfig, name: str) -> np.ndarray:
     """Brings a mask to the size of the model, as `prepare` does with its image. No new values appear.
 
+    A mask with marked pixels stays a mask with marked pixels, see `scale_mask`.
+
     Args:
         mask: uint8 `[h, w]`.
         config: has the size, and says what to do with other sizes.
@@ -133,9 +136,7 @@ def fit_mask(mask: np.ndarray, config: DataConfig, name: str) -> np.ndarray:
         UserError: the mask has another size than the model and `config.fit` is "exact".
     """
     inner = find_inner_size(mask.shape, (config.height, config.width), config.fit, name)
-    if inner != mask.shape:
-        mask = np.asarray(Image.fromarray(mask).resize(inner[::-1], Image.Resampling.NEAREST))
-    return pad(mask, config.height, config.width)
+    return pad(scale_mask(mask, *inner), config.height, config.width)
 
 
 def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -144,8 +145,22 @@ def fit_mask_to_tiles(mask: np.ndarray, config: DataConfig) -> np.ndarray:
     The whole mask is first scaled to the size of the joined map, so that its tiles join to one mask again.
     """
     grid = TileGrid.of((mask.shape[0], mask.shape[1]), config)
-    rows, columns = grid.joined_size
-    return grid.cut(np.asarray(Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST)))
+    return grid.cut(scale_mask(mask, *grid.joined_size))
+
+
+def scale_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scales a mask to the nearest pixels: uint8 `[h, w]` of 0 and 1 -> `[height, width]`.
+
+    If no marked pixel is left, because the defect is too small, every pixel that it touches is marked. The
+    image would otherwise count as an image without a mask.
+    """
+    if mask.shape == (height, width):
+        return mask
+    scaled = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    if mask.any() and not scaled.any():
+        rows, columns = np.nonzero(mask)
+        scaled[rows * height // mask.shape[0], columns * width // mask.shape[1]] = 1
+    return scaled
 
 
 def find_inner_size(size: tuple[int, ...], target: tuple[int, int], mode: str, name: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ The range is found once, from the normal training images. It then belongs to the
 
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ RECORDS, RECORD_FORMAT = (
     "ranges",
     2,
 )  # the folder in the cache with what was found, and the format of its files
+_warned: set[str] = set()  # types of pixels of which this process has warned
+_lock = threading.Lock()
 EXACT = 1e-3  # a share of an 8-bit level: larger than the error of float32, smaller than a 16-bit step
 Limits = tuple[float, float]
 
@@ -74,6 +77,33 @@ def exceeds_range(picture: Picture, config: DataConfig) -> bool:
     if (low, high) == full_range(str(picture.dtype)) and picture.dtype.kind != "f":
         return False
     return bool(picture.min() < low or picture.max() > high)
+
+
+def warn_of_new_type(picture: Picture, config: DataConfig, name: str) -> None:
+    """Prints a warning if a picture has integers of a type that no training image had, once for each type.
+
+    Such a type has no range of its own in the run. If its pixels use fewer bits than the type has, they are
+    nearly black.
+
+    Args:
+        picture: a picture.
+        config: the configuration of the run; one whose range is still open (`auto`) knows no types.
+        name: the image's name in the warning.
+    """
+    if not isinstance(picture, np.ndarray) or picture.dtype.kind == "f" or config.range == "auto":
+        return
+    pixel_type, ranges = str(picture.dtype), config.ranges
+    if pixel_type == "uint8" or pixel_type in ranges or "" in ranges:
+        return
+    with _lock:
+        is_new = pixel_type not in _warned
+        _warned.add(pixel_type)
+    if is_new:
+        limits = _text(full_range(pixel_type)).replace(",", "..")
+        warn(
+            f"{name}: its pixels are {pixel_type}, as in no training image, so {limits} become 0..1; if they "
+            f"use fewer bits, train with such images or with config.data.range='{pixel_type}:LOW,HIGH'"
+        )
 
 
 @dataclass

@@ -12,7 +12,7 @@ from daad_jax.detection.scored_images import ScoredImage
 from daad_jax.detection.sources import Account, describe_left_out
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
-from daad_jax.terminal import say
+from daad_jax.terminal import format_rate, say
 from daad_jax.uploads import Mirror
 
 MAX_PRINTED_IMAGES = 20  # up to this many images, each image gets a line on the terminal
@@ -77,8 +77,9 @@ class Results:
         tally, out = self._tally, self._mirror.folder
         scored = tally["anomalous"] + tally["normal"]
         say(
-            f"{scored} image(s) scored ({scored / seconds:.0f} images/s): {tally['anomalous']} anomalous "
-            f"(score above the threshold {self._detector.threshold:.4f}), {tally['normal']} normal"
+            f"{scored} image(s) scored ({format_rate(scored / seconds)} images/s): "
+            f"{tally['anomalous']} anomalous (score above the threshold {self._detector.threshold:.4f}), "
+            f"{tally['normal']} normal"
         )
         say(f"scores and p-values are of calibration {self._detector.calibration_label.describe()}")
         if tally["unreadable"]:

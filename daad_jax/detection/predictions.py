@@ -16,7 +16,7 @@ from daad_jax.detection.score_table import REMEDY
 from daad_jax.detection.scored_images import score_images
 from daad_jax.detection.sources import Account
 from daad_jax.files import new_folder
-from daad_jax.terminal import say
+from daad_jax.terminal import format_rate, say
 from daad_jax.uploads import Mirror
 
 PROGRESS_INTERVAL_S = 5.0
@@ -80,7 +80,7 @@ class Progress:
             self._due = now + PROGRESS_INTERVAL_S
             pace = self._done / (now - self._start)
             left = tqdm.format_interval((self._total - self._done) / pace)
-            say(f"{self._done}/{self._total} images  {pace:.0f} images/s  {left} left")
+            say(f"{self._done}/{self._total} images  {format_rate(pace)} images/s  {left} left")
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

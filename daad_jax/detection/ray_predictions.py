@@ -26,7 +26,7 @@ from daad_jax.detection.score_table import REMEDY
 from daad_jax.detection.sources import Account, describe_left_out, find, list_images
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors
-from daad_jax.terminal import say
+from daad_jax.terminal import format_rate, say
 
 NUMBERS = ("score", "p_value", "R", "L")
 TEXTS = ("name", "verdict", "calibration", "error", "sha256")
@@ -127,7 +127,7 @@ def predict_on_ray(
     if sum(tally.values()) != account.count:
         raise UserError(f"{out}: has {sum(tally.values())} rows of {account.count} images; score them again")
     say(
-        f"{count} image(s) scored ({count / seconds:.0f} images/s): {tally['anomalous']} anomalous, "
+        f"{count} image(s) scored ({format_rate(count / seconds)} images/s): {tally['anomalous']} anomalous, "
         f"{tally['normal']} normal, {tally['unreadable']} could not be read",
         f"wrote Parquet files into {out}",
     )

@@ -66,6 +66,7 @@ class Evaluation:
         intervals: the 95 % bootstrap intervals over images, by the name of the figure: "auroc", and
             "pixel_auroc" if there are pixel figures.
         pixel_stride: n if the pixel figures use every n-th row and column of the heat maps.
+        marked: the number of anomalous images that the pixel figures use: those with a mask.
     """
 
     detector: Detector
@@ -82,6 +83,7 @@ class Evaluation:
     gallery_detections: Detections
     intervals: dict[str, Interval]
     pixel_stride: int = 1
+    marked: int = 0
 
     @property
     def promised_rate(self) -> float:
@@ -105,7 +107,8 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         raise UserError(
             f"config.data: the test split has {normal} normal and {anomalous} anomalous images, but figures "
             "need both; put them into folders that docs/data.md names, for instance test/good and "
-            "test/<defect type>, and train with the one above. To score images without labels, use predict"
+            "test/<defect type>, and give the folder that holds them all. To score images without "
+            "labels, use predict"
         )
 
     # Score the images.
@@ -118,7 +121,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
     pixel_metrics, intervals = None, {"auroc": auroc_interval(test.labels, scores)}
     if has_known_pixels is not None:
         known = np.flatnonzero(has_known_pixels).tolist()
-        masks = [test.mask(i)[::stride, ::stride] for i in known]
+        masks = [_sample_mask(test.mask(i), stride) for i in known]
         known_heat = [heat[i] for i in known]
         pixel_metrics = compute_pixel_metrics(masks, known_heat)
         intervals["pixel_auroc"] = pixel_auroc_interval(masks, known_heat)
@@ -139,6 +142,7 @@ def evaluate_split(detector: Detector, test: Split) -> Evaluation:
         gallery_detections=join_detections(map(_shrink, detector.score_split(test.take(gallery_indices)))),
         intervals=intervals,
         pixel_stride=stride,
+        marked=0 if has_known_pixels is None else int(test.labels[has_known_pixels].sum()),
     )
 
 
@@ -148,6 +152,19 @@ def _find_stride(test: Split) -> int:
         return 1
     pixels = sum(rows * columns for rows, columns in (grid.joined_size for grid in test.grids))
     return max(1, math.ceil(math.sqrt(pixels / MAX_FIGURE_PIXELS)))
+
+
+def _sample_mask(mask: np.ndarray, stride: int) -> np.ndarray:
+    """Takes every `stride`-th row and column of a mask `[h, w]`, as heat maps are taken.
+
+    A defect between them would be lost. Its mask then keeps the nearest row and column before each pixel.
+    """
+    sampled = mask[::stride, ::stride]
+    if mask.any() and not sampled.any():
+        rows, columns = np.nonzero(mask)
+        sampled = np.zeros_like(sampled)
+        sampled[rows // stride, columns // stride] = 1
+    return sampled
 
 
 def _shrink(detections: Detections) -> Detections:

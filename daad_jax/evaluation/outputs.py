@@ -22,7 +22,7 @@ from daad_jax.evaluation.bootstrap import CONFIDENCE, describe_interval
 from daad_jax.evaluation.figures import Evaluation, evaluate_split
 from daad_jax.files import explain_write_errors
 from daad_jax.runtime import processes
-from daad_jax.terminal import say
+from daad_jax.terminal import format_rate, say
 from daad_jax.training import calibration_files, run_data
 from daad_jax.training.suspects import Suspect, read_suspects
 
@@ -154,6 +154,8 @@ def _write_files(
     detector, test = evaluation.detector, evaluation.test
     labels, gallery_indices = test.labels, evaluation.gallery_indices
     figures = {"step": detector.step, **evaluation.image_metrics, **(evaluation.pixel_metrics or {})}
+    if evaluation.pixel_metrics:
+        figures["marked"] = evaluation.marked
     figures |= {
         "intervals": evaluation.intervals,
         "kinds": [
@@ -222,7 +224,8 @@ def _summarise(evaluation: Evaluation) -> list[str]:
     # The figures.
     lines = [
         f"Scored {len(labels)} test images with the checkpoint of step {detector.step}, at "
-        f"{evaluation.images_per_s:.0f} images/s. Calibration {detector.calibration_label.describe()}.",
+        f"{format_rate(evaluation.images_per_s)} images/s. "
+        f"Calibration {detector.calibration_label.describe()}.",
         f"image AUROC {metrics['auroc']:.4f} {describe_interval(evaluation.intervals['auroc'])}",
         f"average precision {metrics['average_precision']:.4f}",
     ]
@@ -232,14 +235,23 @@ def _summarise(evaluation: Evaluation) -> list[str]:
         interval = describe_interval(evaluation.intervals["pixel_auroc"])
         lines.append(f"pixel AUROC {evaluation.pixel_metrics['pixel_auroc']:.4f} {interval}")
         lines.append(f"AUPRO {evaluation.pixel_metrics['aupro']:.4f}")
+        if evaluation.marked < anomalous:
+            lines.append(
+                f"The pixel figures are of the normal images and of {evaluation.marked} of the {anomalous} "
+                "anomalous images: the others have no mask."
+            )
         if evaluation.pixel_stride > 1:
             lines.append(
                 f"The heat maps are large: the pixel figures use one of {evaluation.pixel_stride} of their "
                 "rows and columns."
             )
+    lines.append(
+        f"The brackets are {100 * CONFIDENCE:.0f} % intervals: other test images could give such figures."
+    )
+    if metrics["auroc"] == 1:
+        lines.append("The interval of an AUROC of 1 has no width; on few images, that proves little.")
     # The threshold, and the images that it flags.
     lines += [
-        f"The brackets are {100 * CONFIDENCE:.0f} % intervals: other test images could give such figures.",
         f"F1 {metrics['f1']:.4f} at threshold {detector.threshold:.4f}. This threshold "
         f"{calibration.describe_promise(rate)}.",
         f"Here the threshold flags {metrics['false_alarms']} of {normal} normal test images (false alarms).",

@@ -22,6 +22,7 @@ from daad_jax.evaluation.bootstrap import describe_interval
 from daad_jax.evaluation.figures import Evaluation, Kind
 from daad_jax.evaluation.pages import MIN_SMOOTH_SIDE, draw_svg, encode_png, render_page
 from daad_jax.scoring.anomaly_score import held_out_needed
+from daad_jax.terminal import format_rate
 from daad_jax.training.suspects import Suspect
 
 SHOWN_SUSPECTS = 8
@@ -89,6 +90,7 @@ def render(
         suspects=[
             {"name": s.name, "score": s.score, "uri": encode_png(to_uint8(pixels))} for s, pixels in suspects
         ],
+        format_rate=format_rate,
         kinds_left_out=len(evaluation.kinds) - len(sections),
         are_small=max(config.data.height, config.data.width) < MIN_SMOOTH_SIDE,
         account_columns=account.COLUMNS,

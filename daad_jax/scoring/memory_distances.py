@@ -17,6 +17,7 @@ from daad_jax.scoring.power_mean import power_mean
 
 GROUP = 50  # items
 MIN_PLACES = 128  # of an image that is compared alone
+SMALLEST_UNIT = 1e-6  # of a memory's distances: equal images have no distance from each other
 
 
 def nearest_distance(

@@ -9,17 +9,17 @@ import numpy as np
 
 from daad_jax.config import Config
 from daad_jax.data.samples import Split, Splits
+from daad_jax.errors import UserError
 from daad_jax.method import features
 from daad_jax.method.coreset import choose_coreset
 from daad_jax.method.state import TrainState
 from daad_jax.scoring.leave_one_out import image_distances
-from daad_jax.scoring.memory_distances import make_memory_maps, pool_places
+from daad_jax.scoring.memory_distances import SMALLEST_UNIT, make_memory_maps, pool_places
 from daad_jax.scoring.scorer import BatchedFunction, images_at_once
 from daad_jax.training.block_sample import BlockSample, ImageReader
 from daad_jax.training.place_choice import choose_place_weight, describe_choice
 from daad_jax.training.scaling import measure_scaling
 
-SMALLEST_UNIT = 1e-6
 Memory = dict[str, np.ndarray]
 
 
@@ -49,8 +49,9 @@ def fit(config: Config, splits: Splits, say: Callable[[str], None], show_progres
         show_progress: whether progress bars are shown, if standard error is a terminal.
 
     Raises:
-        UserError: the weights of the extractor are missing.
+        UserError: the weights of the extractor are missing, or all training images are equal.
     """
+    _require_different(splits.train)
     # Read the images once, and keep some of their blocks.
     extractor, layers = features.needed_layers(config.model)
     params = extractor.load(layers, config.model.feature_weights)
@@ -92,6 +93,16 @@ def prepare_features(config: Config, split: Split, show_progress: bool) -> Any:
     params = extractor.load(layers, config.model.feature_weights)
     (sample,) = ImageReader(config, params, show_progress).sample(split.images, "reading")
     return {"extractor": params, "memories": (measure_scaling(sample.blocks, config.model.feature_scaling),)}
+
+
+def _require_different(train: Split) -> None:
+    """Raises UserError if all training images are equal: distances would be nothing but rounding errors."""
+    images, count = train.images, len(train.images)
+    if count > 1 and all(np.array_equal(images[0], images[row]) for row in range(1, count)):
+        raise UserError(
+            f"config.data: all training images have the same pixels ({train.names[0]} and {len(train) - 1} "
+            "more), so they do not show how good images differ; give different images of good parts"
+        )
 
 
 def _fill(config: Config, index: int, sample: BlockSample, scaling: Memory) -> tuple[Memory, np.ndarray]:

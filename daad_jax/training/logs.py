@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from daad_jax import files
 from daad_jax.buckets import is_in_bucket, read_bytes
-from daad_jax.terminal import say, warn
+from daad_jax.terminal import format_rate, say, warn
 from daad_jax.uploads import Mirror
 
 METRICS_FILE = "metrics.jsonl"  # in the workdir
@@ -102,9 +102,12 @@ class FileLog:
         shown = {n: f"{metrics[n]:.4f}" for n in names if n in metrics}
         if self._bar.disable:
             text = "  ".join(f"{n} {v}" for n, v in shown.items())
-            say(f"step {step}/{self._steps}  {text}  {rate:.0f} images/s  {self._time_left(step)} left")
+            say(
+                f"step {step}/{self._steps}  {text}  {format_rate(rate)} images/s  "
+                f"{self._time_left(step)} left"
+            )
         else:
-            self._bar.set_postfix({**shown, "images/s": f"{rate:.0f}"}, refresh=False)
+            self._bar.set_postfix({**shown, "images/s": format_rate(rate)}, refresh=False)
             self._bar.update(step - self._bar.n)
         self._since, self._done = now, step
 

@@ -8,6 +8,7 @@ import numpy as np
 from daad_jax.config import Config
 from daad_jax.data.corruptions import anomalies_of, corrupt
 from daad_jax.scoring.leave_one_out import image_distances
+from daad_jax.scoring.memory_distances import SMALLEST_UNIT
 from daad_jax.scoring.separation import separation
 from daad_jax.training.block_sample import BlockSample, ImageReader
 
@@ -68,7 +69,8 @@ def choose_place_weight(
                     for of_set in blocks
                 ]
             )
-            distances[place_weight] = distances[place_weight] + weight * measured / measured[0].mean()
+            unit = max(float(measured[0].mean()), SMALLEST_UNIT)
+            distances[place_weight] = distances[place_weight] + weight * measured / unit
     return {
         place_weight: float(np.mean([separation(r[0], copies) for copies in r[1:]]))
         for place_weight, r in distances.items()

@@ -148,11 +148,16 @@ def _require_fresh_hold_out(
 ) -> None:
     """Raises UserError unless a run can go on although its images have changed since the last training."""
     step = saved_step(workdir)
+    others = f"{workdir}: was trained on other images ({known.count} good images there, {count} now)"
+    if config.uses_coreset:
+        raise UserError(
+            f"{others}, and its memories are filled only once; give a new --workdir to train on the present "
+            "images, or set the threshold of this run from more good images with calibrate"
+        )
     if not fresh_hold_out:
         raise UserError(
-            f"{workdir}: was trained on other images ({known.count} good images there, {count} now), and its "
-            "threshold comes from images that were held out then; give a new --workdir to train on the "
-            "present images from the start, or --fresh_hold_out and config.train.steps above "
+            f"{others}, and its threshold comes from images that were held out then; give a new --workdir to "
+            "train on the present images from the start, or --fresh_hold_out and config.train.steps above "
             f"{step} to go on with them"
         )
     if known.history.images is None:

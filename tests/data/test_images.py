@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from daad_jax.config import DataConfig
 from daad_jax.data.decoding import convert_array
-from daad_jax.data.images import fit_mask, prepare, undo_fit
+from daad_jax.data.images import fit_mask, pad, prepare, undo_fit
 from daad_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -56,3 +57,20 @@ def test_masks_are_scaled_without_new_values():
     mask = (GREY > 127).astype(np.uint8)
     for how in ("resize", "pad"):
         assert set(np.unique(fit_mask(mask, configure(3, 4, 1, how), "x"))) <= {0, 1}
+
+
+@pytest.mark.parametrize("how", ["resize", "pad"])
+def test_a_defect_too_small_for_the_model_keeps_the_pixels_that_it_touches(how):
+    mask = np.zeros((600, 400), np.uint8)
+    mask[301, 101:103] = 1
+    large = mask.copy()
+    large[400:500, 100:300] = 1
+    data = configure(60, 60, 1, how)
+    scaled = fit_mask(mask, data, "x")
+    assert scaled.sum() == 1
+    left = 15 if how == "resize" else 10 + 10  # the first pixel of the defect, with the margin of "pad"
+    assert scaled[30, left] == 1
+    # Nothing is added where a pixel is left.
+    inner = (60, 60) if how == "resize" else (60, 40)
+    expected = np.asarray(Image.fromarray(large).resize(inner[::-1], Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(fit_mask(large, data, "x"), pad(expected, 60, 60))

@@ -1,5 +1,7 @@
 """Which pixel values become 0 and 1: found from the training images, or configured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
@@ -220,3 +222,21 @@ def test_a_damaged_record_is_made_anew(tmp_path, capsys):
         assert said.startswith(f"warning: {record}: this part of the image cache is damaged; the range of")
         assert said.count("\n") == 1
         assert record.read_bytes() == whole
+
+
+def test_a_type_that_no_training_image_had_is_named_once(capsys, monkeypatch):
+    monkeypatch.setattr(pixel_range, "_warned", set())
+    of_8_bits = DataConfig(height=16, width=16, channels=1, range="type", bits=8)
+    prepare(Image.fromarray(random(255, np.uint8)), of_8_bits, "a.png")
+    prepare(random(255).astype(np.float32) / 255, of_8_bits, "a.pfm")
+    prepare(random(4095), replace(of_8_bits, range="uint16:0,4095"), "a.tif")
+    prepare(random(4095), replace(of_8_bits, range="0,4095"), "a.tif")
+    assert capsys.readouterr().err == ""
+    dark = prepare(random(4095), of_8_bits, "b.tif")
+    prepare(random(4095), of_8_bits, "c.tif")
+    assert dark.max() == 255 * 4095 // 65535
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "warning: b.tif: its pixels are uint16, as in no training image, so 0..65535 become"
+    )
+    assert said.count("warning") == 1

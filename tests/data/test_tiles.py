@@ -289,7 +289,7 @@ def test_a_line_says_when_images_are_shrunk_too_far(folder):
 
 
 def test_the_key_of_an_entry_without_tiles_is_as_before(folder):
-    """Entries of earlier versions stay in use."""
+    """Entries from before there were tiles stay in use, as long as their format stays."""
     config = folder_config(folder, data__tiles=0)
     config.data.range, config.data.bits = "type", 8
     source = datasets._open_source(config.data)
@@ -297,7 +297,7 @@ def test_the_key_of_an_entry_without_tiles_is_as_before(folder):
     entry = next((folder / "cache").glob("*/images.npy")).parent.name
     data = config.data
     key = (
-        7,
+        cache.FORMAT,
         source.identity,
         (16, 16, 3),
         (data.range, data.bits, data.max_pixels),

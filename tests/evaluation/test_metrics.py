@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from daad_jax.data.samples import Split
-from daad_jax.evaluation.figures import find_known_pixels
+from daad_jax.evaluation.figures import _sample_mask, find_known_pixels
 from daad_jax.evaluation.metrics import compute_image_metrics, compute_pixel_metrics
 
 
@@ -56,3 +56,13 @@ def test_an_anomalous_image_without_a_mask_says_nothing_of_its_pixels():
     assert find_known_pixels(split).tolist() == [True, True, False]
     assert find_known_pixels(dataclasses.replace(split, masks=0 * masks)) is None
     assert find_known_pixels(dataclasses.replace(split, masks=None)) is None
+
+
+def test_a_defect_between_the_rows_of_large_maps_is_not_lost():
+    mask = np.zeros((20, 21), np.uint8)
+    mask[19, 20] = mask[4, 7] = 1
+    sampled = _sample_mask(mask, 3)
+    assert sampled.shape == mask[::3, ::3].shape
+    assert np.argwhere(sampled).tolist() == [[1, 2], [6, 6]]
+    mask[6, 9] = 1  # this pixel is in a row and a column that are taken
+    np.testing.assert_array_equal(_sample_mask(mask, 3), mask[::3, ::3])

@@ -18,8 +18,10 @@ from daad_jax.detection.detector import Detector
 from daad_jax.evaluation import charts, report
 from daad_jax.evaluation.bootstrap import auroc_interval
 from daad_jax.evaluation.figures import evaluate_split
+from daad_jax.evaluation.outputs import _summarise
 from daad_jax.method import state
 from daad_jax.scoring.scorer import Scorer, variables_of
+from daad_jax.terminal import format_rate
 from tests.tiny import filled_state, tiny_feature_config
 
 RNG = np.random.default_rng(0)
@@ -200,6 +202,26 @@ def test_a_run_without_log_or_masks(evaluation, tmp_path):
     assert "AUPRO" not in page
     assert 'id="memory"' not in page
     assert 'id="training"' not in page
+
+
+def test_a_part_of_the_masks_and_a_perfect_figure_are_said(evaluation, page):
+    assert evaluation.marked == EACH
+    says = f"The pixel figures are of the normal images and of {EACH} of the {2 * EACH} anomalous images"
+    assert says in text_of(page)
+    lines = "\n".join(_summarise(evaluation))
+    assert says in lines
+    assert "has no width" not in lines
+    image_metrics = evaluation.image_metrics | {"auroc": 1.0}
+    lines = "\n".join(
+        _summarise(dataclasses.replace(evaluation, marked=2 * EACH, image_metrics=image_metrics))
+    )
+    assert "The pixel figures are" not in lines
+    assert "The interval of an AUROC of 1 has no width" in lines
+
+
+@pytest.mark.parametrize(("rate", "text"), [(1234.4, "1234"), (10, "10"), (4.44, "4.4"), (0.246, "0.25")])
+def test_slow_rates_are_not_nothing(rate, text):
+    assert format_rate(rate) == text
 
 
 @pytest.mark.parametrize(("alarms", "says"), [(2, False), (12, True)])

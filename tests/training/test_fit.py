@@ -182,6 +182,11 @@ def test_features_that_are_not_finite_are_refused(images, tmp_path, monkeypatch)
             measure_scaling(blocks, kind)
 
 
+def test_equal_training_images_are_refused(images, tmp_path):
+    with pytest.raises(UserError, match="all training images have the same pixels"):
+        train(tiny_feature_config(), tmp_path / "run", data=np.repeat(images[:1], 6, 0))
+
+
 def broken_params(extractor, layers):
     return jax.tree.map(lambda leaf: leaf * np.float32(np.nan), random_params(extractor, layers))
 

@@ -79,3 +79,10 @@ def test_nothing_is_chosen_from_few_images_or_from_whole_images():
     images = np.random.default_rng(0).integers(0, 255, (6, 64, 64, 3), np.uint8)
     assert separations_of(make_config((16,)), images[:3]) == {}
     assert separations_of(make_config((0,)), images) == {}
+
+
+def test_images_without_a_distance_between_them_are_measured():
+    images = np.full((6, 64, 64, 3), 120, np.uint8)
+    images[:, 20:40, 20:40] = 200
+    found = separations_of(make_config((16,)), images)
+    assert all(0.5 < value <= 1 for value in found.values())

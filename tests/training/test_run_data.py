@@ -113,6 +113,20 @@ def test_more_good_images_later(config, tmp_path):
     assert min(first_trained) in names(config, run)[0]
 
 
+def test_memories_that_are_filled_already_take_no_new_images(config, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "images"
+    draw(folder, range(20))
+    config.model.items = "coreset"
+    claim(config, run, 1)
+    before = (run / "data.json").read_bytes()
+    assert claim(config, run, 1, fresh=True) == ""  # the same images
+    draw(folder, range(20, 50))
+    for fresh in (False, True):
+        with pytest.raises(UserError, match=r"filled only once; give a new --workdir .* with calibrate"):
+            claim(config, run, 2, fresh=fresh)
+    assert (run / "data.json").read_bytes() == before
+
+
 # Runs train.py, and is killed as soon as the first step after the resume is logged.
 KILLED = """
 import os, runpy, signal, sys
