@@ -150,8 +150,10 @@ def describe(samples: np.ndarray) -> list[str]:
 def draw(samples: np.ndarray, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 10), layout="constrained")
-    axes_of_all = figure.subplots(-(-len(MEASURED) // 2), 2).flat
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes_of_all = list(figure.subplots(2, -(-len(MEASURED) // 2)).flat)
+    for axes in axes_of_all[len(MEASURED) :]:
+        axes.remove()
     for axes, (name, unit), values in zip(axes_of_all, MEASURED.items(), samples.T):
         axes.plot(np.arange(1, len(values) + 1), values)
         axes.set(title=name, xlabel="round", ylabel=unit, ylim=(0, 1.1 * values.max()))
