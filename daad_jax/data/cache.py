@@ -43,6 +43,7 @@ class Decoded:
             version made the entry.
         tiling: says which rows of `images` and `masks` are tiles of which image; None without tiles. An image
             that could not be read has no tile.
+        grey: the indices of the images with a single channel.
     """
 
     images: np.ndarray
@@ -57,6 +58,7 @@ class Decoded:
     digests: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     tiling: Tiling | None = None
+    grey: list[int] = field(default_factory=list)
 
 
 def load_decoded(source: Source, config: DataConfig, check: bool = False) -> Decoded:
@@ -135,14 +137,16 @@ def _open_entry(entry: Path) -> Decoded:
         masks = integrity.open_array(entry / MASKS_FILE, *index["masks"]) if index["masks"] else None
         skipped = [(int(i), str(reason)) for i, reason in index["skipped"]]
         lists = index["parts"], index["kinds"], index["names"], checksums
-        clipped = [int(i) for i in index["clipped"]]
+        clipped, grey = ([int(i) for i in index[key]] for key in ("clipped", "grey"))
         files = [FileRecord(**record) for record in index["files"]]
         sizes = [(int(rows), int(columns)) for rows, columns in index.get("sizes", [])]
         tiling, tiles = None, index.get("tiles")
         if tiles:
             tiling = _read_tiling(tiles, sizes, images)
         row_checksums = tiles["row_checksums"] if tiles else checksums
-        decoded = Decoded(images, masks, *lists, skipped, clipped, files, index["digests"], sizes, tiling)
+        decoded = Decoded(
+            images, masks, *lists, skipped, clipped, files, index["digests"], sizes, tiling, grey
+        )
         if {len(entries) for entries in lists} != {len(tiling.grids) if tiling else len(images)}:
             raise ValueError("lists of different lengths")
     except (KeyError, TypeError, ValueError) as error:

@@ -17,6 +17,7 @@ from daad_jax.data.decoded_images import (
     make_account,
     make_split,
     note_clipped,
+    note_grey,
     note_size,
     note_unreadable,
 )
@@ -202,6 +203,7 @@ def _make_notes(decoded: Decoded, data: DataConfig, roles: Roles) -> list[str]:
     return (
         notes
         + note_unreadable(decoded)
+        + note_grey(decoded, data)
         + note_clipped(decoded, data)
         + note_size(decoded, data, roles.normal)
     )

@@ -118,6 +118,18 @@ def note_unreadable(decoded: Decoded) -> list[str]:
     return [f"Training and testing leave out {images} cannot be read: {'; '.join(reasons)}."]
 
 
+def note_grey(decoded: Decoded, data: DataConfig) -> list[str]:
+    """Says how many images are grey files if the others have colour; [] if all become grey."""
+    count, total = len(decoded.grey), len(decoded.names) - len(decoded.skipped)
+    if data.channels == 1 or not 0 < count < total:
+        return []
+    return [
+        f"{count} of the {total} images are grey files (for instance {decoded.names[decoded.grey[0]]}), and "
+        "the others have colour. If one can see the colour, a model tells them apart by this alone: save all "
+        "images in the same way."
+    ]
+
+
 def note_clipped(decoded: Decoded, data: DataConfig) -> list[str]:
     """Says how many images have values outside the range; [] if none has."""
     if not decoded.clipped:

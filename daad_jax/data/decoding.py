@@ -172,6 +172,13 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     return picture.height, picture.width
 
 
+def is_grey_picture(picture: Picture) -> bool:
+    """Whether a picture has a single channel, with or without alpha."""
+    if isinstance(picture, np.ndarray):
+        return picture.ndim == 2 or picture.shape[2] == 1
+    return picture.mode in GREY_MODES
+
+
 def is_grey(path: Path) -> bool:
     """Whether the file stores a single channel. Only its header is read."""
     with open_source(path) as file:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from daad_jax.config import DataConfig
 from daad_jax.data import integrity
-from daad_jax.data.decoding import Picture, picture_size
+from daad_jax.data.decoding import Picture, is_grey_picture, picture_size
 from daad_jax.data.growing_array import GrowingArray
 from daad_jax.data.images import fit_mask, fit_mask_to_tiles, prepare, prepare_tiles
 from daad_jax.data.integrity import NO_SPACE
@@ -62,6 +62,7 @@ def write_entry(folder: Path, name: str, source: Source, config: DataConfig) -> 
         "checksums": outcome.checksums,
         "skipped": sorted(outcome.skipped),
         "clipped": sorted(outcome.clipped),
+        "grey": sorted(outcome.grey),
         "sizes": outcome.sizes,
         "files": [
             asdict(replace(file, sha256=outcome.sha256_of_files.get(file.name, file.sha256)))
@@ -211,6 +212,7 @@ class _Outcome:
         checksums: the CRC-32 of each image's pixels, `[N]`.
         skipped: (index, reason) of each image that could not be read, in any order.
         clipped: the index of each image with values outside the range, in any order.
+        grey: the index of each image with a single channel, in any order.
         sizes: rows and columns of each image in its file; (0, 0) if it could not be read.
         sha256_of_files: the SHA-256 of each file that was read, by name.
         sha256_of_samples: the SHA-256 of each image without a file; "" if the image has a file.
@@ -220,6 +222,7 @@ class _Outcome:
         self.checksums, self.sizes = [0] * count, [(0, 0)] * count
         self.skipped: list[tuple[int, str]] = []
         self.clipped: list[int] = []
+        self.grey: list[int] = []
         self.sha256_of_files: dict[str, str] = {}
         self.sha256_of_samples = [""] * count
 
@@ -251,6 +254,8 @@ def _decode_all(samples: Sequence[Sample], rows: _Rows, config: DataConfig) -> _
         outcome.checksums[index] = rows.store(index, picture, mask, sample.name)
         if exceeds_range(picture, config):
             outcome.clipped.append(index)
+        if is_grey_picture(picture):
+            outcome.grey.append(index)
         height, width = outcome.sizes[index] = picture_size(picture)
         return height * width
 

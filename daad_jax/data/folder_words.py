@@ -20,7 +20,7 @@ ROLES = {
     "nonanomalous nonanomaly inlier inliers io",
     ANOMALOUS: "bad ng nok nogood notgood notok ko defect defects defective defectimages badimages anomaly "
     "anomalies anomalous anomalyimages abnormal abnormals abnormalities fault faults faulty reject rejects "
-    "rejected fail fails failed failure failures outlier outliers scrap nio",
+    "rejected invalid fail fails failed failure failures outlier outliers scrap nio",
     MASK: "mask masks maskimages groundtruth groundtruths gt gts label labels labelimages annotation "
     "annotations anno annos segmentation segmentations segmentationmask segmentationmasks defectmask "
     "defectmasks anomalymask anomalymasks groundtruthmask groundtruthmasks gtmask gtmasks maskgt",
@@ -90,6 +90,8 @@ def read_sibling_names(names: list[str]) -> dict[str, Meaning]:
     "Free".
     """
     meanings = {name: read_folder_name(name) for name in names}
+    if any(fold(name) == "invalid" for name in names):  # "valid" then means good, not validation
+        meanings |= {name: Meaning(role=NORMAL, telling=name) for name in names if fold(name) == "valid"}
     words = {name: split_words(name) for name in names}
     if len(names) > 1 and all(len(parts) > 1 for parts in words.values()):
         for shared, rest in ((0, slice(1, None)), (-1, slice(None, -1))):

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from daad_jax.data import folder_words
 from daad_jax.data.folder_words import ANOMALOUS, MASK, NEUTRAL, NORMAL, Meaning
+from daad_jax.data.layout_errors import refuse_several_sets, unknown_names_error
 from daad_jax.data.name_patterns import Patterns, match_patterns, matches
 from daad_jax.data.samples import GOOD, HELD_OUT, TEST, TRAIN
-from daad_jax.errors import UserError
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-MAX_NAMED_FOLDERS = 10  # an error names this many folders, and counts the others
 
 # What a file is.
 IMAGE, IS_MASK, LEFT_OUT = "image", "mask", "left out"
@@ -95,7 +94,7 @@ def assign_roles(names: Sequence[str], patterns: Patterns, root: str) -> list[As
     if patterns.normal or patterns.anomalous:
         decided = [_by_pattern(of_name[i], named[i]) for i in images]
     elif any(of_name[i].part for i in images):
-        _refuse_several_sets(Counter(_name_set(of_name[i]) for i in images if of_name[i].part), root)
+        refuse_several_sets(Counter(_name_set(of_name[i]) for i in images if of_name[i].part), root)
         decided = _by_parts([of_name[i] for i in images], bool(masks), root)
     else:
         decided = _by_classes([of_name[i] for i in images], bool(masks), root)
@@ -195,11 +194,14 @@ def _find_masks(names: Sequence[str], of_name: list[_Folder], patterns: Patterns
     for i, word in bases.items():
         if word in words_in_use and not matches(names[i], patterns.of_images, names[i].count("/")):
             masks[i] = False
-    return masks or {i: True for i in _find_twins(names, others)}
+    return masks or {i: True for i in _find_twins(names, others, of_name)}
 
 
-def _find_twins(names: Sequence[str], indices: list[int]) -> list[int]:
-    """Returns the lossless files if every file has a twin with the same stem: x.jpg beside x.png."""
+def _find_twins(names: Sequence[str], indices: list[int], of_name: list[_Folder]) -> list[int]:
+    """Returns the lossless files if they are twins of lossy files with the same stem: x.jpg beside x.png.
+
+    Either every file has a twin, or only files in folders of defects have one (Real-IAD).
+    """
     lossy: set[str] = set()
     lossless: dict[str, int] = {}
     for i in indices:
@@ -211,7 +213,11 @@ def _find_twins(names: Sequence[str], indices: list[int]) -> list[int]:
             lossy.add(stem)
         else:
             lossless[stem] = i
-    return list(lossless.values()) if lossy == set(lossless) else []
+    are_of_defects = all(of_name[i].role == ANOMALOUS for i in lossless.values())
+    has_good = any(of_name[i].role == NORMAL for i in indices)
+    if lossy == set(lossless) or (are_of_defects and has_good and lossy > set(lossless)):
+        return list(lossless.values())
+    return []
 
 
 def _stem(name: str) -> str:
@@ -233,9 +239,10 @@ def _by_parts(folders: list[_Folder], has_masks: bool, root: str) -> list[Assign
     has_classes = any(folder.role for folder in folders)
     train_names = {folder.after[0] for folder in folders if folder.part == TRAIN and folder.after}
     with_good = {folder.part or TRAIN for folder in folders if folder.role == NORMAL}
-    unnamed = Counter("/".join(f.telling) for f in folders if f.part == TRAIN and not f.role and f.telling)
+    training = [f for f in folders if f.part == TRAIN or not (f.part or has_train)]
+    unnamed = {"/".join(f.telling) for f in training if not f.role and f.telling}
     if len(unnamed) > 1 and TRAIN not in with_good and not (has_masks and not has_classes):
-        raise _say_nothing(Counter(f.path for f in folders if f.part == TRAIN), root)
+        raise unknown_names_error(Counter(f.path for f in training), root)
 
     def decide(folder: _Folder) -> Assignment:
         part = folder.part or TRAIN
@@ -260,13 +267,13 @@ def _by_classes(folders: list[_Folder], has_masks: bool, root: str) -> list[Assi
     """Assigns roles if there are no train, validation and test folders."""
     homes = {folder.class_parent for folder in folders if folder.role == NORMAL}
     if len(homes) > 1:
-        _refuse_several_sets(Counter(tuple(f.class_parent.split("/")) for f in folders if f.role), root)
+        refuse_several_sets(Counter(tuple(f.class_parent.split("/")) for f in folders if f.role), root)
     if not homes:
         telling = Counter("/".join(folder.telling) for folder in folders)
         if has_masks:
             return [Assignment(IMAGE, kind=_name_kind(f) if f.role else KIND_BY_MASK) for f in folders]
         if len(telling) > 1 or any(folder.role for folder in folders):
-            raise _say_nothing(Counter(f.path for f in folders), root)
+            raise unknown_names_error(Counter(f.path for f in folders), root)
         return [Assignment(IMAGE, kind=GOOD)] * len(folders)
     (home,) = homes
 
@@ -316,33 +323,6 @@ def settle_kind(assignment: Assignment) -> Assignment:
         reason = ANOMALOUS_IN_TRAINING if part == TRAIN else ANOMALOUS_HELD_OUT
         return assignment._replace(role=LEFT_OUT, reason=reason)
     return assignment._replace(part=part)
-
-
-def _refuse_several_sets(counts: Counter[tuple[str, ...]], root: str) -> None:
-    if len(counts) > 1:
-        raise UserError(
-            f"{root}: this folder holds several data sets: {_list_counts(counts)}; give the folder of one of "
-            "them, or set config.data.normal and config.data.anomalous to folder names or patterns"
-        )
-
-
-def _say_nothing(counts: Counter[str], root: str) -> UserError:
-    return UserError(
-        f"{root}: the names of these folders do not say which images are good: {_list_counts(counts)}; set "
-        "config.data.normal, and config.data.anomalous and config.data.masks if there are such, to folder "
-        "names or patterns with commas between ('*' means all), for instance "
-        f"--config.data.normal={next(iter(sorted(filter(None, counts))), '*')!r}"
-    )
-
-
-def _list_counts(counts: Counter) -> str:
-    def spell(key: str | tuple[str, ...]) -> str:
-        return (key if isinstance(key, str) else "/".join(key)) or "."
-
-    listed = [f"{spell(key)} ({count})" for key, count in sorted(counts.items())[:MAX_NAMED_FOLDERS]]
-    if len(counts) > len(listed):
-        listed.append(f"and {len(counts) - len(listed)} more")
-    return ", ".join(listed)
 
 
 def has_training_part(names: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from daad_jax.data.decoded_images import (
     make_account,
     make_split,
     note_clipped,
+    note_grey,
     note_unreadable,
 )
 from daad_jax.data.folder_source import open_folder
@@ -69,7 +70,7 @@ def load_test(
     decoded = cache.load_decoded(_open_labelled(folder, data), data, check)
     labels = protocol.labels(decoded.kinds, (), replace(data, protocol="inspection"))
     images = describe_images(decoded, np.arange(len(labels)))
-    notes = note_unreadable(decoded) + note_clipped(decoded, data)
+    notes = note_unreadable(decoded) + note_grey(decoded, data) + note_clipped(decoded, data)
     unreadable = {index for index, _ in decoded.skipped}
     # Leave out images for training, and images that the run has used already.
     reasons: dict[int, str] = {}

@@ -118,6 +118,20 @@ def test_bad_folders(config, tmp_path):
         datasets.load(config)
 
 
+def test_grey_files_beside_colour_are_counted(config, tmp_path):
+    (tmp_path / "set").mkdir()
+    for i in range(6):
+        Image.new("RGB" if i else "L", (16, 16), 40 * i).save(tmp_path / "set" / f"{i}.png")
+    config.data.path, config.data.source = str(tmp_path / "set"), "folder"
+    for _ in range(2):  # decoded, then from the cache
+        (note,) = (note for note in datasets.load(config).notes if "grey" in note)
+        assert note.startswith(
+            "1 of the 6 images are grey files (for instance 0.png), and the others have colour"
+        )
+    config.data.channels = 1
+    assert not [note for note in datasets.load(config).notes if "grey" in note]
+
+
 def test_mixed_channels_can_be_refused(config, tmp_path):
     mvtec(tmp_path / "set")
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "set/train/good/grey.png")

@@ -67,6 +67,15 @@ LAYOUTS = {
         ["OK/a.bmp", "OK/b.bmp", "OK/c.bmp", "NG/d.bmp"],
         ["OK/a.bmp", "OK/b.bmp", "OK/c.bmp"], {"NG/d.bmp": "NG"}, [],
     ),
+    "valid, invalid": (
+        ["valid/a.png", "valid/b.png", "valid/d.png", "invalid/c.png"],
+        ["valid/a.png", "valid/b.png", "valid/d.png"], {"invalid/c.png": "invalid"}, [],
+    ),
+    "Real-IAD": (
+        ["OK/S1/0.jpg", "OK/S2/0.jpg", "OK/S3/0.jpg", "NG/QS/S4/0.jpg", "NG/QS/S4/0.png:5", "NG/HS/S5/0.jpg"],
+        ["OK/S1/0.jpg", "OK/S2/0.jpg", "OK/S3/0.jpg"],
+        {"NG/QS/S4/0.jpg": "QS", "NG/HS/S5/0.jpg": "HS"}, ["NG/QS/S4/0.jpg"],
+    ),
     "VisA": (
         ["Data/Images/Normal/000.JPG", "Data/Images/Normal/001.JPG", "Data/Images/Normal/002.JPG",
          "Data/Images/Anomaly/000.JPG", "Data/Masks/Anomaly/000.png:5"],
@@ -284,3 +293,16 @@ def test_a_word_that_all_siblings_share_says_nothing():
     found = read_sibling_names(["screw_good", "screw_scratch", "screw-NG"])
     assert [found[name].role for name in found] == ["normal", "", "anomalous"]
     assert read_sibling_names(["defect_a", "defect_b"])["defect_a"].role == ""
+
+
+def test_several_unknown_folders_beside_a_test_folder_do_not_train(config, tmp_path):
+    with pytest.raises(UserError, match=r"do not say which images are good: crack \(1\), hole \(1\);"):
+        load(config, tmp_path, ["crack/0.png", "hole/1.png", "test/good/2.png"])
+    # A single one must be the good one.
+    names = ["bottles/0.png", "test/good/2.png", "test/bad/3.png"]
+    found = assign_roles(names, Patterns.parse("", "", ""), "set")
+    assert [(each.part, each.kind) for each in found] == [
+        ("train", "good"),
+        ("test", "good"),
+        ("test", "bad"),
+    ]
