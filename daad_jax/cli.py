@@ -199,13 +199,16 @@ def _parse(command: Command, program: str, arguments: Sequence[str]) -> Invocati
 
 
 def _refuse_repeated(options: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Raises UserError if a tuple of the recipe is given twice, because absl would join both tuples.
+    """Raises UserError if a tuple of the recipe or a list is given twice.
 
-    If another option is given twice, its last value counts.
+    absl would join both tuples, and use only the last list. If another option is given twice, its last value
+    counts.
     """
     given = Counter(word.partition("=")[0].lstrip("-") for word in arguments if word.startswith("-"))
     for name, count in given.items():
-        if count > 1 and name in options and options[name].flag_type().endswith("tuple"):
+        if count < 2 or name not in options:
+            continue
+        if options[name].flag_type().endswith("tuple") or isinstance(options[name].parser, flags.ListParser):
             raise UserError(f"--{name} is given {count} times; give it once, with all values")
 
 

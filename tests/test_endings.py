@@ -113,6 +113,10 @@ FOLDER = "--config=folder:/nonexistent,daad_plus"
             "--config.model.skips is given 2 times; give it once, with all values",
         ),
         (
+            ["serve", "--workdir=x", "--hosts=a.example", "--hosts", "b.example"],
+            "--hosts is given 2 times; give it once, with all values",
+        ),
+        (
             ["predict", "--workdir=x", "--out=s3://x", "y"],
             "--out=s3://x: must be a folder of a mounted file system",
         ),

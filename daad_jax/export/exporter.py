@@ -27,7 +27,8 @@ FORMATS = ("stablehlo", "onnx")
 ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
 MAX_DIFFERENCE = 1e-3  # of a file's scores from the detector's: relative, below a score of 1 absolute
-TEST_IMAGES = 8
+TEST_IMAGES, MIN_TEST_IMAGES = 8, 2
+MAX_TEST_PIXELS = 2**25  # of all test images together, if these are more than two
 ANY = "any"  # the word for a file that takes any number of images
 
 
@@ -62,16 +63,21 @@ def export(
     formats, counts = _choose_formats(formats), _parse_batch_sizes(batch_sizes)
     run = calibrations.load(workdir)
     state, config, calibration = run.state, run.config, run.calibration
+    if size and size[0] * size[1] > config.data.max_pixels:
+        raise UserError(
+            f"--height {size[0]} --width {size[1]}: has more pixels than config.data.max_pixels = "
+            f"{config.data.max_pixels}, so the run scores no such image; give a smaller size"
+        )
     folder = output or workdir / "export"
     with _staged(folder) as staging:
         # A file scores one tile, so the detector that the files are compared with gets no tiles either.
         detector = Detector(state, replace(config, data=replace(config.data, tiles=0)), calibration)
         written = _write(staging, formats, run, size, counts)
+        images = make_test_images(config, size or model_size(config))
         for path, runner in written:
-            images = make_test_images(config, size or model_size(config))
             score, heat = max_differences(runner, detector, images)
             say(
-                f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {TEST_IMAGES} random images, "
+                f"{folder / path.name}: {path.stat().st_size / 1e6:.2f} MB. On {len(images)} random images, "
                 f"scores differ from the run's by at most {score:.1e} (relative), heat maps by {heat:.1e}."
             )
             if not (score <= MAX_DIFFERENCE and heat <= MAX_DIFFERENCE):  # NaN is refused, too
@@ -89,14 +95,24 @@ def export(
     return {name: folder / _file_name(name, counts[0]) for name in formats}
 
 
-def make_test_images(config: Config, size: Size, count: int = TEST_IMAGES) -> np.ndarray:
-    """Returns random images from nearly flat to pure noise, `[count, h, w, C]`, with the run's pixel type."""
+def make_test_images(config: Config, size: Size, count: int | None = None) -> np.ndarray:
+    """Returns random images from nearly flat to pure noise, `[count, h, w, C]`, with the run's pixel type.
+
+    Args:
+        config: the configuration of the run.
+        size: (height, width) of the images.
+        count: how many images; None: 8, but fewer of large images, because they take much memory.
+    """
+    if count is None:
+        count = min(max(MAX_TEST_PIXELS // (size[0] * size[1]), MIN_TEST_IMAGES), TEST_IMAGES)
     rng = np.random.default_rng(0)
-    contrast = np.linspace(0.02, 1, count).reshape(-1, 1, 1, 1)
-    level = rng.uniform(0, 1, (count, 1, 1, 1)) * (1 - contrast)
-    unit = level + contrast * rng.random((count, *size, config.data.channels))
+    contrasts = np.linspace(0.02, 1, count)
+    levels = rng.uniform(0, 1, count) * (1 - contrasts)
     _, stored_type, (low, high) = find_input(config)
-    return (low + (high - low) * unit).astype(stored_type)
+    images = np.empty((count, *size, config.data.channels), stored_type)
+    for image, level, contrast in zip(images, levels, contrasts):
+        image[:] = low + (high - low) * (level + contrast * rng.random(image.shape))
+    return images
 
 
 def max_differences(runner: Runner, detector: Detector, images: np.ndarray) -> tuple[float, float]:

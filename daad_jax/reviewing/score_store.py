@@ -79,7 +79,7 @@ class ScoreStore:
                 connection.executescript("DELETE FROM about; DELETE FROM scores; DELETE FROM thumbnails;")
                 connection.execute("INSERT INTO about VALUES (?)", (self._key,))
             connection.commit()
-            self._scores = _read_scores(connection)
+            _read_scores(connection)  # a file with damaged rows is emptied, too
             self._bytes = connection.execute("SELECT TOTAL(LENGTH(content)) FROM thumbnails").fetchone()[0]
         except BaseException:
             connection.close()
@@ -87,8 +87,9 @@ class ScoreStore:
         return connection
 
     def read_scores(self) -> dict[tuple[str, str], StoredScore]:
-        """Returns the scores of earlier reviews, by id and stamp."""
-        return self._scores
+        """Returns all scores, by id and stamp."""
+        with self._lock:
+            return _read_scores(self._connection)
 
     def write_scores(self, scores: Iterable[tuple[str, str, StoredScore]]) -> None:
         """Keeps (id, stamp, score) of images. Raises UserError if the file cannot be written."""

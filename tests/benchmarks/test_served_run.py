@@ -7,6 +7,10 @@ import urllib.request
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
+pytest.importorskip("httpx2", reason="needs httpx2")
+import httpx2 as httpx
+
+from benchmarks import soak
 from benchmarks.served_run import serving
 from tests.reviewing.small_review import make_reviewed_run
 
@@ -19,6 +23,9 @@ def test_a_server_answers_in_its_block_and_ends_with_it(tmp_path, monkeypatch):
         assert server.address == f"http://127.0.0.1:{server.port}"
         with urllib.request.urlopen(f"{server.address}/healthz") as answer:
             assert json.load(answer)["name"] == "bolts"
+        soak.ask(server.address, sorted((tmp_path / "set").iterdir())[:2])
+        with pytest.raises(httpx.HTTPStatusError, match="422"):
+            soak.ask(server.address, [tmp_path / "bolts" / "config.json"])
         os.kill(server.pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)

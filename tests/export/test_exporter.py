@@ -57,6 +57,14 @@ def images_of(config, count):
     return exporter.make_test_images(config, graph.model_size(config), count)
 
 
+def test_large_test_images_are_few():
+    config = small()
+    assert exporter.make_test_images(config, (16, 16)).shape == (8, 16, 16, 3)
+    images = exporter.make_test_images(small(data__channels=1), (4096, 2730))
+    assert images.shape == (3, 4096, 2730, 1)
+    assert images[0].std() < 5 < 50 < images[-1].std()
+
+
 @functools.cache
 def begun(case):
     return state.create_state(CASES[case])
@@ -361,6 +369,7 @@ def test_bad_requests(run, tmp_path, monkeypatch):
         (tmp_path, ["stablehlo"], None, None, "this folder has no checkpoints"),
         (run, ["stablehlo"], None, tmp_path / "file" / "x", "cannot be written"),
         (run, ["stablehlo"], (9000, 16), None, "over 256 times"),
+        (run, ["stablehlo"], (65536, 65536), None, "more pixels than config.data.max_pixels = 134217728"),
     ):
         with pytest.raises(UserError, match=says):
             exporter.export(workdir, names, size, output)

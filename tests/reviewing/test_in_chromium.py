@@ -281,6 +281,39 @@ def test_two_windows_see_each_other(browser, root, tmp_path):
         assert [e for tab in (one, two) for e in tab.errors if "409" not in e] == []
 
 
+def test_a_key_marks_no_image_that_has_just_come(browser, root, tmp_path):
+    review, may_go_on = open_review(root / "bolts", root / "parts", tmp_path / "out"), threading.Event()
+    report, reported = review._scoring._report, []
+
+    def report_slowly(outcomes):
+        if reported:
+            assert may_go_on.wait(60)
+        reported.append(outcomes)
+        report(outcomes)
+
+    review._scoring._report = report_slowly
+    selected = "[...document.querySelectorAll('.tile:not([hidden])')].find(t => t.ariaSelected === 'true')"
+    with InThread(review) as address, Tab(browser) as tab:
+        tab.page.goto(address)
+        tab.page.wait_for_selector(".tile img[src]")
+        tab.page.select_option("#order", "low")  # the good images come later
+        tab.page.focus("#grid")
+        before = tab.page.evaluate(f"{selected}.title")
+        may_go_on.set()
+        # The key comes when another image has just taken the place of the one that the user looks at.
+        tab.page.evaluate(f"""async (before) => {{
+            while ({selected}.title === before) await new Promise((done) => setTimeout(done, 5));
+            grid.dispatchEvent(new KeyboardEvent("keydown", {{ key: "g", bubbles: true }}));
+        }}""", before)  # fmt: skip
+        tab.until("document.getElementById('message').textContent.includes('press the key again')")
+        assert not (tmp_path / "out" / "labels.csv").exists()
+        now = tab.page.evaluate(f"{selected}.title")
+        assert now != before
+        tab.save("g")
+        assert [row["name"] for row in rows(tmp_path / "out" / "labels.csv")] == [now]
+        assert tab.errors == []
+
+
 def test_a_calibration_of_the_command_comes_into_the_page(browser, root, tmp_path):
     workdir = shutil.copytree(root / "bolts", tmp_path / "bolts")
     good = draw(tmp_path / "good", 30, 7)

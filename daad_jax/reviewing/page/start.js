@@ -8,6 +8,7 @@ import { Viewer } from "./viewer.js";
 
 const POLL = 700; // milliseconds between two questions about the progress, while images are scored
 const IDLE_POLL = 3000; // milliseconds between two questions whether another window has changed something
+const LOOK_AGAIN = 1000; // milliseconds after a new order in which a key marks no image of the grid
 const MARK_KEYS = { g: "good", d: "defect", u: "unsure" };
 const element = (id) => document.getElementById(id);
 const filters = () => ({
@@ -21,6 +22,8 @@ let review; // what the server says about the run
 let isSaving = false;
 let saves = 0; // how often this window has begun or ended to save
 let marksSeen = 0; // how many changes of marks, of any window, this one shows
+let orderedAt = -Infinity; // when new scores last put another image in the place of the selected one
+let isOrderKept = false; // whether new images only come at the end, because the user marks images of the grid
 let isScoring = true; // as the last answer said
 let news = ""; // about a calibration, until the reader closes the line
 let notes = ""; // of the server
@@ -88,8 +91,14 @@ async function save(work) {
 }
 
 const mark = (what) => save(async () => {
-  const number = grid.number();
+  const number = viewer.isOpen ? viewer.number : grid.number();
   if (number === undefined) return;
+  isOrderKept = true;
+  if (!viewer.isOpen && performance.now() - orderedAt < LOOK_AGAIN) {
+    orderedAt = -Infinity;
+    tell("New scores have just changed the order. Look at the selected image, and press the key again.", true);
+    return;
+  }
   if (images.score[number] === null) { tell("This image cannot be read, so it cannot be marked.", true); return; }
   // The answer comes when the mark is on the disk. Only then the next image is shown.
   const saved = await post("/api/mark", { id: images.id[number], mark: what, shown: images.mark[number] });
@@ -185,10 +194,12 @@ async function follow() {
     if (rows?.calibration === review.calibration && take(rows)) {
       threshold.refresh();
       // Nothing moves under the eyes of somebody who looks at the images already.
-      if (viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
+      if (isOrderKept || viewer.isOpen || grid.selected > 0 || grid.element.scrollTop > 0) {
         appendFrom(before);
       } else {
+        const selected = grid.number();
         rearrange();
+        if (grid.number() !== selected) orderedAt = performance.now();
       }
     }
     element("progress-row").hidden = !progress.is_scoring;
@@ -253,8 +264,9 @@ function showCalibration(result) {
 }
 
 function connect() {
-  for (const id of ["order", "show", "marked"]) element(id).addEventListener("change", () => rearrange());
-  element("search").addEventListener("input", () => rearrange());
+  const choose = () => { orderedAt = -Infinity; rearrange(); };
+  for (const id of ["order", "show", "marked"]) element(id).addEventListener("change", choose);
+  element("search").addEventListener("input", choose);
   element("filters").addEventListener("submit", (event) => event.preventDefault());
   element("undo").addEventListener("click", undo);
   element("viewer-undo").addEventListener("click", undo);
@@ -321,7 +333,9 @@ function act(key, target, isHeld) {
   if (movesItself) return false;
   const isOnGrid = target === element("grid") || target === document.body;
   if (key === "Enter" || key === " ") { if (isOnGrid) open(); return isOnGrid; }
-  return grid.key(key);
+  const isKeyOfGrid = grid.key(key);
+  if (isKeyOfGrid) orderedAt = -Infinity; // the user has chosen an image after the new order
+  return isKeyOfGrid;
 }
 
 try {
