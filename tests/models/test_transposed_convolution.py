@@ -1,10 +1,13 @@
 """The transposed convolution of the TPU has the gradients of XLA's own."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from daad_jax.models.layers import ConvTranspose
 from daad_jax.models.transposed_convolution import native_conv_transpose, native_up
 
 
@@ -29,3 +32,12 @@ def test_only_the_gradient_of_a_kernel_that_fills_the_lanes_keeps_its_order():
 
     assert "LayoutConstraint" in text(128)
     assert "LayoutConstraint" not in text(64)
+
+
+@pytest.mark.parametrize(("backend", "constrained"), [("cpu", False), ("gpu", False), ("tpu", True)])
+def test_only_a_tpu_gets_this_form(backend, constrained):
+    layer, x = ConvTranspose(128, use_bias=False), jnp.zeros((2, 4, 4, 6))
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(layer.apply(params, x) ** 2)))
+    with mock.patch.object(jax, "default_backend", return_value=backend):
+        assert ("LayoutConstraint" in gradient.lower(params).as_text()) == constrained
