@@ -1,5 +1,6 @@
 """Reads from the text of a program what the cost analysis of the TPU's compiler leaves out."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)")
 # These access nothing: they name arrays, or end a copy whose bytes its start has.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "all-reduce-done"}
+LAYOUT = re.compile(r"\{([\d,]*):T\(([\d,]+)\)")  # the axes from the innermost on, and the tile
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -45,11 +47,16 @@ def _entry_instructions(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _main_bytes(types: str) -> int:
+    """The bytes of all arrays in the main memory, with the empty parts of their tiles."""
     total = 0
-    for kind, sides, layout in ARRAY.findall(types):
-        if "S(" not in layout:
-            count = 1
-            for side in filter(None, sides.split(",")):
-                count *= int(side)
-            total += count * BITS.get(kind, int(kind[1:]) if kind[1:].isdigit() else 8) // 8
+    for kind, listed, layout in ARRAY.findall(types):
+        if "S(" in layout:
+            continue
+        sides = [int(side) for side in listed.split(",") if side]
+        if found := LAYOUT.match(layout):
+            axes = [int(axis) for axis in found[1].split(",") if axis]
+            for axis, tile in zip(axes, reversed(found[2].split(","))):
+                sides[axis] = math.ceil(sides[axis] / int(tile)) * int(tile)
+        bits = BITS.get(kind) or int(kind[1:])
+        total += math.prod(sides) * bits // 8
     return total

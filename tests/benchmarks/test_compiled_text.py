@@ -25,8 +25,9 @@ backend_config={"estimated_cycles":"30"}
 
 
 def test_only_accesses_to_the_main_memory_count():
-    kernel = 16 * 4  # read once, by the copy to the fast memory
-    image, flags, result = 8 * 4 * 2, 8, 8 * 4 * 2
+    kernel = 128 * 4  # 16 values in a tile of 128; read once, by the copy to the fast memory
+    image = result = 8 * 128 * 2  # 8 x 4 values in a tile of 8 x 128
+    flags = 128
     assert main_memory_bytes(TEXT) == kernel + image + flags + result
 
 

