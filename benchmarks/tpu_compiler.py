@@ -23,6 +23,7 @@ from unittest import mock
 import jax
 import numpy as np
 
+from benchmarks.compiled_text import estimated_cycles, main_memory_bytes
 from benchmarks.tpu_section import CHIPS, bound_of, memory_share
 from daad_jax import files
 from daad_jax.config import Config
@@ -30,6 +31,7 @@ from daad_jax.method.state import abstract_state
 from daad_jax.method.step import make_train_step, scan_steps
 from daad_jax.recipes import load_recipe
 from daad_jax.runtime.devices import AXIS, DeviceGroup
+from daad_jax.runtime.startup import TPU_KERNEL_LIMIT
 from daad_jax.scoring.distances import make_distances
 from daad_jax.scoring.scorer import images_at_once, variables_of
 
@@ -57,13 +59,15 @@ class Program:
     """A program to compile: `lower` gives the lowered program; `images` is how many a chip works on.
 
     `passes` is in how many products of bfloat16 the chip computes a product of the program. The compiler's
-    count of operations leaves the passes out (findings/tpu_compiler_counts_one_pass.sh).
+    count of operations leaves the passes out (findings/tpu_compiler_counts_one_pass.sh). `options` are those
+    that the compiler gets from the command that runs the program.
     """
 
     name: str
     images: int
     lower: Callable[[], Any]
     passes: int = 1
+    options: dict[str, str] | None = None
 
 
 def make_programs(config: Config, per_chip: int, chip: str, devices: list[Any]) -> Iterator[Program]:
@@ -77,17 +81,19 @@ def make_programs(config: Config, per_chip: int, chip: str, devices: list[Any]) 
     """
     shape = (config.data.height, config.data.width, config.data.channels)
     abstract = abstract_state(config)
+    options = dict([TPU_KERNEL_LIMIT])
     for count in (1, len(devices)):
         group = DeviceGroup(devices[:count])
         step = make_train_step(config, AXIS if count > 1 else None)
         precision = config.train.precision
         title = f"step, {precision}, {count} x {chip}, {per_chip * count} images"
-        yield Program(title, per_chip, partial(_lower_step, group, step, abstract, (per_chip, *shape)))
+        lower = partial(_lower_step, group, step, abstract, (per_chip, *shape))
+        yield Program(title, per_chip, lower, options=options)
         if count > 1 and precision == "bfloat16":
             title = f"{STEPS_PER_CALL} steps a call, {precision}, {count} x {chip}, {per_chip * count} images"
             several = (STEPS_PER_CALL, per_chip, *shape)
             lower = partial(_lower_step, group, scan_steps(step), abstract, several)
-            yield Program(title, STEPS_PER_CALL * per_chip, lower)
+            yield Program(title, STEPS_PER_CALL * per_chip, lower, options=options)
     if config.train.precision == "float32":
         at_once = images_at_once(config.data.height * config.data.width, "tpu")
         lower = partial(_lower_scoring, config, abstract, (at_once, *shape), devices[0])
@@ -124,37 +130,44 @@ def compile_program(program: Program, chip_name: str) -> Record:
     """Compiles a program and reads the compiler's own account of it.
 
     Returns:
-        `compile_s`; of one chip and one call: `flop`, `bytes`, `bytes_per_image`, `arguments`, `temporary`
-        and `updated_in_place` (bytes of memory), `collectives`; and the milliseconds that the products and
-        the bytes take at least, `products_ms` and `bytes_ms`; and `chip`, the name.
+        `compile_s`, and `compile_core_s` of all cores; of one chip and one call: `flop`, `bytes`,
+        `main_memory_bytes`, `bytes_per_image`, `arguments`, `temporary` and `updated_in_place` (bytes of
+        memory), `collectives`; and the milliseconds that the products and the bytes take at least,
+        `products_ms` and `bytes_ms`; `estimated_ms`, the compiler's estimate; and `chip`, the name.
     """
     chip = CHIPS[chip_name]
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         lowered = program.lower()
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - start
+    start, start_of_cores = time.perf_counter(), time.process_time()
+    compiled = lowered.compile(program.options)
+    seconds, core_seconds = time.perf_counter() - start, time.process_time() - start_of_cores
+    text = compiled.as_text()
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     flop, accessed = float(cost["flops"]), float(cost["bytes accessed"])
     return {
         "chip": chip_name,
         "compile_s": round(seconds, 1),
+        "compile_core_s": round(core_seconds, 1),
         "flop": flop,
         "bytes": accessed,
+        "main_memory_bytes": main_memory_bytes(text),
         "bytes_per_image": accessed / program.images,
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
         "updated_in_place": memory.alias_size_in_bytes,
-        "collectives": len(COLLECTIVE.findall(compiled.as_text())),
+        "collectives": len(COLLECTIVE.findall(text)),
         "products_ms": 1e3 * program.passes * flop / chip.products,
         "bytes_ms": 1e3 * accessed / chip.bandwidth,
+        "estimated_ms": 1e3 * estimated_cycles(text) / chip.clock,
     }
 
 
 def describe(row: Record) -> str:
     """A row in one line."""
     return (
-        f"compiled in {row['compile_s']:.0f} s; {row['flop'] / 1e9:.1f} GFLOP {row['products_ms']:.2f} ms, "
+        f"compiled in {row['compile_s']:.0f} s ({row['compile_core_s']:.0f} s of cores); "
+        f"estimated {row['estimated_ms']:.2f} ms; {row['main_memory_bytes'] / 1e9:.2f} GB of main memory; "
+        f"{row['flop'] / 1e9:.1f} GFLOP {row['products_ms']:.2f} ms, "
         f"{row['bytes'] / 1e9:.2f} GB {row['bytes_ms']:.2f} ms (bound by {bound_of(row)}), "
         f"{row['bytes_per_image'] / 1e6:.2f} MB an image, {memory_share(row):.1%} of the memory, "
         f"{row['collectives']} collectives"

@@ -9,32 +9,36 @@ class Chip(NamedTuple):
     """What a chip can do, as its maker states it (cloud.google.com/tpu/docs).
 
     `topology` is a slice of four chips, `products` the bfloat16 FLOP a second, `bandwidth` the bytes a second
-    of its memory, and `memory` the bytes of its memory.
+    of its memory, and `memory` the bytes of its memory. `clock` is the cycles a second, which follow from
+    `products`: a cycle multiplies 128 x 128 matrices, in four units (v5e) or eight (v4).
     """
 
     topology: str
     products: float
     bandwidth: float
     memory: float
+    clock: float
 
 
 CHIPS = {
-    "v5e": Chip("v5e:2x2", 197e12, 819e9, 16 * 2**30),
-    "v4": Chip("v4:2x2x1", 275e12, 1228e9, 32 * 2**30),
+    "v5e": Chip("v5e:2x2", 197e12, 819e9, 16 * 2**30, 1.5e9),
+    "v4": Chip("v4:2x2x1", 275e12, 1228e9, 32 * 2**30, 1.05e9),
 }
 HEAD = (
-    "program", "compiled in, s", "GFLOP", "GB", "MB an image", "products, ms", "bytes, ms", "bound by",
-    "memory of the chip", "collectives",
+    "program", "compiled in, s", "GFLOP", "GB", "GB of HBM", "MB an image", "products, ms", "bytes, ms",
+    "estimate, ms", "bound by", "memory of the chip", "collectives",
 )  # fmt: skip
 # findings/tpu_compiler_counts_fast_memory.sh shows what *GB* counts.
 ABOUT = (
     "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
-    "access. All numbers count one chip and one call. *Products* is the time of the operations at the "
-    "chip's bfloat16 rate, and *bytes* the time of the accesses at its bandwidth. *GB* also counts accesses "
-    "to the chip's small fast memory (VMEM), and copies to and from this memory. If the arrays of a program "
-    "fit in there, *bytes* is therefore too long a time. Scoring computes each product in six passes of "
-    "bfloat16, for full precision; *products* counts all passes, *GFLOP* does not. *Memory of the chip* is "
-    "the memory of arguments and temporary arrays."
+    "access. All numbers count one chip and one call. *Compiled in* is the time of all cores together. "
+    "*Products* is the time of the operations at the chip's bfloat16 rate, and *bytes* the time of the "
+    "accesses at its bandwidth. *GB* also counts accesses to the chip's small fast memory (VMEM), and counts "
+    "a copy to or from this memory four times. If the arrays of a program fit in there, *bytes* is therefore "
+    "too long a time. *GB of HBM* counts only accesses to the main memory. *Estimate* is the sum of the "
+    "compiler's own estimates for all operations; copies beside them and collectives have none. Scoring "
+    "computes each product in six passes of bfloat16, for full precision; *products* counts all passes, "
+    "*GFLOP* does not. *Memory of the chip* is the memory of arguments and temporary arrays."
 )
 
 
@@ -64,6 +68,11 @@ def describe_gains(rows: dict[str, Record], before: dict[str, Record]) -> str:
     )
 
 
+def _cell(row: Record, key: str, unit: float, digits: int) -> str:
+    """A number of a row; empty if the row was stored before this number was."""
+    return f"{row[key] / unit:.{digits}f}" if key in row else ""
+
+
 def make_section(rows: dict[str, Record], before: dict[str, Record]) -> list[str]:
     """The heading, the text and the table; nothing without rows.
 
@@ -76,8 +85,9 @@ def make_section(rows: dict[str, Record], before: dict[str, Record]) -> list[str
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for name, row in rows.items():
         cells = [
-            name, f"{row['compile_s']:.0f}", f"{row['flop'] / 1e9:.1f}", f"{row['bytes'] / 1e9:.2f}",
-            f"{row['bytes_per_image'] / 1e6:.2f}", f"{row['products_ms']:.2f}", f"{row['bytes_ms']:.2f}",
+            name, _cell(row, "compile_core_s", 1, 0), f"{row['flop'] / 1e9:.1f}", f"{row['bytes'] / 1e9:.2f}",
+            _cell(row, "main_memory_bytes", 1e9, 2), f"{row['bytes_per_image'] / 1e6:.2f}",
+            f"{row['products_ms']:.2f}", f"{row['bytes_ms']:.2f}", _cell(row, "estimated_ms", 1, 2),
             bound_of(row), f"{memory_share(row):.1%}", str(row["collectives"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

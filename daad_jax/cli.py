@@ -84,7 +84,7 @@ class Command:
         define: adds the options to a `FlagValues`; it gets the arguments of the command, too.
         main: runs the command.
         takes_words: whether the command takes words that are not options.
-        trains: whether the command trains, for `startup.compile_quickly`.
+        trains: whether the command trains, for the options of the compilers in `startup`.
     """
 
     usage: str
@@ -146,6 +146,8 @@ def run(command: Command, program: str | None = None, arguments: Sequence[str] |
     startup.restart_with_large_pages()
     startup.trace_quickly()
     startup.compile_quickly(command.trains)
+    if command.trains:
+        startup.limit_tpu_kernels()
 
     # Silence the libraries, and make names printable.
     is_debugged = f"--{DEBUG_OPTION}" in arguments

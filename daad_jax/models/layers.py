@@ -37,6 +37,12 @@ from daad_jax.models.image_layers import (
     reads_image,
 )
 from daad_jax.models.packing import Packing, pack_kernel
+from daad_jax.models.transposed_convolution import (
+    down_kernel_gradient,
+    flip,
+    native_conv_transpose,
+    native_up,
+)
 
 # "native" and "split" force one implementation; "split" exists for some shapes only.
 # "auto" takes the faster one for the backend of this process.
@@ -47,9 +53,6 @@ Implementation = Literal["auto", "native", "split", "portable"]
 # A map with at least this many channels per pixel (of all its images) is tiny. Its kernel is much larger, and
 # must not be copied.
 TINY_MAP_CHANNELS_PER_PIXEL = 32
-
-# On a TPU, a transposed convolution uses our gradient if the fine map has at least so many values per weight.
-MIN_VALUES_PER_WEIGHT = 4
 
 
 def choose_implementation(
@@ -72,14 +75,6 @@ def _has_split(kernel_size: Pair, strides: Pair, channels: Pair | None) -> bool:
     if channels and (kernel_size, strides) == ((3, 3), (1, 1)):
         return reads_image(*channels) or channels[1] <= MAX_IMAGE_CHANNELS
     return (kernel_size, strides) == ((4, 4), (2, 2))
-
-
-def native_conv_transpose(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
-    """Computes a transposed convolution with padding SAME by XLA's own operation.
-
-    `[B, H, W, C]` and `[kh, kw, C, F]` -> `[B, H * stride, W * stride, F]`.
-    """
-    return jax.lax.conv_transpose(x, kernel, strides, "SAME", dimension_numbers=NHWC)
 
 
 # The custom gradients below allow reverse mode only (grad and vjp, not jvp).
@@ -152,8 +147,8 @@ def _down_backward(operands: Operands, gradient: jax.Array) -> Operands:
         return winograd.up(gradient, kernel, transposed=False), winograd.kernel_gradient(
             x, gradient, transposed=False
         )
-    input_gradient = conv4x4_up(gradient, _flip(kernel))[:, : x.shape[1], : x.shape[2]]
-    return input_gradient, _down_kernel_gradient(x, gradient, kernel)
+    input_gradient = conv4x4_up(gradient, flip(kernel))[:, : x.shape[1], : x.shape[2]]
+    return input_gradient, down_kernel_gradient(x, gradient, kernel)
 
 
 def _up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
@@ -174,8 +169,8 @@ def _up_backward(operands: Operands, gradient: jax.Array) -> Operands:
             gradient, x, transposed=True
         )
     if batch * rows * columns > 2 * channels:
-        flipped = _flip(kernel)
-        return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
+        flipped = flip(kernel)
+        return native_conv(gradient, flipped, (2, 2)), flip(down_kernel_gradient(gradient, x, flipped))
     # The kernel is the largest array here, so no operation may exchange its last two axes.
     taps = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, -1)
     patches = extract_patches(gradient, (4, 4), (2, 2)).reshape(-1, taps.shape[1])
@@ -197,48 +192,6 @@ def _copy_for_backward(operands: Operands, gradient: jax.Array) -> Operands:
 
 conv4x4_down.defvjp(_down_forward, _down_backward)
 conv4x4_up.defvjp(_up_forward, _up_backward)
-
-
-def _down_kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes the kernel's gradient of `conv4x4_down`. The values of `kernel` do not matter.
-
-    `[B, H, W, C]` and `[B, ceil(H / 2), ceil(W / 2), F]` -> `[4, 4, C, F]`.
-    """
-    (result,) = jax.linear_transpose(lambda k: native_conv(x, k, (2, 2)), kernel)(gradient)
-    return result
-
-
-def _flip(kernel: jax.Array) -> jax.Array:
-    """Turns a kernel into the adjoint's, by 180 degrees: `[kh, kw, C, F]` -> `[kh, kw, F, C]`."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
-
-
-@jax.custom_vjp
-def native_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `native_conv_transpose` of a 4x4 kernel with stride 2, with gradients for the TPU.
-
-    The gradients are convolutions with stride 2. XLA's own gradient of the kernel first copies the fine map
-    into the reverse order. This copy is cheap if the kernel is larger than the map, and then XLA's gradient
-    is the better one: the last two axes of our gradient are exchanged, so XLA would have to copy the
-    optimiser's moments, which are as large as the kernel.
-    """
-    return native_conv_transpose(x, kernel, (2, 2))
-
-
-def _native_up_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Operands]:
-    return native_up(x, kernel), (x, kernel)
-
-
-def _native_up_backward(operands: Operands, gradient: jax.Array) -> Operands:
-    x, kernel = operands
-    if gradient.size < MIN_VALUES_PER_WEIGHT * kernel.size:
-        _, pull = jax.vjp(lambda x, kernel: native_conv_transpose(x, kernel, (2, 2)), x, kernel)
-        return pull(gradient)  # type: ignore[no-any-return]
-    flipped = _flip(kernel)
-    return native_conv(gradient, flipped, (2, 2)), _flip(_down_kernel_gradient(gradient, x, flipped))
-
-
-native_up.defvjp(_native_up_forward, _native_up_backward)
 
 
 class Conv(nn.Module):

@@ -10,8 +10,6 @@ from daad_jax.models.layers import (
     Conv,
     ConvTranspose,
     choose_implementation,
-    native_conv_transpose,
-    native_up,
 )
 
 CASES = [
@@ -126,15 +124,3 @@ def test_choose_implementation():
 def test_split_is_refused_where_it_does_not_exist():
     with pytest.raises(ValueError, match="split"):
         Conv(16, (3, 3), (1, 1), implementation="split").init(jax.random.key(0), jnp.ones((1, 4, 4, 64)))
-
-
-@pytest.mark.parametrize("rows", [2, 24], ids=["more weights than values", "more values than weights"])
-def test_the_transposed_convolution_of_the_tpu_has_the_gradients_of_the_plain_one(rows):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, rows, rows, 6)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal((4, 4, 6, 5)), jnp.float32)
-    expected, pull = jax.vjp(lambda x, kernel: native_conv_transpose(x, kernel, (2, 2)), x, kernel)
-    result, pull_native_up = jax.vjp(native_up, x, kernel)
-    assert_close(result, expected)
-    gradient = jnp.asarray(rng.standard_normal(expected.shape), jnp.float32)
-    assert_close(pull_native_up(gradient), pull(gradient))

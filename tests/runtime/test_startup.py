@@ -51,6 +51,34 @@ def test_not_to_a_compiler_that_may_not_know_it(monkeypatch, version, given):
     assert os.environ["XLA_FLAGS"] == (startup.FAST_COMPILATION if given else "")
 
 
+@pytest.mark.parametrize(
+    ("version", "given", "expected"),
+    [
+        ("0.0.42.1", "", "--xla_tpu_scoped_vmem_limit_kib=6144"),
+        ("0.0.42.1", "--xla_a=1", "--xla_a=1 --xla_tpu_scoped_vmem_limit_kib=6144"),
+        ("0.0.42.1", "--xla_tpu_scoped_vmem_limit_kib=16384", "--xla_tpu_scoped_vmem_limit_kib=16384"),
+        ("0.1.0", "", ""),  # may not know the option
+        ("nightly", "", ""),
+    ],
+)
+def test_kernels_of_a_tpu_are_limited_unless_the_user_says_otherwise(monkeypatch, version, given, expected):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", given)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    for _ in range(2):
+        startup.limit_tpu_kernels()
+    assert os.environ["LIBTPU_INIT_ARGS"] == expected
+
+
+def test_nothing_is_said_to_a_libtpu_that_is_not_there(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    startup.limit_tpu_kernels()
+    assert "LIBTPU_INIT_ARGS" not in os.environ
+
+
 @pytest.mark.parametrize("flag", [startup.FAST_COMPILATION, startup.FAST_COMPILATION_OF_STEP])
 def test_this_xla_knows_the_flag(flag):
     """It stops a process whose flags it does not know."""
