@@ -11,6 +11,7 @@ INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "all-reduce-done"}
 LAYOUT = re.compile(r"\{([\d,]*):T\(([\d,]+)\)")  # the axes from the innermost on, and the tile
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+MAX_CYCLES = 2**50  # days: the compiler writes 2^62 - 1 for an operation that it cannot estimate
 
 
 def main_memory_bytes(text: str) -> int:
@@ -34,10 +35,12 @@ def estimated_cycles(text: str) -> int:
     """The sum of the cycles that the compiler estimates for each operation.
 
     Operations that run beside others, such as copies to VMEM, have no estimate, and wait for nothing here.
+    Operations that the compiler cannot estimate count nothing, either.
     """
     # A convolution inside a fusion repeats the estimate of the fusion.
     lines = (line for line in text.splitlines() if " convolution(" not in line)
-    return sum(int(match[1]) for line in lines if (match := CYCLES.search(line)))
+    cycles = (int(match[1]) for line in lines if (match := CYCLES.search(line)))
+    return sum(count for count in cycles if count < MAX_CYCLES)
 
 
 def _entry_instructions(text: str) -> Iterator[tuple[str, ...]]:

@@ -36,9 +36,10 @@ ABOUT = (
     "accesses at its bandwidth. *GB* also counts accesses to the chip's small fast memory (VMEM), and counts "
     "a copy to or from this memory four times. If the arrays of a program fit in there, *bytes* is therefore "
     "too long a time. *GB of HBM* counts only accesses to the main memory. *Estimate* is the sum of the "
-    "compiler's own estimates for all operations; copies beside them and collectives have none. Scoring "
-    "computes each product in six passes of bfloat16, for full precision; *products* counts all passes, "
-    "*GFLOP* does not. *Memory of the chip* is the memory of arguments and temporary arrays."
+    "compiler's own estimates for all operations; copies beside them, collectives and a few other operations "
+    "have none. Scoring computes each product in six passes of bfloat16, for full precision; *products* "
+    "counts all passes, *GFLOP* does not. *Memory of the chip* is the memory of arguments and temporary "
+    "arrays."
 )
 
 

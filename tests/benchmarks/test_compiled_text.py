@@ -33,3 +33,8 @@ def test_only_accesses_to_the_main_memory_count():
 
 def test_the_estimate_of_a_fusion_counts_once():
     assert estimated_cycles(TEXT) == 730
+
+
+def test_an_operation_without_an_estimate_counts_nothing():
+    unknown = TEXT.replace('"estimated_cycles":"30"', f'"estimated_cycles":"{2**62 - 1}"')
+    assert estimated_cycles(unknown) == 700
