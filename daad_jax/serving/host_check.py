@@ -1,6 +1,7 @@
 """Refuses what web pages of strangers send through the browser of a user.
 
-A browser reaches servers that a stranger cannot reach, such as those of its own machine. Two attacks use it:
+A browser can reach servers that a stranger cannot reach, for instance on its own machine. A page of the
+stranger can attack through the browser in two ways:
 
 - DNS rebinding: the stranger lets the name of his page lead to this server. For the browser, the server is
   then a part of the page, and the page may read all answers. The header Host has the name of the page.
