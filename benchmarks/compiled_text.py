@@ -15,7 +15,7 @@ MAX_CYCLES = 2**50  # days: the compiler writes 2^62 - 1 for an operation that i
 
 
 def main_memory_bytes(text: str) -> int:
-    """The bytes that a program reads from and writes to the chip's main memory (HBM).
+    """Counts the bytes that a program reads from and writes to the chip's main memory (HBM).
 
     The compiler marks arrays in other memories by S(n) in their layouts: VMEM is S(1).
     """
@@ -32,7 +32,7 @@ def main_memory_bytes(text: str) -> int:
 
 
 def estimated_cycles(text: str) -> int:
-    """The sum of the cycles that the compiler estimates for each operation.
+    """Adds up the cycles that the compiler estimates for the operations.
 
     Operations that run beside others, such as copies to VMEM, have no estimate, and wait for nothing here.
     Operations that the compiler cannot estimate count nothing, either.
@@ -44,13 +44,13 @@ def estimated_cycles(text: str) -> int:
 
 
 def _entry_instructions(text: str) -> Iterator[tuple[str, ...]]:
-    """The name, the type of the result, the operation and the operands of the main computation."""
+    """Yields name, type of the result, operation and operands of each instruction of the main computation."""
     entry = text[text.index("\nENTRY") :]
     return (match.groups() for line in entry.splitlines() if (match := INSTRUCTION.match(line)))
 
 
 def _main_bytes(types: str) -> int:
-    """The bytes of all arrays in the main memory, with the empty parts of their tiles."""
+    """Counts the bytes of all arrays in the main memory, with the empty parts of their tiles."""
     total = 0
     for kind, listed, layout in ARRAY.findall(types):
         if "S(" in layout:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from daad_jax.config import DataConfig
-from daad_jax.data.decoding import GREY_MODES, Picture, picture_size
+from daad_jax.data.decoding import Picture, is_grey_picture, picture_size
 from daad_jax.data.pixel_range import find_limits, to_levels, to_unit, warn_of_new_type
 from daad_jax.data.tiles import TileGrid
 from daad_jax.errors import UserError
@@ -80,7 +80,7 @@ def to_unit_channels(picture: Picture, config: DataConfig) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         unit = to_unit(picture, config)
     else:
-        channels = 1 if picture.mode in GREY_MODES else 3
+        channels = 1 if is_grey_picture(picture) else 3
         unit = to_unit(np.asarray(convert_channels(picture, channels)), config)
     if unit.ndim == 2:
         return np.repeat(unit[..., None], config.channels, axis=-1)

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -173,10 +173,9 @@ class Service:
         self, images: Sequence[tuple[str, bytes]], heat: str, reserved: Reservation
     ) -> list[dict[str, Any]]:
         """Returns the entry of each image in the answer."""
-        in_thread = asyncio.get_running_loop().run_in_executor
         # Decode all images, and queue the usable ones.
         opened = await asyncio.gather(
-            *(in_thread(self._pool, self._open, name, content, heat != "none") for name, content in images)
+            *(self._in_thread(self._open, name, content, heat != "none") for name, content in images)
         )
         usable = [image for image in opened if isinstance(image, Opened)]
         try:
@@ -221,9 +220,12 @@ class Service:
             return self._refuse(name, error)
         entry = self._describe(name, found, image)
         if heat != "none":
-            loop = asyncio.get_running_loop()
-            entry["heat"] = await loop.run_in_executor(self._pool, encode_heat, found, heat)
+            entry["heat"] = await self._in_thread(encode_heat, found, heat)
         return entry
+
+    def _in_thread(self, function: Callable[..., Any], *arguments: object) -> "asyncio.Future[Any]":
+        """Calls a function in a thread that decodes images and draws heat maps."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def _open(self, name: str, content: bytes, needs_heat: bool) -> Opened | UserError:
         try:
