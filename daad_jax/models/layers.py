@@ -98,7 +98,7 @@ def conv4x4_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     `[B, H, W, C]` and `[4, 4, C, F]` -> `[B, 2H, 2W, F]`.
     """
     batch, rows, columns, channels = x.shape
-    if winograd.is_faster((batch, 2 * rows, 2 * columns, kernel.shape[-1]), channels, x.dtype, only_up=True):
+    if winograd.is_faster((batch, 2 * rows, 2 * columns, kernel.shape[-1]), channels, x.dtype):
         return winograd.up(x, kernel)
     # In a program for any number of images, `batch` is not an int.
     if isinstance(batch, int) and channels >= TINY_MAP_CHANNELS_PER_PIXEL * batch * rows * columns:

@@ -109,7 +109,8 @@ def address(
     if item_scale is None:
         item_scale = inverse_lengths(items)
     query_scale = inverse_lengths(queries)
-    products = jnp.einsum("...d,nd->...n", queries, items)
+    products = jnp.einsum("md,nd->mn", _flatten(queries), items)
+    products = products.reshape(*queries.shape[:-1], -1)
     cosine = products * query_scale[..., None] * item_scale.reshape((1,) * (queries.ndim - 1) + (-1,))
     return cosines_to_weights(cosine, temperature, shrink)
 
@@ -134,7 +135,16 @@ def read(
         `[..., D]` in the type of `queries`, and the weights `[..., N]` in float32.
     """
     weights = address(queries, items, temperature, shrink, item_scale)
-    return (weights @ items.astype(jnp.float32)).astype(queries.dtype), weights
+    expressed = _flatten(weights) @ items.astype(jnp.float32)
+    return expressed.reshape(queries.shape).astype(queries.dtype), weights
+
+
+def _flatten(vectors: jax.Array) -> jax.Array:
+    """Joins all axes but the last: `[..., D]` -> `[M, D]`.
+
+    With one axis of vectors, XLA computes a product's gradients without a transposed copy of the vectors.
+    """
+    return vectors.reshape(-1, vectors.shape[-1])
 
 
 def usage(weights: jax.Array) -> dict[str, jax.Array]:

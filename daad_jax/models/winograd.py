@@ -16,8 +16,7 @@ adds sums and differences of two numbers, so float32 results stay as accurate.
 In the names below, each of the nine products multiplies two *factors*: the sums and differences on the right.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -25,29 +24,23 @@ import numpy as np
 
 # Both limits were measured: below them the sums cost more time than the saved multiplications.
 MIN_COARSE_PIXELS = 512  # over all images of the batch; fewer pixels do not repay the kernel's sums
-# `is_faster` compares the multiplications with the additions over the maps. `up` needs the fewest additions.
-MIN_PRODUCTS_PER_SUM = 50
-MIN_PRODUCTS_PER_SUM_UP = 16
+MIN_PRODUCTS_PER_SUM = 5  # `is_faster` compares the multiplications with the additions over the maps
 
 
-def is_faster(
-    fine_shape: tuple[int, ...], coarse_channels: int, dtype: jnp.dtype, only_up: bool = False
-) -> bool:
+def is_faster(fine_shape: tuple[int, ...], coarse_channels: int, dtype: jnp.dtype) -> bool:
     """Tells whether this method is possible, faster than the direct form and as accurate.
 
     Args:
         fine_shape: shape `[B, H, W, C]` of the map with the full resolution.
         coarse_channels: the number of channels of the map with half the resolution.
         dtype: the type of the products. bfloat16 has too few digits for the sums.
-        only_up: True if the caller uses `up` alone, without its gradients.
     """
     batch, height, width, channels = fine_shape
     if not isinstance(batch, int):  # an exported program, which takes any number of images
         return False
     if height % 4 or width % 4 or batch * height * width < 4 * MIN_COARSE_PIXELS or dtype != jnp.float32:
         return False
-    minimum = MIN_PRODUCTS_PER_SUM_UP if only_up else MIN_PRODUCTS_PER_SUM
-    return channels * coarse_channels >= minimum * (4 * channels + coarse_channels)
+    return channels * coarse_channels >= MIN_PRODUCTS_PER_SUM * (4 * channels + coarse_channels)
 
 
 def down(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
@@ -106,29 +99,22 @@ def kernel_gradient(fine: jax.Array, coarse: jax.Array, transposed: bool) -> jax
     return _products_to_kernel(products, transposed)
 
 
-# The nine products are computed as three batches of three, which compiles faster than nine separate products.
-# Row i holds the coefficients of term i (p_i, y_i or k_i) in the three factors of a batch.
-FINE_COEFFICIENTS = ((1, 0, 0), (-1, 1, 1), (0, 0, -1))
-COARSE_COEFFICIENTS = ((1, 1, 0), (0, 1, -1))
-KERNEL_COEFFICIENTS = ((1, 1, 0), (0, 1, 1))
-
-
-def _combine(terms: Sequence[jax.Array], coefficients: Sequence[tuple[int, ...]]) -> jax.Array:
-    """Adds the terms three times, each time weighted by other coefficients: terms `[...]` -> `[3, ...]`."""
-    shape = (3, *(1,) * terms[0].ndim)
-    weighted = [
-        jnp.asarray(row, jnp.float32).reshape(shape) * term[None] for row, term in zip(coefficients, terms)
-    ]
-    return functools.reduce(jnp.add, weighted)
+# The nine products are three batches of three, which compile faster than nine separate products.
 
 
 def _fine_to_factors(x: jax.Array) -> list[jax.Array]:
     """Computes the factors of the fine map: `[B, H, W, C]` -> three `[3, B H / 4 W / 4, 4C]`."""
-    cells = _pixels_to_cells(x)
-    p0, p1, p2 = _every_other(cells, 3, cells.shape[1] // 2, 1)
-    columns = cells.shape[2] // 2
-    rows = [_combine(_every_other(row, 3, columns, 2), FINE_COEFFICIENTS) for row in (p0 - p1, p1, p1 - p2)]
-    return [row.reshape(3, -1, cells.shape[-1]) for row in rows]
+    batch, height, width, channels = x.shape
+    # The axes of a cell's pixels stay apart until the end. So XLA reads and writes whole rows of channels.
+    pixels = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    cells = pixels.reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2, channels)
+    p0, p1, p2 = _every_other(cells, 3, height // 4, 1)
+
+    def combine(row: jax.Array) -> jax.Array:
+        q0, q1, q2 = (q.transpose(0, 1, 3, 2, 4, 5) for q in _every_other(row, 3, width // 4, 3))
+        return jnp.stack([q0 - q1, q1, q1 - q2]).reshape(3, -1, 4 * channels)
+
+    return [combine(row) for row in (p0 - p1, p1, p1 - p2)]
 
 
 def _products_to_fine(products: list[jax.Array]) -> jax.Array:
@@ -150,8 +136,12 @@ def _coarse_to_factors(y: jax.Array) -> list[jax.Array]:
     """Computes the factors of the coarse map: `[B, h, w, F]` -> three `[3, B h / 2 w / 2, F]`."""
     y0, y1 = _every_other(y, 2, y.shape[1] // 2, 1)
     columns = y.shape[2] // 2
-    rows = [_combine(_every_other(row, 2, columns, 2), COARSE_COEFFICIENTS) for row in (y0, y0 + y1, -y1)]
-    return [row.reshape(3, -1, y.shape[-1]) for row in rows]
+
+    def combine(row: jax.Array) -> jax.Array:
+        z0, z1 = _every_other(row, 2, columns, 2)
+        return jnp.stack([z0, z0 + z1, -z1]).reshape(3, -1, y.shape[-1])
+
+    return [combine(row) for row in (y0, y0 + y1, -y1)]
 
 
 def _products_to_coarse(products: list[jax.Array]) -> jax.Array:
@@ -173,9 +163,9 @@ def _kernel_to_factors(kernel: jax.Array, transposed: bool) -> list[jax.Array]:
     if transposed:
         kernel = kernel[::-1, ::-1]
     rows, columns = kernel.shape[2:]
-    taps = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_taps_first(transposed))
-    k0, k1 = taps.reshape(2, 2, *((rows, 4 * columns) if transposed else (4 * rows, columns)))
-    return [_combine([row[0], row[1]], KERNEL_COEFFICIENTS) for row in (k0, k0 + k1, k1)]
+    k0, k1 = kernel.reshape(2, 2, 2, 2, rows, columns).transpose(_taps_first(transposed))
+    shape = (3, rows, 4 * columns) if transposed else (3, 4 * rows, columns)
+    return [jnp.stack([row[0], row[0] + row[1], row[1]]).reshape(shape) for row in (k0, k0 + k1, k1)]
 
 
 def _products_to_kernel(products: list[jax.Array], transposed: bool) -> jax.Array:
@@ -200,19 +190,11 @@ def _taps_first(transposed: bool) -> tuple[int, ...]:
     return (0, 2, 4, 1, 3, 5) if transposed else (0, 2, 1, 3, 4, 5)
 
 
-def _pixels_to_cells(x: jax.Array) -> jax.Array:
-    """Adds a border of zeros and joins the 2x2 pixels of each cell.
-
-    `[B, H, W, C]` -> `[B, H / 2 + 1, W / 2 + 1, 4C]`.
-    """
-    batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = x.reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // 2 + 1, width // 2 + 1, -1)
-
-
 def _cells_to_pixels(cells: jax.Array) -> jax.Array:
-    """Computes the transpose of `_pixels_to_cells`."""
+    """Separates the 2x2 pixels of each cell and removes the border.
+
+    `[B, H / 2 + 1, W / 2 + 1, 4C]` -> `[B, H, W, C]`.
+    """
     batch, height, width, channels = cells.shape
     x = cells.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, 2 * height, 2 * width, -1)[:, 1:-1, 1:-1]
