@@ -201,7 +201,7 @@ def measure(pieces: list[str], plan: Plan, docs: Path) -> None:
     docs.mkdir(parents=True, exist_ok=True)
     stored = docs / "performance.json"
     records = json.loads(stored.read_text()) if stored.is_file() else {}
-    platform_records = records.setdefault("gpu" if on_gpu() else "cpu", {})
+    platform_records = records.setdefault(performance_page.group(), {})
     for piece in pieces:
         print(f"{piece}:", flush=True)
         # Rows of another machine or of other versions are dropped.

@@ -61,6 +61,10 @@ ON_GPU = (
     "The same command on a machine with a GPU. There, both engines use the GPU's own convolutions (cuDNN) "
     "and TF32 for float32 products. bfloat16 is `train.precision` in our engine and autocast in PyTorch."
 )
+ON_AVX512 = (
+    "The same command on a processor with AVX-512. Its products are faster, so that sums and copies take a "
+    "larger share of the time."
+)
 GPU_NOTES = {
     "step": "A round queues 30 steps and then waits for them. Peak: the GPU's memory for ours / torch / "
     "torch.compile.",
@@ -68,6 +72,13 @@ GPU_NOTES = {
     "maps and pictures; PyTorch's does not.",
 }
 Record = dict[str, Any]
+
+
+def group() -> str:
+    """The kind of this machine, which names its measurements: "cpu", "cpu_avx512" or "gpu"."""
+    if jax.default_backend() == "gpu":
+        return "gpu"
+    return "cpu_avx512" if "AVX-512" in _vectors() else "cpu"
 
 
 def versions() -> dict[str, str]:
@@ -96,8 +107,8 @@ def write(records: Record, docs: Path) -> None:
     """Writes the page and its plots.
 
     Args:
-        records: the measurements of every piece on "cpu" and on "gpu", of exported files ("deployments"), of
-            the server ("serve"), and of programs by the compiler of "tpu", as performance.json stores them.
+        records: the measurements of every piece by `group`, of exported files ("deployments"), of the server
+            ("serve"), and of programs by the compiler of "tpu", as performance.json stores them.
         docs: the folder.
     """
     parts = [
@@ -118,6 +129,11 @@ def write(records: Record, docs: Path) -> None:
             parts.append("![How the time of a step grows](growth.png)")
     if _plot_speedups(cpu_records, docs / "performance.png"):
         parts.insert(3, "![Our speed, divided by the speed of the faster mode of PyTorch](performance.png)")
+    if avx512_records := records.get("cpu_avx512", {}):
+        parts += ["# On a processor with AVX-512", ON_AVX512]
+    for piece, title in TITLES.items():
+        if piece in avx512_records:
+            parts += _section(piece, f"{title}, with AVX-512", avx512_records[piece])
     if gpu_records := records.get("gpu", {}):
         parts += ["# On a GPU", ON_GPU]
     for piece, title in TITLES.items():

@@ -1,5 +1,6 @@
 """Exports a run as files that score images without this package, and checks the files against the run."""
 
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from daad_jax.training.calibrations import CalibratedRun
 
 FORMATS = ("stablehlo", "onnx")
 ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
+OLDEST_JAX2ONNX = (0, 17)  # 0.13 cannot read programs of JAX 0.10.2
 MAX_PARAMETER_BYTES = 2_000_000_000  # files of both formats hold at most 2 GiB
 MAX_DIFFERENCE = 1e-3  # of a file's scores from the detector's: relative, below a score of 1 absolute
 TEST_IMAGES, MIN_TEST_IMAGES = 8, 2
@@ -146,20 +148,32 @@ def _choose_formats(formats: Sequence[str] | None) -> Sequence[str]:
     Raises:
         UserError: an unknown format, or a format whose packages are missing.
     """
-    missing = [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]
+    problem = find_onnx_problem()
     remedy = "ONNX needs the extra export: pip install '.[export]' in a checkout of the repository"
     if formats is None:
-        if missing:
-            say(f"writing StableHLO only; {remedy}")
-        return [name for name in FORMATS if name != "onnx" or not missing]
+        if problem:
+            say(f"writing StableHLO only; {problem}; {remedy}")
+        return [name for name in FORMATS if name != "onnx" or not problem]
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--formats: {name!r} is unknown; give one or more of {','.join(FORMATS)}")
     if not formats:
         raise UserError(f"--formats: none was given; give one or more of {','.join(FORMATS)}")
-    if "onnx" in formats and missing:
-        raise UserError(f"--formats onnx: the package {missing[0]} is missing; {remedy}")
+    if "onnx" in formats and problem:
+        raise UserError(f"--formats onnx: {problem}; {remedy}")
     return formats
+
+
+def find_onnx_problem() -> str:
+    """Returns why this installation cannot write ONNX: a package is missing or too old; "" if it can."""
+    for package in ONNX_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is missing"
+    version = importlib.metadata.version("jax2onnx")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_JAX2ONNX:
+        oldest = ".".join(map(str, OLDEST_JAX2ONNX))
+        return f"the package jax2onnx {version} is too old, {oldest} or newer is needed"
+    return ""
 
 
 def _parse_batch_sizes(batch_sizes: Sequence[str]) -> list[int | None]:

@@ -35,13 +35,17 @@ def test_the_page_has_all_rows_and_pictures(tmp_path):
         },
     }
     gpu_records = {"step": {"32 px": make_row([0.2], [0.5], [0.4], peak=7e6), "versions": VERSIONS}}
-    performance_page.write({"cpu": records, "gpu": gpu_records}, tmp_path)
+    avx512_records = {"latency": {"32 px": make_row([0.02], [0.05], [0.03]), "versions": VERSIONS}}
+    stored = {"cpu": records, "cpu_avx512": avx512_records, "gpu": gpu_records}
+    performance_page.write(stored, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 40% |" in text
     assert "| 32 px | 500 | 500 | 500 |" in text
     assert "| cold | 3000.0 | 1000.0 | 9000.0 |" in text  # not compared: eager PyTorch compiles nothing
     assert "| 64 px | 125.0 |" in text
-    assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 7 / 7 / 7 |" in text.split("# On a GPU")[1]
+    on_avx512, on_gpu = text.split("# On a processor with AVX-512")[1].split("# On a GPU")
+    assert "| 32 px | 20.0 | 50.0 | 30.0 | 1.50 |" in on_avx512
+    assert "| 32 px | 200.0 | 500.0 | 400.0 | 2.00 | 7 / 7 / 7 |" in on_gpu
     assert "product of 2048^3: 100 GFLOP/s" in text
     for picture in ("performance.png", "growth.png"):
         assert (tmp_path / picture).stat().st_size > 1000
@@ -85,6 +89,14 @@ def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
     monkeypatch.setitem(command.PIECES, "score", lambda plan: iter([("8 px", make_row([1.0], [2.0]))]))
     command.measure(["score"], PLAN, tmp_path)
     assert "64 px" not in (tmp_path / "performance.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "group"), [("flags: fma avx2", "cpu"), ("flags: avx2 avx512f", "cpu_avx512"), ("", "cpu")]
+)
+def test_measurements_of_wider_vectors_are_apart(monkeypatch, flags, group):
+    monkeypatch.setattr(performance_page.startup, "instruction_sets", lambda: flags)
+    assert performance_page.group() == group
 
 
 def test_the_page_of_the_repository_is_made_from_its_stored_measurements(tmp_path):

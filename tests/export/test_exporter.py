@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -32,7 +31,6 @@ from tests.tiny import filled_state, tiny_config, tiny_feature_config
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
-ONNX = exporter.ONNX_PACKAGES
 
 
 def small(**changes):
@@ -108,7 +106,7 @@ def same(found, expected, run):
     assert {k: str(v.dtype) for k, v in found.items()} == types
 
 
-FORMATS = [name for name in exporter.FORMATS if name != "onnx" or all(map(find_spec, ONNX))]
+FORMATS = [name for name in exporter.FORMATS if name != "onnx" or not exporter.find_onnx_problem()]
 
 
 @pytest.mark.parametrize(
@@ -378,6 +376,12 @@ def test_bad_requests(run, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the package jax2onnx is missing; ONNX needs the extra export"):
         exporter.export(run, ["onnx"])
+    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(exporter.importlib.metadata, "version", lambda name: "0.13.0")
+    with pytest.raises(UserError, match=r"jax2onnx 0.13.0 is too old, 0.17 or newer is needed; ONNX needs"):
+        exporter.export(run, ["onnx"])
+    monkeypatch.setattr(exporter.importlib.metadata, "version", lambda name: "0.17.1")
+    assert not exporter.find_onnx_problem()
 
 
 @pytest.mark.parametrize("group_sizes", [(), (2, 2, 1, 3, 3, 3)])

@@ -1,13 +1,12 @@
 """What all extractors have in common."""
 
-import importlib.util
-
 import jax
 import numpy as np
 import pytest
 from jax import export
 
 from daad_jax.errors import UserError
+from daad_jax.export import exporter
 from daad_jax.extractors.extractor import EXTRACTORS, find_extractor
 from tests.extractors.images import assert_maps_close, waves
 
@@ -101,8 +100,8 @@ def test_exported_for_any_number_of_images(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "wide_resnet50", "dinov2_vits14"])
 def test_converted_to_onnx(name):
-    if not all(importlib.util.find_spec(module) for module in ("jax2onnx", "onnxruntime")):
-        pytest.skip("no converter to ONNX is installed: pip install .[export]")
+    if problem := exporter.find_onnx_problem():
+        pytest.skip(f"{problem}: pip install .[export]")
     import jax2onnx
     import onnxruntime
 
