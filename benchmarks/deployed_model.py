@@ -57,6 +57,7 @@ def main(library, model, path):
             answer = {name: np.concatenate([part[name] for part in parts]).tolist() for name in SMALL}
         else:
             batch = images[: int(line)]
+            call(batch)  # not timed: the processor slept, and its caches held another library's data
             start = time.perf_counter()
             call(batch)
             answer = 1000 * (time.perf_counter() - start)

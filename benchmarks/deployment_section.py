@@ -4,11 +4,16 @@ from typing import Any
 
 Record = dict[str, Any]
 ABOUT_DEPLOYMENTS = (
-    "200 real images in files of `daad-jax export`. *Difference* is the largest relative difference of a "
+    "Real images in files of `daad-jax export`. *Difference* is the largest relative difference of a "
     "score from `Detector`'s, and *verdicts* is how many are others. Each library and `Detector` took turns; "
     "times are medians, of prepared images, with the heat map. *Times* is the median of the quotients: above "
-    "1, `Detector` is faster. The weights of a run called *untrained* are random, which changes no time. An "
-    "empty cell: the library fails with so many images."
+    "1, `Detector` is faster. An empty cell: the library fails with so many images."
+)
+ABOUT_UNTRAINED = (
+    "The weights of a run called *untrained* are random, which changes no time. Its threshold is the score "
+    "of one of the images, so rounding can change the verdict of this image. Before each timed call of these "
+    "runs, one call is not timed. The other tables were measured without that call, so the processor had "
+    "slept before each call, and every library was slower."
 )
 ABOUT_SERVING = (
     "Clients of one process, each with one connection, send image files to `daad-jax serve` on the same "
@@ -32,6 +37,7 @@ def make_deployments(runs: dict[str, Record]) -> list[str]:
         "    daad-jax export --workdir RUN\n"
         "    python -m benchmarks deployments --workdir RUN --images FOLDER --web DIST --python PYTHON...",
         ABOUT_DEPLOYMENTS,
+        *[ABOUT_UNTRAINED] * any("untrained" in name for name in runs),
     ]
     for name, record in sorted(runs.items(), key=lambda run: run[1].get("size", [0])):
         rows = record["rows"]
