@@ -11,9 +11,7 @@ ABOUT_DEPLOYMENTS = (
 )
 ABOUT_UNTRAINED = (
     "The weights of a run called *untrained* are random, which changes no time. Its threshold is the score "
-    "of one of the images, so rounding can change the verdict of this image. Before each timed call of these "
-    "runs, one call is not timed. The other tables were measured without that call, so the processor had "
-    "slept before each call, and every library was slower."
+    "of one of the images, so rounding can change the verdict of this image."
 )
 ABOUT_SERVING = (
     "Clients of one process, each with one connection, send image files to `daad-jax serve` on the same "
@@ -94,4 +92,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _about(record: Record) -> str:
-    return "(" + ", ".join(f"{key} {value}" for key, value in record["versions"].items()) + ")"
+    about = [f"{key} {value}" for key, value in record["versions"].items()]
+    if record.get("warm"):
+        about.append("before each timed call, one call is not timed, because the processor had slept")
+    return "(" + ", ".join(about) + ")"

@@ -240,7 +240,7 @@ def main(arguments: list[str]) -> None:
     if given.docs:
         # Without the interpreters' places on this machine.
         size = list(images.shape[1:3])
-        store(given.docs, "deployments", given.workdir, list(rows.values()), size=size)
+        store(given.docs, "deployments", given.workdir, list(rows.values()), size=size, warm=True)
 
 
 def describe(row: Record) -> str:
