@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -170,7 +171,7 @@ def find_onnx_problem() -> str:
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is missing"
     version = importlib.metadata.version("jax2onnx")
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_JAX2ONNX:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_JAX2ONNX:
         oldest = ".".join(map(str, OLDEST_JAX2ONNX))
         return f"the package jax2onnx {version} is too old, {oldest} or newer is needed"
     return ""
