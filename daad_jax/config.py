@@ -251,6 +251,9 @@ class Config:
         return self.loss.adversarial > 0 or self.loss.alignment > 0
 
 
+CHECKSUM = "sha256"  # the key of the checksum in a run's `config.json`
+
+
 def to_json(config: Config) -> str:
     """Returns the configuration as JSON text, with all defaults."""
     return json.dumps(dataclasses.asdict(config), indent=2)
@@ -259,6 +262,8 @@ def to_json(config: Config) -> str:
 def from_json(text: str) -> Config:
     """Reads a configuration from the text of `to_json`. `validation.validate` checks its values.
 
+    A checksum in the text (`CHECKSUM`) is not compared, because users may edit a copy of `config.json`.
+
     Raises:
         UserError: the text is not JSON, or this version does not know a key, or a value has another type.
     """
@@ -266,6 +271,8 @@ def from_json(text: str) -> Config:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the stored configuration is not JSON: {error}") from error
+    if isinstance(tree, dict):
+        tree.pop(CHECKSUM, None)
     config: Config = _build(Config, tree, "config")
     check_types(config)
     return config

@@ -15,8 +15,11 @@ from daad_jax.data.locations import absolute_locations, locate
 from daad_jax.data.samples import Account, NormalImage, Split, Splits
 from daad_jax.errors import UserError
 from daad_jax.files import explain_write_errors, write_text
+from daad_jax.training.checksums import digest
 from daad_jax.training.workdir import DATA_FILE, saved_step
 
+FORMAT = 2  # the first format with a checksum
+KEYS = ("format", "normal_images", "normal_digest", "paths", "images", "trained_earlier", "rows", "files")
 REMEDY = "bring back the images of its training, or train a new run in another --workdir"
 
 
@@ -40,6 +43,8 @@ def read(workdir: Path) -> RunData | None:
         return None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
+        if not _is_whole(stored):
+            raise ValueError("its checksum differs")
         images = None
         if "images" in stored:
             images = tuple(NormalImage(**image) for image in stored["images"])
@@ -49,6 +54,17 @@ def read(workdir: Path) -> RunData | None:
         return RunData(history, int(stored["normal_images"]), paths)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: this file is damaged; remove it to go on without its check") from error
+
+
+def _is_whole(stored: Mapping[str, Any]) -> bool:
+    """Compares the checksum of our keys. A file of an earlier version has no format and no checksum."""
+    has_checksum = "format" in stored or "sha256" in stored
+    return not has_checksum or stored.get("sha256") == _digest(stored)
+
+
+def _digest(stored: Mapping[str, Any]) -> str:
+    """Returns the checksum of our keys; others may have added keys."""
+    return digest({key: stored.get(key) for key in KEYS})
 
 
 def load_splits(
@@ -210,7 +226,9 @@ def _write(file: Path, config: Config, history: History, account: Account) -> No
         "images": [asdict(image) for image in history.images or ()],
         "trained_earlier": [asdict(image) for image in history.earlier],
         **to_tree(account),
+        "format": FORMAT,
     }
+    stored["sha256"] = _digest(stored)
     text = json.dumps(stored, indent=1)
     if text != before:
         with explain_write_errors(file.parent, "give another --workdir"):

@@ -17,6 +17,7 @@ from daad_jax.config import Config
 from daad_jax.errors import UserError
 from daad_jax.files import exclusive, explain_write_errors, write_text
 from daad_jax.training import lease
+from daad_jax.training.checksums import digest
 
 LOCK = ".training"
 DATA_FILE = "data.json"
@@ -83,14 +84,26 @@ def _record(workdir: Path, config: Config) -> None:
                     f"{workdir}: has checkpoints and no config.json, which says how they were trained; put "
                     "config.json back, or give another --workdir"
                 )
-        write_text(stored, config_lib.to_json(config))
+        write_text(stored, _to_text(config))
         write_text(workdir / "environment.json", json.dumps(environment(), indent=2))
 
 
+def _to_text(config: Config) -> str:
+    """Returns the content of `config.json`: the configuration and its checksum."""
+    tree = json.loads(config_lib.to_json(config))
+    return json.dumps({**tree, config_lib.CHECKSUM: digest(tree)}, indent=2)
+
+
 def _read_config(file: Path) -> Config:
-    """Raises UserError with the file's name if the file is not a stored configuration."""
+    """Raises UserError with the file's name if the file is damaged. Earlier versions wrote no checksum."""
     try:
-        return config_lib.from_json(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        config = config_lib.from_json(text)
+        tree = json.loads(text)
+        checksum = tree.pop(config_lib.CHECKSUM, None)
+        if checksum not in (None, digest(tree)):
+            raise UserError("its checksum differs, so the file was damaged or edited")
+        return config
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: {error}; put the file of the run back, or give another --workdir"

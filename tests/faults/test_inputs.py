@@ -20,6 +20,7 @@ from daad_jax import config as config_lib
 from daad_jax.data import groups
 from daad_jax.data.decoding import decode
 from daad_jax.errors import UserError
+from daad_jax.escaping import for_terminal
 from daad_jax.method.state import abstract_state
 from daad_jax.training import loop, run_data, workdir
 from tests.faults.child_commands import FORKS
@@ -208,10 +209,8 @@ def test_tables_of_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         try:
             groups._open_table("table.csv:part", table, "part")
         except UserError as error:
-            if str(table) in str(error) and "\n" not in str(error):
-                tally.right()
-            else:
-                tally.wrong(f"{content!r}: {error}")
+            line = for_terminal(str(error))
+            tally.right() if str(table) in line and "\n" not in line else tally.wrong(f"{content!r}: {line}")
         except Exception as error:
             tally.wrong(f"{content!r}: {type(error).__name__} {error}")
         else:

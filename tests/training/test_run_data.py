@@ -187,6 +187,20 @@ def test_a_file_of_an_earlier_version_still_works(config, tmp_path):
         claim(config, run, 3, fresh=True)
 
 
+@pytest.mark.parametrize("lost", ["", "format", "sha256"])
+def test_a_changed_record_is_refused(config, tmp_path, lost):
+    """Else an image that has trained might be taken for a new one, and be held out."""
+    draw(tmp_path / "images", range(20))
+    claim(config, tmp_path / "run", 1)
+    file = tmp_path / "run" / "data.json"
+    stored = json.loads(file.read_text())
+    stored["images"][3]["checksum"] = stored["images"][4]["checksum"]
+    stored.pop(lost, None)
+    file.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"data\.json: this file is damaged; remove it"):
+        run_data.read(tmp_path / "run")
+
+
 def test_what_others_wrote_into_the_file_stays(config, tmp_path):
     draw(tmp_path / "images", range(20))
     claim(config, tmp_path / "run", 1)
