@@ -1,5 +1,6 @@
 """Writes files and folders whole or not at all, locks them, and explains errors of writing in one line."""
 
+import errno
 import glob
 import hashlib
 import itertools
@@ -16,6 +17,7 @@ from daad_jax.buckets import is_in_bucket
 from daad_jax.errors import UserError
 
 LOCK_FILE = ".lock"  # the name of the lock in a folder that a process fills
+NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)  # a folder is not empty; systems differ in the number
 LEFT_AFTER_S = 60  # an unused temporary file or folder of this age belongs to a killed command
 
 
@@ -77,11 +79,17 @@ def finish_replacing(folder: Path, name: str) -> None:
     """Finishes a killed `replacing_together`: moves its files if all were written, else removes them."""
     complete = folder / f".{name}.complete"
     if complete.is_dir():
-        for file in sorted(complete.iterdir()):
-            with suppress(FileNotFoundError):  # another command does the same
+        remaining: list[Path] = []
+        with suppress(FileNotFoundError):  # another command does the same
+            remaining = sorted(complete.iterdir())
+        for file in remaining:
+            with suppress(FileNotFoundError):
                 os.replace(file, folder / file.name)
-        with suppress(FileNotFoundError):
+        try:
             complete.rmdir()
+        except OSError as error:  # another command removed the folder, or gave this name to its own
+            if error.errno not in (errno.ENOENT, *NOT_EMPTY):
+                raise
     for staging in folder.glob(f".{name}.partial-*"):
         remove_abandoned(staging)
 
@@ -106,8 +114,8 @@ def _commit(staging: Path, complete: Path) -> None:
         try:
             os.replace(staging, complete)
             return
-        except OSError:
-            if not complete.is_dir():
+        except OSError as error:
+            if error.errno not in NOT_EMPTY:  # by now, the other folder may be gone again
                 raise
             finish_replacing(complete.parent, complete.name.removeprefix(".").removesuffix(".complete"))
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,20 @@ def test_a_kill_at_any_call_leaves_one_generation(tmp_path):
     assert generations == sorted(generations, reverse=True)  # first "old", from some call on "new"
     assert generations.count("old") > 3
     assert generations.count("new") > 4
+
+
+def test_many_commands_replace_the_same_files(tmp_path):
+    """A command may see the complete folder of another one, and find the folder removed or filled again."""
+
+    def write(word):
+        for turn in range(40):
+            write_generation(tmp_path, f"{word} {turn}")
+
+    with ThreadPoolExecutor(4) as pool:
+        for written in [pool.submit(write, word) for word in ("A", "B", "C", "D")]:
+            written.result()
+    assert len({(tmp_path / name).read_text() for name in "abc"}) == 1
+    assert names(tmp_path) == ["a", "b", "c"]
 
 
 def test_a_folder_that_is_being_filled_is_not_swept(tmp_path):
