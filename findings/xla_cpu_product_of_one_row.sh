@@ -2,7 +2,8 @@
 # jaxlib 0.10.2 on a CPU: the product of one row `x` [1, D] with a matrix `m` [N, D] takes many times as long as
 # `x @ m.T` as it takes as `jnp.einsum("md,nd->mn", x, m)`. Both are the same product. With two rows, the times
 # are alike. A read of a memory by the features of one image is such a product.
-# Seen on an AMD EPYC with AVX-512, D 131072, N 100: 91.7 ms and 3.3 ms, ratio 28; with two rows 1.0. Below 3 for one row, or above 2 for two, this fails.
+# Seen on an AMD EPYC with AVX-512, D 131072, N 100: 91.7 ms and 3.3 ms, ratio 28; with two rows, ratio 1.0.
+# A ratio below 3 for one row, or above 2 for two rows, fails.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
