@@ -129,16 +129,16 @@ def write(records: Record, docs: Path) -> None:
             parts.append("![How the time of a step grows](growth.png)")
     if _plot_speedups(cpu_records, docs / "performance.png"):
         parts.insert(3, "![Our speed, divided by the speed of the faster mode of PyTorch](performance.png)")
-    if avx512_records := records.get("cpu_avx512", {}):
-        parts += ["# On a processor with AVX-512", ON_AVX512]
-    for piece, title in TITLES.items():
-        if piece in avx512_records:
-            parts += _section(piece, f"{title}, with AVX-512", avx512_records[piece])
-    if gpu_records := records.get("gpu", {}):
-        parts += ["# On a GPU", ON_GPU]
-    for piece, title in TITLES.items():
-        if piece in gpu_records:
-            parts += _section(piece, f"{title}, on a GPU", gpu_records[piece], on_gpu=True)
+    for name, heading, suffix, about in (
+        ("cpu_avx512", "On a processor with AVX-512", "with AVX-512", ON_AVX512),
+        ("gpu", "On a GPU", "on a GPU", ON_GPU),
+    ):
+        measured = records.get(name, {})
+        if measured:
+            parts += [f"# {heading}", about]
+        for piece, title in TITLES.items():
+            if piece in measured:
+                parts += _section(piece, f"{title}, {suffix}", measured[piece], on_gpu=name == "gpu")
     parts += deployment_section.make_deployments(records.get("deployments", {}))
     parts += deployment_section.make_serving(records.get("serve", {}))
     parts += tpu_section.make_section(records.get("tpu", {}), records.get("tpu_before", {}))

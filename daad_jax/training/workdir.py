@@ -90,7 +90,7 @@ def _record(workdir: Path, config: Config) -> None:
 
 def _to_text(config: Config) -> str:
     """Returns the content of `config.json`: the configuration and its checksum."""
-    tree = json.loads(config_lib.to_json(config))
+    tree = dataclasses.asdict(config)
     return json.dumps({**tree, config_lib.CHECKSUM: digest(tree)}, indent=2)
 
 
