@@ -51,7 +51,7 @@ def main(call: cli.Invocation) -> None:
 
     places = run.Places(out, docs)
     if options.dry_run:
-        run.dry_run(table, chosen, places, options.smoke)
+        run.dry_run(table, chosen, places, options.smoke, options.only_missing)
         return
     failed = run.reproduce(
         table, chosen, places, options.smoke, options.only_missing, options.drop_checkpoints

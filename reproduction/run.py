@@ -70,10 +70,7 @@ def reproduce(
     results.load_all(places.docs)
     stored, _ = _store_local_results(table, places, smoke)
     if only_missing:
-        # The stored results have no old recipes any more, so other tables' results can take their places.
-        tables = {each.table.name: each for each in results.load_all(places.docs)}
-        known = {r.key for r in (*stored.results, *tables[table.name].select_current(smoke).results)}
-        cells = [c for c in cells if c.key not in known]
+        cells = _select_missing(cells, table, stored, places, smoke)
     to_run = [c for c in cells if not results.load_cell(c, c.folder(places.out))]
     print(_count_cells(table, cells, to_run), flush=True)
     if to_run:
@@ -96,7 +93,9 @@ def reproduce(
     return failures
 
 
-def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = False) -> None:
+def dry_run(
+    table: Table, cells: Sequence[Cell], places: Places, smoke: bool = False, only_missing: bool = False
+) -> None:
     """Prints the state of every cell, the step of interrupted ones, and how long the rest will take.
 
     Args:
@@ -104,12 +103,16 @@ def dry_run(table: Table, cells: Sequence[Cell], places: Places, smoke: bool = F
         cells: the cells, in the order in which they would run.
         places: the folders of the results.
         smoke: whether the cells belong to a smoke run.
+        only_missing: see `reproduce`.
 
     Raises:
         UserError: a stored result cannot be read.
     """
     cells = _keep_available(cells)
     local = _load_local_results(table, places, smoke)
+    if only_missing:
+        stored = results.load(results.results_path(places.docs, table), table).select_current(smoke)
+        cells = _select_missing(cells, table, stored, places, smoke)
     to_run = []
     for cell in cells:
         folder = cell.folder(places.out)
@@ -236,6 +239,15 @@ def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[Tab
     if stored != before:
         results.save(path, stored)
     return stored, local
+
+
+def _select_missing(
+    cells: Sequence[Cell], table: Table, stored: TableResults, places: Places, smoke: bool
+) -> list[Cell]:
+    """Drops cells with a stored result, which may also be a result of another table with the same cell."""
+    tables = {each.table.name: each for each in results.load_all(places.docs)}
+    known = {r.key for r in (*stored.results, *tables[table.name].select_current(smoke).results)}
+    return [c for c in cells if c.key not in known]
 
 
 def _keep_available(cells: Sequence[Cell]) -> list[Cell]:

@@ -158,6 +158,8 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
 
     # On a machine where no cell has run, stored results can count as done.
     elsewhere = run.Places(small.out / "empty", small.docs)
+    run.dry_run(TABLE, chosen(["wood"], rows), elsewhere, only_missing=True)
+    assert capsys.readouterr().out.startswith("0 cells of mvtec_ad: 0 done, 0 to run")
     run.reproduce(TABLE, chosen(["wood"], rows), elsewhere, only_missing=True)
     assert "0 cells of mvtec_ad" in capsys.readouterr().out
     run.reproduce(TABLE, chosen(["wood"], rows[:1]), elsewhere)
