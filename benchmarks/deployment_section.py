@@ -93,6 +93,8 @@ def _row(cells: list[str]) -> str:
 
 def _about(record: Record) -> str:
     about = [f"{key} {value}" for key, value in record["versions"].items()]
-    if record.get("warm"):
-        about.append("before each timed call, one call is not timed, because the processor had slept")
+    if record.get("steady"):
+        about.append("mean times of calls without pauses")
+    elif record.get("warm"):
+        about.append("single calls, each after a pause and a call that is not timed")
     return "(" + ", ".join(about) + ")"

@@ -8,13 +8,13 @@ libraries and `Detector` take turns, so that their times can be compared. `pytho
 makes runs for images of other sizes. Large images take minutes a turn: give fewer --rounds or --counts.
 """
 
+import functools
 import json
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.deployed_in_browser import browsing
+from benchmarks.deployed_model import time_calls
 from benchmarks.run_options import find_images, make_parser, store
 from daad_jax.detection.detector import Detector
 
@@ -36,7 +37,6 @@ LIBRARIES = {  # by name: the package that it needs, and the file that it reads
 }
 MAX_IMAGES = 200  # that are compared
 COUNTS = (1, 16, 64)  # images of a timed call
-PAUSE_S = 0.2  # between turns: the threads of the library that ran before stop spinning in this time
 Record = dict[str, Any]
 
 
@@ -46,7 +46,7 @@ class Library(Protocol):
     version: str
 
     def time(self, count: int) -> float:
-        """The milliseconds for the first `count` images. Raises RuntimeError if the library fails."""
+        """The mean milliseconds of a call with `count` images. Raises RuntimeError if the library fails."""
 
     def scores(self) -> dict[str, list[float]]:
         """`score`, `p_value` and `anomalous` of all images."""
@@ -123,10 +123,10 @@ def race(
         rounds: the number of turns.
 
     Returns:
-        For each library, three numbers by the number of images: `ms`, the median milliseconds of the library;
-        `detector_ms`, the median milliseconds of the detector in the same turns; and `ratio`, the median of
-        library / detector. Above 1, the detector is faster. A library that fails, perhaps for want of memory,
-        has no numbers for this number of images and for all further ones.
+        For each library, three numbers by the number of images: `ms`, the median milliseconds of a call;
+        `detector_ms`, the median milliseconds of the detector's call in the same turns; and `ratio`, the
+        median of library / detector. Above 1, the detector is faster. A library that fails, perhaps for want
+        of memory, has no numbers for this number of images and for all further ones.
     """
     result: dict[str, Record] = {name: {"ms": {}, "detector_ms": {}, "ratio": {}} for name in libraries}
     alive = dict(libraries)
@@ -134,7 +134,6 @@ def race(
         pairs: dict[str, list[tuple[float, float]]] = {}
         for number in range(rounds + 1):  # the first round compiles, and is dropped
             for name, library in list(alive.items()):
-                time.sleep(PAUSE_S)
                 try:
                     theirs = library.time(count)
                 except RuntimeError as error:
@@ -142,12 +141,8 @@ def race(
                     del alive[name]
                     pairs.pop(name, None)
                     continue
-                time.sleep(PAUSE_S)
-                list(detector.score_prepared(images[:count]))  # not timed, as in the library's process
-                start = time.perf_counter()
-                list(detector.score_prepared(images[:count]))
+                ours = time_calls(functools.partial(_score, detector, images[:count]))
                 if number:
-                    ours = 1000 * (time.perf_counter() - start)
                     pairs.setdefault(name, []).append((theirs, ours))
         for name, times in pairs.items():
             theirs_ms, ours_ms = zip(*times)
@@ -156,6 +151,10 @@ def race(
             result[name]["ratio"][str(count)] = statistics.median(a / b for a, b in times)
             print(f"{count} image(s), {name}: {result[name]['ms'][str(count)]:.1f} ms", flush=True)
     return result
+
+
+def _score(detector: Detector, images: np.ndarray) -> None:
+    list(detector.score_prepared(images))
 
 
 def measure(
@@ -240,7 +239,7 @@ def main(arguments: list[str]) -> None:
     if given.docs:
         # Without the interpreters' places on this machine.
         size = list(images.shape[1:3])
-        store(given.docs, "deployments", given.workdir, list(rows.values()), size=size, warm=True)
+        store(given.docs, "deployments", given.workdir, list(rows.values()), size=size, steady=True)
 
 
 def describe(row: Record) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Calibration:
     scores: tuple[float, ...]
     group_sizes: tuple[int, ...] = ()  # empty: each image is a group of its own
 
-    @property
+    @cached_property
     def group_count(self) -> int:
         """How many groups of images are held out; the number of images if each is a group of its own."""
         return round(float(self.shares.sum()))
@@ -163,9 +164,14 @@ class Calibration:
 
     def count_from(self, scores: Any) -> Any:
         """How many held-out images, or groups of them, are at or above the scores: `[N]` -> `[N]`."""
-        # counts[i] belongs to held-out score i; the last entry, 0, to scores beyond the largest one.
+        ascending, counts = self._counts_from
+        return counts[np.searchsorted(ascending, scores, side="left")]
+
+    @cached_property
+    def _counts_from(self) -> tuple[np.ndarray, np.ndarray]:
+        """The held-out scores `[N]`, and how many are at or above each `[N + 1]`; the last count is 0."""
         counts = np.append(np.cumsum(self.shares[::-1])[::-1], 0.0)
-        return counts[np.searchsorted(np.asarray(self.scores), scores, side="left")]
+        return np.asarray(self.scores), counts
 
     def find_fault(self) -> str:
         """Says why this calibration cannot give scores, heat maps and verdicts; "" if it can."""

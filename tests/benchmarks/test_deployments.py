@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import deployment_section, deployments, performance_page, serving_load
+from benchmarks import deployed_model, deployment_section, deployments, performance_page, serving_load
 
 VERSIONS = {"machine": "m", "jax": "1"}
 
@@ -47,9 +47,7 @@ def test_a_library_is_compared_score_by_score():
 
 
 def test_turns_are_paired(monkeypatch):
-    monkeypatch.setattr(deployments, "PAUSE_S", 0)
-    ticks = iter(np.arange(0, 100, 0.5))  # each turn of the detector takes 500 ms
-    monkeypatch.setattr(deployments.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(deployments, "time_calls", lambda call: call() or 500.0)
     found = deployments.race({"a": Fixed()}, {1: FixedDetector(), 16: FixedDetector()}, np.zeros(16), 3)
     assert found == {
         "a": {
@@ -60,6 +58,18 @@ def test_turns_are_paired(monkeypatch):
     }
 
 
+def test_a_time_is_the_mean_of_the_second_half_of_a_turn(monkeypatch):
+    now, calls = [0.0], []
+
+    def call():  # the first three calls are slow
+        calls.append(now[0])
+        now[0] += 0.125 if len(calls) <= 3 else 0.0625
+
+    monkeypatch.setattr(deployed_model.time, "perf_counter", lambda: now[0])
+    assert deployed_model.time_calls(call) == 62.5
+    assert len(calls) == 3 + 5
+
+
 def test_a_library_that_fails_later_keeps_its_earlier_times(monkeypatch, capsys):
     class Small(Fixed):
         def time(self, count):
@@ -67,7 +77,7 @@ def test_a_library_that_fails_later_keeps_its_earlier_times(monkeypatch, capsys)
                 raise RuntimeError("no memory")
             return 3.0
 
-    monkeypatch.setattr(deployments, "PAUSE_S", 0)
+    monkeypatch.setattr(deployments, "time_calls", lambda call: call() or 500.0)
     detectors = dict.fromkeys((1, 16, 64), FixedDetector())
     found = deployments.race({"a": Small(), "b": Fixed()}, detectors, np.zeros(64), 1)
     assert found["a"]["ms"] == {"1": 3.0}
