@@ -28,8 +28,9 @@ FITTED_IMAGES = 32
 
 
 def make_feature_config(variant: str, size: int) -> Config:
-    """The configuration of a variant whose blocks know their place, for square images of `size` pixels."""
+    """The configuration of a folder's run, for square images of `size` pixels. Blocks know their place."""
     config = Config()
+    config.data.protocol = "inspection"
     apply(config, variant)
     config.data.height = config.data.width = size
     config.model.place_weight = abs(config.model.place_weight)

@@ -66,7 +66,9 @@ class TorchMemories:
                 blocks = torch.cat([_to_grid(pooled[layer], grid) for layer in layers], 1)
             else:
                 flat = [maps[layer].flatten(2) for layer in layers]
-                parts = [x.mean(2) for x in flat] + [x.std(2, correction=0) for x in flat]
+                parts = [x.mean(2) for x in flat]
+                if model.spread:
+                    parts += [x.std(2, correction=0) for x in flat]
                 blocks = torch.cat(parts, 1)[:, :, None, None]
             distances = self._compare(blocks, memory, self._places[index]) / memory["unit"]
             if weights[index]:
