@@ -88,7 +88,7 @@ def test_an_interrupted_run_keeps_its_finished_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(performance_page, "versions", lambda: {"machine": "another"})
     monkeypatch.setitem(command.PIECES, "score", lambda plan: iter([("8 px", make_row([1.0], [2.0]))]))
     command.measure(["score"], PLAN, tmp_path)
-    assert "64 px" not in (tmp_path / "performance.md").read_text()
+    assert "| 64 px |" not in (tmp_path / "performance.md").read_text()
 
 
 @pytest.mark.parametrize(
