@@ -10,9 +10,9 @@ ABOUT_DEPLOYMENTS = (
     "1, `Detector` is faster. An empty cell: the library fails with so many images."
 )
 ABOUT_UNTRAINED = (
-    "The weights of a run called *untrained* are random, which changes no time. A threshold is the score of a "
-    "held-out image. The untrained runs and *folder-features* score this image, too, and rounding can change "
-    "its verdict."
+    "The weights of a run called *untrained* are random, which changes no time. A threshold is the score of "
+    "a held-out image. The untrained runs and *folder-features* score this image, too, and rounding can "
+    "change its verdict."
 )
 ABOUT_SERVING = (
     "Clients of one process, each with one connection, send image files to `daad-jax serve` on the same "

@@ -9,7 +9,7 @@ import statistics
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daad_jax.data import datasets
@@ -226,6 +226,8 @@ def _load_local_results(table: Table, places: Places, smoke: bool) -> TableResul
 def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[TableResults, TableResults]:
     """Adds the results in the cells' folders to the stored ones, and drops results of old recipes.
 
+    A stored result of a later day stays, because another run has measured the cell again.
+
     Returns:
         All stored results, and the results in the cells' folders alone.
     """
@@ -235,7 +237,10 @@ def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[Tab
     if dropped := len(before.results) - len(current.results):
         print(f"dropped {dropped} results from {path}: their recipes are no longer in configs/", flush=True)
     local = _load_local_results(table, places, smoke)
-    stored = current.merge(local)
+    dates = {r.key: r.date for r in current.results}
+    stored = current.merge(
+        replace(local, results=[r for r in local.results if r.date >= dates.get(r.key, "")])
+    )
     if stored != before:
         results.save(path, stored)
     return stored, local

@@ -1,5 +1,6 @@
 """reproduce.py on a small folder in MVTec AD's layout: results, failures, interruptions, bad commands."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -141,6 +142,15 @@ def test_what_is_stored_joins_and_goes(small, capsys, monkeypatch):
     results.save(results.results_path(small.docs, TABLE), results.TableResults(TABLE))
     run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
     assert len(stored_in(small).results) == 3
+
+    # Another run has measured the cells again, a day later or a day earlier: the later result stays.
+    path = results.results_path(small.docs, TABLE)
+    for date, stays in (("9999-12-31", True), ("2000-01-01", False)):
+        stored = stored_in(small)
+        elsewhere = [dataclasses.replace(result, date=date) for result in stored.results]
+        results.save(path, dataclasses.replace(stored, results=elsewhere))
+        run.reproduce(TABLE, chosen(["wood"], rows[1:]), small)
+        assert [result.date == date for result in stored_in(small).results] == [stays] * 3
 
     # Another recipe is another cell, and the stored result of the old cell goes.
     shrink = variants.finish
