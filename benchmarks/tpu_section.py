@@ -28,6 +28,13 @@ HEAD = (
     "program", "compiled in, s", "GFLOP", "GB", "GB of HBM", "MB an image", "products, ms", "bytes, ms",
     "estimate, ms", "bound by", "memory of the chip", "collectives",
 )  # fmt: skip
+COMPARED = {  # a title: the key in a row, its unit, and the digits to show
+    "GB": ("bytes", 1e9, 2),
+    "GB of HBM": ("main_memory_bytes", 1e9, 2),
+    "temporary arrays, MiB": ("temporary", 2**20, 0),
+    "estimate, ms": ("estimated_ms", 1, 2),
+    "compiled in, s": ("compile_core_s", 1, 0),
+}
 # findings/tpu_compiler_counts_fast_memory.sh shows what *GB* counts.
 ABOUT = (
     "No TPU took part: libtpu compiled our programs and counted their operations and the bytes that they "
@@ -53,20 +60,27 @@ def memory_share(row: Record) -> float:
     return float(row["arguments"] + row["temporary"]) / CHIPS[row["chip"]].memory
 
 
-def describe_gains(rows: dict[str, Record], before: dict[str, Record]) -> str:
-    """One sentence for each program that was also compiled at an earlier commit.
+def compare_commits(rows: dict[str, Record], before: dict[str, Record]) -> str:
+    """A table of the programs that were also compiled at an earlier commit: then, now and the quotient.
 
     Args:
         rows: see `make_section`.
-        before: `commit`, `bytes` and `temporary` of earlier programs, as in `rows`, by program.
+        before: `commit`, and numbers of earlier programs as in `rows`, by program.
     """
-    return " ".join(
-        f"Since commit {old['commit']}, *{name}* accesses {rows[name]['bytes'] / old['bytes']:.2f} of the "
-        f"bytes ({old['bytes'] / 1e9:.2f} GB then), and its temporary arrays take "
-        f"{rows[name]['temporary'] / 2**20:.0f} MiB instead of {old['temporary'] / 2**20:.0f}."
-        for name, old in before.items()
-        if name in rows
-    )
+    both = {name: (old, rows[name]) for name, old in before.items() if name in rows}
+    if not both:
+        return ""
+    commit = next(iter(before.values()))["commit"]
+    lines = [f"| commit {commit} → now | " + " | ".join(COMPARED) + " |", "|" + "---|" * (len(COMPARED) + 1)]
+    for name, (old, new) in both.items():
+        cells = [
+            f"{old[key] / unit:.{digits}f} → {new[key] / unit:.{digits}f} ({new[key] / old[key]:.2f})"
+            if old.get(key) and key in new
+            else ""
+            for key, unit, digits in COMPARED.values()
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(row: Record, key: str, unit: float, digits: int) -> str:
@@ -79,7 +93,7 @@ def make_section(rows: dict[str, Record], before: dict[str, Record]) -> list[str
 
     Args:
         rows: what `tpu_compiler.compile_program` returned, with `chip` and `versions`, by program.
-        before: see `describe_gains`.
+        before: see `compare_commits`.
     """
     if not rows:
         return []
@@ -98,6 +112,6 @@ def make_section(rows: dict[str, Record], before: dict[str, Record]) -> list[str
         "    pip install '.[tpu-check]'\n    python -m benchmarks tpu",
         f"{ABOUT} ({', '.join(used)})",
         "\n".join(lines),
-        describe_gains(rows, before),
+        compare_commits(rows, before),
     ]
     return [part for part in parts if part]

@@ -33,14 +33,13 @@ def test_a_row_of_an_earlier_version_leaves_new_cells_empty():
     assert "| folder, step |  | 197.0 | 3.28 |  | 2.00 | 1.00 | 4.00 |  | bytes | 12.5% | 3 |" in section
 
 
-def test_the_page_says_what_was_gained_since_an_earlier_commit():
-    old = {"commit": "abc1234", "bytes": 819e6 * 8, "temporary": 3 * 2**30}
+def test_the_page_compares_with_an_earlier_commit():
+    old = {"commit": "abc1234", "bytes": 819e6 * 8, "temporary": 3 * 2**30, "compile_core_s": 40.0}
     before = {"folder, step": old, "mnist, step": old}  # the second was not compiled again
-    sentence = tpu_section.make_section({"folder, step": ROW}, before)[-1]
-    assert sentence == (
-        "Since commit abc1234, *folder, step* accesses 0.50 of the bytes (6.55 GB then), and its temporary "
-        "arrays take 1024 MiB instead of 3072."
-    )
+    head, _, line = tpu_section.make_section({"folder, step": ROW}, before)[-1].splitlines()
+    assert head.startswith("| commit abc1234 → now | GB | GB of HBM |")
+    assert line == "| folder, step | 6.55 → 3.28 (0.50) |  | 3072 → 1024 (0.33) |  | 40 → 20 (0.50) |"
+    assert tpu_section.compare_commits({"folder, step": ROW}, {"mnist, step": old}) == ""
 
 
 def test_programs_are_named_for_the_run_that_they_belong_to():
