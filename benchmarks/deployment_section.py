@@ -96,6 +96,4 @@ def _about(record: Record) -> str:
     about = [f"{key} {value}" for key, value in record["versions"].items()]
     if record.get("steady"):
         about.append("mean times of calls without pauses")
-    elif record.get("warm"):
-        about.append("single calls, each after a pause and a call that is not timed")
     return "(" + ", ".join(about) + ")"

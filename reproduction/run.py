@@ -68,9 +68,9 @@ def reproduce(
     # damaged file is reported now instead of after hours.
     cells = _keep_available(cells)
     results.load_all(places.docs)
-    stored, _ = _store_local_results(table, places, smoke)
+    _store_local_results(table, places, smoke)
     if only_missing:
-        cells = _select_missing(cells, table, stored, places, smoke)
+        cells = _select_missing(cells, table, places, smoke)
     to_run = [c for c in cells if not results.load_cell(c, c.folder(places.out))]
     print(_count_cells(table, cells, to_run), flush=True)
     if to_run:
@@ -111,8 +111,7 @@ def dry_run(
     cells = _keep_available(cells)
     local = _load_local_results(table, places, smoke)
     if only_missing:
-        stored = results.load(results.results_path(places.docs, table), table).select_current(smoke)
-        cells = _select_missing(cells, table, stored, places, smoke)
+        cells = _select_missing(cells, table, places, smoke)
     to_run = []
     for cell in cells:
         folder = cell.folder(places.out)
@@ -185,7 +184,7 @@ def _run_cells(
             print(f"  failed: {error}", flush=True)
             continue
         # Other processes may run cells of this table, too, so the results are read again.
-        _, local = _store_local_results(table, places, smoke)
+        local = _store_local_results(table, places, smoke)
         print(f"  {_summarise(result)}", flush=True)
     return failures
 
@@ -223,13 +222,13 @@ def _load_local_results(table: Table, places: Places, smoke: bool) -> TableResul
     return local
 
 
-def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[TableResults, TableResults]:
+def _store_local_results(table: Table, places: Places, smoke: bool) -> TableResults:
     """Adds the results in the cells' folders to the stored ones, and drops results of old recipes.
 
     A stored result of a later day stays, because another run has measured the cell again.
 
     Returns:
-        All stored results, and the results in the cells' folders alone.
+        The results in the cells' folders alone.
     """
     path = results.results_path(places.docs, table)
     before = results.load(path, table)
@@ -243,16 +242,14 @@ def _store_local_results(table: Table, places: Places, smoke: bool) -> tuple[Tab
     )
     if stored != before:
         results.save(path, stored)
-    return stored, local
+    return local
 
 
-def _select_missing(
-    cells: Sequence[Cell], table: Table, stored: TableResults, places: Places, smoke: bool
-) -> list[Cell]:
+def _select_missing(cells: Sequence[Cell], table: Table, places: Places, smoke: bool) -> list[Cell]:
     """Drops cells with a stored result, which may also be a result of another table with the same cell."""
     tables = {each.table.name: each for each in results.load_all(places.docs)}
-    known = {r.key for r in (*stored.results, *tables[table.name].select_current(smoke).results)}
-    return [c for c in cells if c.key not in known]
+    known = {result.key for result in tables[table.name].select_current(smoke).results}
+    return [cell for cell in cells if cell.key not in known]
 
 
 def _keep_available(cells: Sequence[Cell]) -> list[Cell]:

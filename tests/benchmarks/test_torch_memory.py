@@ -31,7 +31,7 @@ def test_distances(scaling, spread):
 
 
 def test_the_benchmark_times_the_methods_of_a_folder():
-    """Not those of data sets with classes, which have one memory of whole images."""
+    """Data sets with classes have another method: one memory of whole images."""
     for variant in VARIANTS:
         recipe = load_recipe(f"folder:images,{variant}").model
         timed = make_feature_config(variant, 224).model
